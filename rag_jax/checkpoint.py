@@ -1,0 +1,93 @@
+"""Checkpoints of one run: parameters and optimizer by orbax, checksums of our own, the newest and the best are kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1
+
+from rag_jax.errors import UserError
+from rag_jax.files import checksum, read_json, write_json
+
+CHECKSUMS = "checksums.json"
+
+
+class Checkpoints:
+    """The checkpoints in a folder: one per saved step, of which the newest and the one with the highest score stay.
+
+    A checkpoint holds the trees 'params' and 'optimizer' (global, unstacked), a score and a small JSON `extra`. Orbax
+    does not notice a flipped bit in array data, so every file's checksum is written after a save and compared before
+    a restore; a difference raises UserError naming the file.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).resolve()
+        policies = v1.training.preservation_policies
+        self._orbax = v1.training.Checkpointer(
+            self.folder,
+            save_decision_policy=v1.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(1), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
+            ),
+        )
+
+    def save(self, step: int, params: Any, optimizer: Any, *, score: float, extra: dict) -> None:
+        """Saves whole or not at all."""
+        self._orbax.save_checkpointables(
+            step,
+            {"params": params, "optimizer": optimizer},
+            metrics={"score": float(score)},
+            custom_metadata=json.loads(json.dumps(extra)),
+            overwrite=True,
+        )
+        if jax.process_index() == 0:
+            folder = self.folder / str(step)
+            write_json(folder / CHECKSUMS, {str(path.relative_to(folder)): checksum(path) for path in _files(folder)})
+
+    def latest(self) -> int | None:
+        """The newest step, or None where nothing was saved."""
+        newest = self._orbax.latest
+        return None if newest is None else newest.step
+
+    def best(self) -> int | None:
+        """The step with the highest score, the newest among equals."""
+        saved = [(found.metrics["score"], found.step) for found in self._orbax.checkpoints if found.metrics]
+        return max(saved)[1] if saved else self.latest()
+
+    def extra(self, step: int) -> dict:
+        """The small JSON saved with a step."""
+        return self._orbax.checkpointables_metadata(step).custom_metadata or {}
+
+    def restore(self, step: int, **abstract: Any) -> dict[str, Any]:
+        """The trees asked for, by name, with the shapes, dtypes and shardings of the abstract ones given."""
+        folder = self.folder / str(step)
+        for name, expected in read_json(folder / CHECKSUMS).items():
+            path = folder / name
+            if not path.is_file() or checksum(path) != expected:
+                raise UserError(f"{path}: damaged, its checksum differs from {CHECKSUMS}; delete the folder {folder} to go on without it")
+        saved = self._orbax.checkpointables_metadata(step).metadata
+        problems = [line for name, tree in abstract.items() for line in _differences(name, saved[name], tree)]
+        if problems:
+            raise UserError(f"{folder}: made with another configuration:\n       " + "\n       ".join(problems))
+        return self._orbax.load_checkpointables(step, abstract)
+
+    def close(self) -> None:
+        """Waits for what is still being written."""
+        self._orbax.close()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+
+
+def _differences(name: str, saved: Any, wanted: Any) -> list[str]:
+    def shapes(tree: Any) -> dict[str, tuple]:
+        return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+    found, expected = shapes(saved), shapes(wanted)
+    return [
+        f"{name}{path}: found {found.get(path, 'nothing')}, expected {expected.get(path, 'nothing')}"
+        for path in sorted(found.keys() | expected.keys())
+        if found.get(path) != expected.get(path)
+    ]

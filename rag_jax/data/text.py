@@ -1,0 +1,153 @@
+"""Generator inputs "title / text // question" and targets, put together from token ids.
+
+Byte-level BPE never merges across the spaces of " / " and " // ", so pieces tokenised apart and joined are
+the ids of the joined string. That holds for single-spaced text without spaces at its ends, which `one_spaced`
+makes.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from rag_jax.data.tokenizer import Tokenizer
+
+TITLE_SEPARATOR = " /"  # of " / ": the second space belongs to the word that follows
+DOCUMENT_SEPARATOR = " //"
+
+Policy = Literal["keep_question", "huggingface"]
+Ids = np.ndarray
+Document = tuple[Ids, Ids]
+
+
+class Marks(NamedTuple):
+    """The token ids that frame and separate the pieces."""
+
+    bos: int
+    eos: int
+    pad: int
+    title_separator: Ids
+    document_separator: Ids
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Marks":
+        """The marks in a generator tokenizer's ids."""
+        title, document = (
+            as_ids(ids) for ids in tokenizer.encode_batch([TITLE_SEPARATOR, DOCUMENT_SEPARATOR])
+        )
+        return cls(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, title, document)
+
+
+def as_ids(ids: Sequence[int]) -> Ids:
+    """Token ids as int32."""
+    return np.asarray(ids, np.int32)
+
+
+def one_spaced(text: str) -> str:
+    """The text with every run of white space made one space, and none at its ends."""
+    return " ".join(text.split())
+
+
+def title_string(title: str) -> str:
+    """The title as it stands in a source: one leading and one trailing quote dropped, as in transformers."""
+    return one_spaced(title.removeprefix('"').removesuffix('"'))
+
+
+def source_string(title: str, text: str, question: str) -> str:
+    """The whole source as one string."""
+    return f"{title_string(title)} / {one_spaced(text)} // {one_spaced(question)}"
+
+
+def title_pieces(tokenizer: Tokenizer, titles: Sequence[str]) -> list[Ids]:
+    """Generator ids of titles as they start a source."""
+    return [as_ids(ids) for ids in tokenizer.encode_batch([title_string(title) for title in titles])]
+
+
+def inner_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
+    """Generator ids of texts, questions or answers inside a sequence: single-spaced, after a space."""
+    return [as_ids(ids) for ids in tokenizer.encode_batch([" " + one_spaced(text) for text in texts])]
+
+
+def source_ids(
+    title: Ids, text: Ids, question: Ids, *, length: int, marks: Marks, policy: Policy = "keep_question"
+) -> Ids:
+    """`<s> title / text // question </s>` of at most `length` tokens, unpadded.
+
+    'keep_question' shortens the text, then the title, and the question only when it alone is too long;
+    'huggingface' cuts on the right, so that a long passage pushes the question out.
+    """
+    return np.concatenate(_row((title, text), question, length, marks, policy))
+
+
+def source_lengths(
+    documents_BK: Sequence[Sequence[Document]], questions_B: Sequence[Ids], marks: Marks
+) -> np.ndarray:
+    """Uncut lengths of the sources, special tokens included: int32 [B, K]."""
+    fixed = 2 + len(marks.title_separator) + len(marks.document_separator)
+    rows = [
+        [fixed + len(question) + len(title) + len(text) for title, text in documents]
+        for documents, question in zip(documents_BK, questions_B, strict=True)
+    ]
+    return np.asarray(rows, np.int32)
+
+
+def fill_sources(
+    documents_BK: Sequence[Sequence[Document]],
+    questions_B: Sequence[Ids],
+    *,
+    length: int,
+    marks: Marks,
+    policy: Policy = "keep_question",
+) -> np.ndarray:
+    """Every question with each of its documents, padded on the right: source_BKS int32 with S = `length`.
+
+    A missing document (k larger than the corpus) is given as two empty pieces.
+    """
+    rows = [
+        _row(document, question, length, marks, policy)
+        for documents, question in zip(documents_BK, questions_B, strict=True)
+        for document in documents
+    ]
+    lengths_R = np.asarray([sum(map(len, row)) for row in rows])
+    source_RS = np.full((len(rows), length), marks.pad, np.int32)
+    flat = np.concatenate([piece for row in rows for piece in row])
+    source_RS[np.arange(length)[None] < lengths_R[:, None]] = flat
+    return source_RS.reshape(len(questions_B), -1, length)
+
+
+def _row(document: Document, question: Ids, length: int, marks: Marks, policy: Policy) -> list[Ids]:
+    """The pieces of one source, cut so that their lengths sum to at most `length`."""
+    title, text = document
+    room = length - 2 - len(marks.title_separator) - len(marks.document_separator)
+    if policy == "keep_question":
+        question = question[: max(room, 0)]
+        title = title[: max(room - len(question), 0)]
+        text = text[: max(room - len(question) - len(title), 0)]
+    pieces = [title, marks.title_separator, text, marks.document_separator, question]
+    if len(title) + len(text) + len(question) > room:
+        # Under 'huggingface', or when not even the separators fit.
+        pieces = [np.concatenate(pieces)[: length - 2]]
+    return [as_ids([marks.bos]), *pieces, as_ids([marks.eos])]
+
+
+def targets(
+    answers_B: Sequence[Ids], *, length: int, marks: Marks, compat: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decoder inputs and targets of answers (`inner_pieces`): token_BT, target_BT int32, T = `length`.
+
+    By default the decoder reads `</s> <s> a b` and writes `<s> a b </s>`, the start that generation uses too.
+    With compat='huggingface_finetune' it reads `<s> a b </s>` and writes `a b </s>`. A long answer is cut,
+    `</s>` kept.
+    """
+    token_BT = np.full((len(answers_B), length), marks.pad, np.int32)
+    target_BT = token_BT.copy()
+    for token_T, target_T, answer in zip(token_BT, target_BT, answers_B, strict=True):
+        answer = answer[: length - 2]
+        label = np.concatenate([[marks.bos], answer, [marks.eos]])
+        if compat == "huggingface_finetune":
+            token_T[: len(label)] = label
+            target_T[: len(label) - 1] = label[1:]
+        else:
+            token_T[0], token_T[1 : len(label)] = marks.eos, label[:-1]
+            target_T[: len(label)] = label
+    return token_BT, target_BT

@@ -1,0 +1,238 @@
+"""Tokenizers: loading, encoding, and training the encoder's WordPiece and the generator's byte-level BPE.
+
+The folders are ordinary Hugging Face ones. They are read with the tokenizers library alone: importing
+transformers costs seconds, and its tokenizers are this library underneath.
+"""
+
+import hashlib
+import string
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from rag_jax.errors import UserError, fail
+from rag_jax.files import build_folder, read_json, write_json
+
+BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+BART_SPECIALS = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+WORD_START = "▁"
+SMALLEST = 300
+
+
+class Tokenizer:
+    """A WordPiece (BERT) or byte-level BPE (BART) tokenizer; text that spells a special token stays text."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._backend = backend
+        backend.no_padding()
+        backend.no_truncation()
+        # A passage that spells "</s>" is text about markup, not an end of sequence.
+        backend.encode_special_tokens = True
+        names = BERT_SPECIALS if backend.token_to_id(BERT_SPECIALS["cls"]) is not None else BART_SPECIALS
+        ids = {role: backend.token_to_id(token) for role, token in names.items()}
+        missing = [names[role] for role, token_id in ids.items() if token_id is None]
+        if missing:
+            fail(f"{folder}: no token {' '.join(missing)}; expected a BERT or BART tokenizer")
+        self.pad_id: int = ids["pad"]
+        self.unk_id: int = ids["unk"]
+        self.mask_id: int = ids["mask"]
+        self.bos_id: int = ids.get("bos", ids.get("cls"))
+        self.eos_id: int = ids.get("eos", ids.get("sep"))
+        self.cls_id, self.sep_id = self.bos_id, self.eos_id
+        self.special_ids = frozenset(ids.values())
+        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the vocabulary in the order of ids: what a store of token ids depends on."""
+        return hashlib.sha256("\n".join(self.tokens()).encode()).hexdigest()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Tokenizer":
+        """Loads a Hugging Face folder: tokenizer.json, else vocab.txt, else vocab.json with merges.txt."""
+        folder = Path(folder)
+        try:
+            if (folder / "tokenizer.json").exists():
+                return cls(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), folder)
+            if (folder / "vocab.txt").exists():
+                return cls(_wordpiece_from_files(folder), folder)
+            if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+                return cls(_bpe_from_files(folder), folder)
+        except UserError:
+            raise
+        except Exception as error:  # what the tokenizers library raises for a file that it cannot parse
+            fail(f"{folder}: damaged tokenizer ({error}); restore the folder")
+        fail(f"{folder}: no tokenizer; expected tokenizer.json, vocab.txt, or vocab.json with merges.txt")
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens."""
+        return [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of one text, without special tokens."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids, special tokens skipped."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def tokens(self) -> list[str]:
+        """The vocabulary as written in the files, in the order of ids; "" for an id that no token has."""
+        return [self._backend.id_to_token(i) or "" for i in range(self.vocab_size)]
+
+    def question_ids(self, texts: Sequence[str], length: int) -> np.ndarray:
+        """Encoder inputs `[CLS] question [SEP]`, cut on the right and padded: int32 [B, length]."""
+        return self._pad([[self.cls_id, *ids] for ids in self.encode_batch(texts)], length)
+
+    def passage_pair_ids(self, titles: Sequence[str], texts: Sequence[str], length: int) -> np.ndarray:
+        """Encoder inputs `[CLS] title [SEP] text [SEP]`, as in DPR: int32 [P, length].
+
+        An empty title leaves `[CLS] text [SEP]`. Cut on the right, the last token kept [SEP]; token types are
+        zero throughout.
+        """
+        both = zip(self.encode_batch(titles), self.encode_batch(texts), strict=True)
+        return self._pad(
+            [
+                [self.cls_id, *title, self.sep_id, *text] if title else [self.cls_id, *text]
+                for title, text in both
+            ],
+            length,
+        )
+
+    def _pad(self, rows: Sequence[Sequence[int]], length: int) -> np.ndarray:
+        out = np.full((len(rows), length), self.pad_id, np.int32)
+        for row, ids in zip(out, rows, strict=True):
+            ids = ids[: length - 1]
+            row[: len(ids)] = ids
+            row[len(ids)] = self.sep_id
+        return out
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int, folder: str | Path) -> Tokenizer:
+    """Trains a lower-casing WordPiece vocabulary and writes the folder, which BertTokenizer loads.
+
+    The same texts give the same file. The library's own WordPiece trainer breaks ties by hash order, so the
+    pieces come from its byte-pair trainer on words with a start mark: a piece with the mark starts a word,
+    the others continue one.
+    """
+    _check_size(vocab_size)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, limit_alphabet=min(1000, vocab_size // 4), show_progress=False
+    )
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.normalizer = _bert_normalizer(lower=True)
+    mark = pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always", split=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), mark])
+    bpe.train_from_iterator(texts, trainer)
+    learned = [bpe.id_to_token(i) for i in range(bpe.get_vocab_size())]
+    # Questions hold letters that a small corpus lacks: ASCII is always there.
+    letters = sorted(
+        {*string.ascii_lowercase, *string.digits, *(t for t in learned if len(t) == 1)} - {WORD_START}
+    )
+    pieces = [t[1:] if t.startswith(WORD_START) else "##" + t for t in learned if t != WORD_START]
+    ordered = [
+        *BERT_SPECIALS.values(),
+        *string.punctuation,
+        *letters,
+        *("##" + letter for letter in letters),
+        *pieces,
+    ]
+    vocab = {token: i for i, token in enumerate(list(dict.fromkeys(ordered))[:vocab_size])}
+    _write_folder(folder, _wordpiece(vocab, lower=True), "BertTokenizer", BERT_SPECIALS, do_lower_case=True)
+    return Tokenizer.load(folder)
+
+
+def train_byte_bpe(texts: Iterable[str], vocab_size: int, folder: str | Path) -> Tokenizer:
+    """Trains a byte-level BPE vocabulary and writes the folder, which BartTokenizer loads.
+
+    All 256 bytes are in it, so that any text can be written. The same texts give the same file.
+    """
+    _check_size(vocab_size)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(BART_SPECIALS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend = _byte_bpe(models.BPE())
+    backend.train_from_iterator(texts, trainer)
+    _frame(backend, BART_SPECIALS["bos"], BART_SPECIALS["eos"])
+    _write_folder(folder, backend, "BartTokenizer", BART_SPECIALS, add_prefix_space=False)
+    return Tokenizer.load(folder)
+
+
+def _check_size(vocab_size: int) -> None:
+    if vocab_size < SMALLEST:
+        fail(f"vocabulary size {vocab_size}; expected at least {SMALLEST}, to hold every byte or letter")
+
+
+def _bert_normalizer(lower: bool) -> normalizers.Normalizer:
+    return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, lowercase=lower)
+
+
+def _wordpiece(vocab: dict[str, int], lower: bool) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=BERT_SPECIALS["unk"]))
+    backend.normalizer = _bert_normalizer(lower)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    backend.add_special_tokens([token for token in BERT_SPECIALS.values() if token in vocab])
+    cls, sep = BERT_SPECIALS["cls"], BERT_SPECIALS["sep"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(cls, vocab[cls]), (sep, vocab[sep])],
+    )
+    return backend
+
+
+def _byte_bpe(model: models.Model) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _frame(backend: tokenizers.Tokenizer, bos: str, eos: str) -> None:
+    backend.post_processor = processors.RobertaProcessing(
+        (eos, backend.token_to_id(eos)), (bos, backend.token_to_id(bos)), add_prefix_space=False
+    )
+
+
+def _wordpiece_from_files(folder: Path) -> tokenizers.Tokenizer:
+    settings = folder / "tokenizer_config.json"
+    lower = read_json(settings).get("do_lower_case", True) if settings.exists() else True
+    with open(folder / "vocab.txt", encoding="utf-8", newline="\n") as stream:
+        vocab = {line.rstrip("\r\n"): i for i, line in enumerate(stream)}
+    missing = [token for token in BERT_SPECIALS.values() if token not in vocab]
+    if missing:
+        fail(f"{folder / 'vocab.txt'}: no token {' '.join(missing)}; expected a BERT vocabulary")
+    return _wordpiece(vocab, lower)
+
+
+def _bpe_from_files(folder: Path) -> tokenizers.Tokenizer:
+    model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    backend = _byte_bpe(model)
+    backend.add_special_tokens([t for t in BART_SPECIALS.values() if model.token_to_id(t) is not None])
+    return backend
+
+
+def _write_folder(
+    folder: str | Path, backend: tokenizers.Tokenizer, kind: str, specials: dict[str, str], **settings: bool
+) -> None:
+    names = {f"{role}_token": token for role, token in specials.items()}
+    if "bos" in specials:
+        names |= {"cls_token": specials["bos"], "sep_token": specials["eos"]}
+
+    def write(temporary: Path) -> None:
+        backend.save(str(temporary / "tokenizer.json"))
+        backend.model.save(str(temporary))
+        # No clean-up: decoding is the inverse of encoding, spaces before punctuation included.
+        config = {"tokenizer_class": kind, "clean_up_tokenization_spaces": False, **settings, **names}
+        write_json(temporary / "tokenizer_config.json", config)
+        write_json(temporary / "special_tokens_map.json", names)
+
+    build_folder(folder, write)

@@ -1,0 +1,58 @@
+"""Retrieval metrics on passage ids, and the interval of a proportion."""
+
+import math
+from collections.abc import Collection, Hashable, Iterable, Sequence
+
+Ids = Iterable[Sequence[Hashable]]
+Gold = Iterable[Collection[Hashable]]
+
+_Z_95 = 1.959963984540054
+
+
+def hits_at(ids_BK: Ids, gold_B: Gold, k: int) -> list[bool]:
+    """Whether any gold passage is among each question's first k (top-k of Karpukhin et al. 2020, section 5).
+
+    Args:
+        ids_BK: passage ids, best first; surplus places of -1 match nothing.
+        gold_B: the ids that count for each question, at least one.
+        k: how many places to look at; rows may be shorter.
+
+    Raises:
+        ValueError: k below 1, different numbers of questions, or a question without gold passages.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}, expected at least 1")
+    hits = []
+    for row, (ids_K, gold) in enumerate(zip(ids_BK, gold_B, strict=True)):
+        if not len(gold):
+            raise ValueError(f"question {row} has no gold passage: leave it out of the measure")
+        found = set(ids_K[:k]) - {-1}
+        hits.append(not found.isdisjoint(gold))
+    return hits
+
+
+def recall_at(ids_BK: Ids, gold_B: Gold, k: int) -> float:
+    """The share of questions with a gold passage among the first k, in [0, 1]; see `hits_at`."""
+    hits = hits_at(ids_BK, gold_B, k)
+    if not hits:
+        raise ValueError("recall of no questions")
+    return sum(hits) / len(hits)
+
+
+def interval(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval (1927) of a proportion: (low, high) in [0, 1]; n = 0 knows nothing: (0, 1).
+
+    Raises:
+        ValueError: successes outside 0..n.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"successes is {successes}, expected 0 to {n}")
+    if n == 0:
+        return 0.0, 1.0
+    share, z2_n = successes / n, _Z_95**2 / n
+    centre = share + z2_n / 2
+    reach = _Z_95 * math.sqrt((share * (1 - share) + z2_n / 4) / n)
+    # Rounding must not move the ends off 0 and 1 where they are exactly there.
+    low = 0.0 if successes == 0 else (centre - reach) / (1 + z2_n)
+    high = 1.0 if successes == n else (centre + reach) / (1 + z2_n)
+    return low, high

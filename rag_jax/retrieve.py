@@ -1,0 +1,60 @@
+"""From questions to generator inputs: the one place where encoder ids, index and passages meet."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rag_jax.data.text import Document, Marks, fill_sources, inner_pieces
+from rag_jax.data.tokenizer import Tokenizer
+from rag_jax.errors import UserError
+from rag_jax.index.base import Index, Queries
+
+NOTHING: Document = (np.zeros(0, np.int32), np.zeros(0, np.int32))
+
+
+class Retriever(NamedTuple):
+    """An open index with both tokenizers and the lengths to cut to (config.length)."""
+
+    index: Index
+    encoder_tokenizer: Tokenizer
+    generator_tokenizer: Tokenizer
+    length: ConfigDict
+    truncation: str
+
+    def question_ids(self, questions: Sequence[str]) -> np.ndarray:
+        """Question encoder inputs, ids_BQ int32."""
+        return self.encoder_tokenizer.question_ids(questions, self.length.question)
+
+    def search(self, questions: Sequence[str], query_BE: np.ndarray, k: int) -> np.ndarray:
+        """Rows of the k best passages, ids_BK int64; -1 where the corpus holds fewer."""
+        return self.index.search(Queries(list(questions), query_BE), k)[0]
+
+    def vectors(self, ids_BK: np.ndarray) -> np.ndarray:
+        """The passages' vectors, document_BKE fp32; zeros where there is none."""
+        found_BK = ids_BK >= 0
+        document_BKE = self.index.vectors.gather(np.where(found_BK, ids_BK, 0).ravel())
+        return document_BKE.reshape(*ids_BK.shape, -1) * found_BK[..., None].astype(np.float32)
+
+    def documents(self, ids_BK: np.ndarray) -> list[list[Document]]:
+        """Generator tokens of title and text of every passage; empty ones where there is none."""
+        tokens = self.index.passages.tokens
+        return [[tokens(row) if row >= 0 else NOTHING for row in ids_K] for ids_K in ids_BK.tolist()]
+
+    def sources(self, documents_BK: Sequence[Sequence[Document]], questions: Sequence[str]) -> np.ndarray:
+        """Generator inputs `<s> title / text // question </s>`, source_BKS int32."""
+        return fill_sources(
+            documents_BK,
+            inner_pieces(self.generator_tokenizer, questions),
+            length=self.length.source,
+            marks=Marks.of(self.generator_tokenizer),
+            policy=self.truncation,
+        )
+
+
+def check_questions(questions: Sequence[str]) -> None:
+    """Raises UserError naming the first question without words."""
+    for number, question in enumerate(questions, 1):
+        if not question.strip():
+            raise UserError(f"question {number}: empty; expected some words")

@@ -1,0 +1,168 @@
+"""Training of the bi-encoder: DPR's softmax over the passages of the batch (Karpukhin et al. 2020, section 3.2)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rag_jax.data.formats import Passage, Question
+from rag_jax.data.tokenizer import Tokenizer
+from rag_jax.metrics.text import normalise
+from rag_jax.models.bert import BertConfig, BertEncoder
+from rag_jax.parallel import Across
+from rag_jax.training.step import TrainState
+
+INVERSE_CLOZE_KEEPS = 0.5  # share of the spans that also stay in their passage
+
+
+class PairBatch(NamedTuple):
+    """question_BQ: token ids; passage_BNP: each question's positive, then its hard negatives;
+
+    negative_BC: True where passage c of the whole batch (C = N x all questions) may serve question b as a negative.
+    """
+
+    question_BQ: jax.Array
+    passage_BNP: jax.Array
+    negative_BC: jax.Array
+
+
+def init_params(config: BertConfig, key: jax.Array, *, shared: bool) -> dict[str, Any]:
+    """{'question_encoder'} and, unless it is shared, {'passage_encoder'}, which starts from the same weights."""
+    ids = jnp.zeros((1, 2), jnp.int32)
+    params = jax.jit(BertEncoder(config).init)(key, ids, ids > 0)["params"]
+    names = ("question_encoder",) if shared else ("question_encoder", "passage_encoder")
+    return {name: jax.tree.map(jnp.copy, params) for name in names}
+
+
+def passage_encoder(params: dict[str, Any]) -> Any:
+    """The passage encoder's parameters, which are the question encoder's where both are one."""
+    return params.get("passage_encoder", params["question_encoder"])
+
+
+def encode_passages(config: BertConfig, params: Any, ids_BP: jax.Array) -> jax.Array:
+    """vector_BE of token ids `[CLS] title [SEP] text [SEP]`, by a passage encoder's own parameters."""
+    return BertEncoder(config).apply({"params": params}, ids_BP, ids_BP != config.pad_id)
+
+
+def in_batch_loss(
+    params: dict[str, Any], batch: PairBatch, key: jax.Array | None, *, across: Across, config: BertConfig, scale: float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The summed -log softmax of the positive among the negatives of all devices, and the number of hits."""
+    encoder = BertEncoder(config)
+
+    def encode(params: Any, ids: jax.Array, number: int) -> jax.Array:
+        dropout = {"deterministic": True}
+        if key is not None:
+            dropout = {"deterministic": False, "rngs": {"dropout": jax.random.fold_in(key, number)}}
+        return encoder.apply({"params": params}, ids, ids != config.pad_id, **dropout)
+
+    B, N, P = batch.passage_BNP.shape
+    query_BE = encode(params["question_encoder"], batch.question_BQ, 0)
+    passage_CE = across.gather(encode(passage_encoder(params), batch.passage_BNP.reshape(B * N, P), 1))
+    score_BC = scale * jnp.einsum("BE,CE->BC", query_BE, passage_CE, precision=jax.lax.Precision.HIGHEST)
+    positive_B = (across.index() * B + jnp.arange(B)) * N
+    is_positive_BC = jnp.arange(score_BC.shape[1])[None, :] == positive_B[:, None]
+    score_BC = jnp.where(batch.negative_BC | is_positive_BC, score_BC, -jnp.inf)
+    loss_B = -jax.nn.log_softmax(score_BC)[jnp.arange(B), positive_B]
+    hits = jnp.sum(jnp.argmax(score_BC, axis=1) == positive_B)
+    return jnp.sum(loss_B), {"loss": jnp.sum(loss_B), "hits": hits, "questions": jnp.asarray(B)}
+
+
+def retriever_step(
+    state: TrainState,
+    batch: PairBatch,
+    *,
+    across: Across,
+    config: BertConfig,
+    optimizer: optax.GradientTransformation,
+    scale: float,
+    seed: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update from the mean loss over all devices' questions; returns the state and {'loss', 'in_batch_accuracy'}."""
+    key = jax.random.key(seed, impl="rbg")
+    key = jax.random.fold_in(jax.random.fold_in(key, state.step), across.index())
+    loss = partial(in_batch_loss, across=across, config=config, scale=scale)
+    gradient, sums = jax.grad(loss, has_aux=True)(state.params, batch, key)
+    gradient, sums = across.sum((gradient, sums))
+    gradient = jax.tree.map(lambda g: g / sums["questions"], gradient)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+    return state, {"loss": sums["loss"] / sums["questions"], "in_batch_accuracy": sums["hits"] / sums["questions"]}
+
+
+class Pairs:
+    """Makes batches of (question, positive, hard negatives) from questions with known passages and from the passages.
+
+    An inverse cloze pair asks with a span of a passage's words for the passage itself, out of which the span was cut
+    half of the time (Lee et al. 2019, ORQA, section 3). A hard negative is another passage of the positive's title
+    without the answer, or any passage where the title has none.
+    """
+
+    def __init__(
+        self, passages: Sequence[Passage], questions: Sequence[Question], tokenizer: Tokenizer, length: Any,
+        *, inverse_cloze: float, hard_negatives: int,
+    ):  # fmt: skip
+        self.passages, self.tokenizer, self.length = passages, tokenizer, length
+        self.inverse_cloze, self.hard_negatives = inverse_cloze, hard_negatives
+        rows = {passage.id: row for row, passage in enumerate(passages)}
+        self.asked = [(question, rows[question.passage_ids[0]]) for question in questions if question.passage_ids]
+        self._texts = [f" {normalise(f'{passage.title} {passage.text}')} " for passage in passages]
+        self._siblings: dict[str, list[int]] = {}
+        for row, passage in enumerate(passages):
+            self._siblings.setdefault(passage.title, []).append(row)
+
+    def batch(self, indices: np.ndarray, rng: np.random.Generator) -> PairBatch:
+        """The batch of the questions with these indices; some of them become inverse cloze pairs."""
+        examples = [self._example(int(index), rng) for index in indices]
+        asked, answers, chosen, texts = zip(*examples, strict=True)
+        rows = [row for rows in chosen for row in rows]
+        passages = self.tokenizer.passage_pair_ids(
+            [self.passages[row].title for row in rows], [text for group in texts for text in group], self.length.passage
+        )
+        return PairBatch(
+            self.tokenizer.question_ids(asked, self.length.question),
+            passages.reshape(len(indices), -1, self.length.passage),
+            self._negatives(answers, chosen),
+        )
+
+    def _example(self, index: int, rng: np.random.Generator):
+        if not self.asked or rng.random() < self.inverse_cloze:
+            row = int(rng.integers(len(self.passages)))
+            span, rest = _cut_span(self.passages[row].text, rng)
+            answers, text, asked = (), rest, span
+        else:
+            question, row = self.asked[index % len(self.asked)]
+            answers, text, asked = tuple(map(normalise, question.answers)), self.passages[row].text, question.text
+        rows = [row, *(self._hard_negative(row, answers, rng) for _ in range(self.hard_negatives))]
+        return asked, answers, rows, [text, *(self.passages[other].text for other in rows[1:])]
+
+    def _hard_negative(self, row: int, answers: tuple[str, ...], rng: np.random.Generator) -> int:
+        others = [r for r in self._siblings[self.passages[row].title] if r != row and not self._holds(r, answers)]
+        return others[rng.integers(len(others))] if others else int(rng.integers(len(self.passages)))
+
+    def _holds(self, row: int, answers: tuple[str, ...]) -> bool:
+        text = self._texts[row]
+        return any(f" {answer} " in text for answer in answers)
+
+    def _negatives(self, answers: Sequence[tuple[str, ...]], chosen: Sequence[list[int]]) -> np.ndarray:
+        """Not a negative: the positive itself, again or under another question, and a passage that holds the answer."""
+        row_C = np.array(chosen).ravel()
+        negative_BC = row_C[None, :] != np.array([rows[0] for rows in chosen])[:, None]
+        for b, answer in enumerate(answers):
+            if answer:
+                negative_BC[b] &= [not self._holds(row, answer) for row in row_C]
+        return negative_BC
+
+
+def _cut_span(text: str, rng: np.random.Generator) -> tuple[str, str]:
+    """A span of a third to two thirds of the words, and the text, from which it was cut half of the time."""
+    words = text.split()
+    size = max(1, int(len(words) * rng.uniform(0.33, 0.67)))
+    start = int(rng.integers(len(words) - size + 1))
+    rest = words[:start] + words[start + size :]
+    kept = rng.random() < INVERSE_CLOZE_KEEPS or not rest
+    return " ".join(words[start : start + size]), text if kept else " ".join(rest)

@@ -1,0 +1,126 @@
+"""One training step of the joint model as a pure function: query, prior, marginal likelihood, gradient, update."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rag_jax.core.loss import rag_loss
+from rag_jax.core.marginal import document_log_prior, rag_sequence_log_likelihood, rag_token_log_likelihood
+from rag_jax.models import rag
+from rag_jax.parallel import Across
+
+
+class TrainState(NamedTuple):
+    """Everything a step changes. step: int32, of the stage; params: {'question_encoder', 'generator'}."""
+
+    step: jax.Array
+    params: dict[str, Any]
+    opt_state: optax.OptState
+
+
+class Batch(NamedTuple):
+    """What a step reads. question_BQ, source_BKS, token_BT, target_BT: token ids; document_BKE: passage vectors;
+
+    mask_BK: True where a document was found; weight_B: 1 for a question, 0 for padding of the batch.
+    """
+
+    question_BQ: jax.Array
+    document_BKE: jax.Array
+    mask_BK: jax.Array
+    source_BKS: jax.Array
+    token_BT: jax.Array
+    target_BT: jax.Array
+    weight_B: jax.Array
+
+
+class Objective(NamedTuple):
+    """What is trained, and how: see config.py's stages."""
+
+    train_question_encoder: bool
+    label_smoothing: float
+    accumulation: int
+    seed: int
+
+
+class Sums(NamedTuple):
+    """Sums over questions, which devices add: smoothed loss and tokens it scores; log-likelihood and tokens without BOS."""
+
+    loss: jax.Array
+    tokens: jax.Array
+    log_likelihood: jax.Array
+    text_tokens: jax.Array
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    across: Across,
+    config: rag.RagConfig,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update from the gradient of the mean loss per target token over all devices' questions.
+
+    Returns the new state and {'loss': nats per text token, 'gradient_norm': of the mean gradient}.
+    """
+    key = jax.random.key(objective.seed, impl="rbg")  # threefry costs a tenth of a small model's step
+    key = jax.random.fold_in(jax.random.fold_in(key, state.step), across.index())
+    loss = partial(loss_sums, config=config, objective=objective)
+    sums, gradient = _accumulate(loss, state.params, batch, key, objective.accumulation)
+    sums, gradient = across.sum((sums, gradient))
+    gradient = jax.tree.map(lambda g: g / jnp.maximum(sums.tokens, 1.0), gradient)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    metrics = {
+        "loss": -sums.log_likelihood / jnp.maximum(sums.text_tokens, 1.0),
+        "gradient_norm": optax.global_norm(gradient),
+    }
+    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+
+
+def loss_sums(
+    params: dict[str, Any], batch: Batch, key: jax.Array | None, *, config: rag.RagConfig, objective: Objective
+) -> tuple[jax.Array, Sums]:
+    """The summed loss of a batch (Lewis et al. 2020, section 2.4) and the sums that devices exchange."""
+    encoder_key, generator_key = (None, None) if key is None else jax.random.split(key)
+    query_BE = rag.encode_questions(config, params, batch.question_BQ, dropout_key=encoder_key)
+    if not objective.train_question_encoder:
+        query_BE = jax.lax.stop_gradient(query_BE)
+    score_BK = rag.document_scores(query_BE, batch.document_BKE, config.score_scale)
+    prior_BK = document_log_prior(score_BK, batch.mask_BK)
+    likelihood = rag.token_likelihood(
+        config, params, batch.source_BKS, batch.token_BT, batch.target_BT, prior_BK,
+        smoothing=objective.label_smoothing > 0, dropout_key=generator_key,
+    )  # fmt: skip
+    mask_BT = batch.target_BT != config.generator.pad_id
+    text_BT = mask_BT & (batch.target_BT != config.generator.bos_id)
+    loss_B = rag_loss(
+        config.kind, likelihood, prior_BK, batch.target_BT, mask_BT, label_smoothing=objective.label_smoothing
+    )
+    marginal = rag_token_log_likelihood if config.kind == "token" else rag_sequence_log_likelihood
+    loss = jnp.sum(loss_B * batch.weight_B)
+    return loss, Sums(
+        loss=loss,
+        tokens=jnp.sum(mask_BT * batch.weight_B[:, None]),
+        log_likelihood=jnp.sum(marginal(likelihood.logp_BKT, prior_BK, text_BT) * batch.weight_B),
+        text_tokens=jnp.sum(text_BT * batch.weight_B[:, None]),
+    )
+
+
+def _accumulate(loss, params: dict[str, Any], batch: Batch, key: jax.Array, parts: int) -> tuple[Sums, Any]:
+    """Sums and their gradient, over `parts` equal parts of the batch one after another."""
+    gradient_of = jax.grad(loss, has_aux=True)
+    if parts == 1:
+        gradient, sums = gradient_of(params, batch, key)
+        return sums, gradient
+
+    def add(total, part):
+        gradient, sums = gradient_of(params, part[0], part[1])
+        return jax.tree.map(jnp.add, total, (sums, gradient)), None
+
+    split = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch)
+    zeros = (Sums(*[jnp.zeros(())] * len(Sums._fields)), jax.tree.map(jnp.zeros_like, params))
+    return jax.lax.scan(add, zeros, (split, jax.random.split(key, parts)))[0]

@@ -1,0 +1,136 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from rag_jax.data.tokenizer import Tokenizer, train_byte_bpe, train_wordpiece
+from rag_jax.errors import UserError
+
+STRINGS = [
+    "Marie Curie found radium in 1898.",
+    " leading space, and  two spaces ",
+    "it's don't WE'LL",
+    "Łódź – naïve café № 5 東京 🙂 \u0301e",
+    "tab\tnew\nline \u00a0\u2003end",
+    "1,234.5 (a/b) // c / d",
+    "",
+]
+
+
+def test_generator_folder_is_an_ordinary_bart_tokenizer(bpe, corpus):
+    theirs = AutoTokenizer.from_pretrained(bpe.folder)
+    assert type(theirs).__name__ in ("BartTokenizer", "BartTokenizerFast", "RobertaTokenizer")
+    texts = STRINGS + corpus[:50]
+    assert bpe.encode_batch(texts) == [theirs.encode(text, add_special_tokens=False) for text in texts]
+    assert theirs.encode("a") == [0, *bpe.encode("a"), 2]
+    assert [theirs.decode(ids) for ids in bpe.encode_batch(texts)] == texts
+    specials = (theirs.bos_token_id, theirs.pad_token_id, theirs.eos_token_id, theirs.mask_token_id)
+    assert specials == (bpe.bos_id, bpe.pad_id, bpe.eos_id, bpe.mask_id) == (0, 1, 2, 4)
+    assert len(theirs) == bpe.vocab_size == 700
+
+
+def test_encoder_folder_is_an_ordinary_bert_tokenizer(wordpiece, corpus):
+    theirs = AutoTokenizer.from_pretrained(wordpiece.folder)
+    assert type(theirs).__name__ in ("BertTokenizer", "BertTokenizerFast")
+    texts = STRINGS + corpus[:50]
+    assert wordpiece.encode_batch(texts) == [theirs.encode(text, add_special_tokens=False) for text in texts]
+    assert theirs.encode("a") == [wordpiece.cls_id, *wordpiece.encode("a"), wordpiece.sep_id]
+    assert wordpiece.pad_id == theirs.pad_token_id == 0
+    assert wordpiece.encode("PARIS") == wordpiece.encode("paris")
+    assert len(theirs) == wordpiece.vocab_size <= 600
+
+
+def test_byte_bpe_writes_and_reads_any_text(bpe):
+    for text in STRINGS:
+        assert bpe.decode(bpe.encode(text)) == text
+        assert bpe.unk_id not in bpe.encode(text)
+
+
+def test_wordpiece_knows_ascii_and_the_corpus_letters(wordpiece):
+    assert wordpiece.unk_id not in wordpiece.encode("xylophone jazz: qwerty? #7 & 90% Łódź")
+    assert wordpiece.encode("東") == [wordpiece.unk_id]
+    assert (
+        wordpiece.decode([wordpiece.cls_id, *wordpiece.encode("Unseenword"), wordpiece.sep_id])
+        == "unseenword"
+    )
+
+
+@pytest.mark.parametrize("train", [train_wordpiece, train_byte_bpe])
+def test_training_is_deterministic(train, corpus, tmp_path):
+    vocabularies = [train(corpus, 500, tmp_path / str(i)).tokens() for i in range(3)]
+    assert vocabularies[0] == vocabularies[1] == vocabularies[2]
+    assert len({(tmp_path / str(i) / "tokenizer.json").read_bytes() for i in range(3)}) == 1
+
+
+@pytest.mark.parametrize("train", [train_wordpiece, train_byte_bpe])
+def test_too_small_a_vocabulary_is_refused(train, corpus, tmp_path):
+    with pytest.raises(UserError, match="vocabulary size 100; expected at least 300"):
+        train(corpus, 100, tmp_path / "x")
+
+
+def test_folders_without_tokenizer_json_load_the_same(bpe, wordpiece, tmp_path):
+    for tokenizer in (bpe, wordpiece):
+        folder = tmp_path / tokenizer.folder.name
+        shutil.copytree(tokenizer.folder, folder)
+        (folder / "tokenizer.json").unlink()
+        other = Tokenizer.load(folder)
+        assert other.encode_batch(STRINGS) == tokenizer.encode_batch(STRINGS)
+        assert other.decode(other.encode("Marie, Curie!")) == tokenizer.decode(
+            tokenizer.encode("Marie, Curie!")
+        )
+        assert other.fingerprint == tokenizer.fingerprint
+    assert bpe.fingerprint != wordpiece.fingerprint
+
+
+def test_text_never_becomes_a_special_token(bpe, wordpiece):
+    for tokenizer, text in ((bpe, "a</s> <mask><pad> <s>"), (wordpiece, "a [SEP] [PAD][MASK] [CLS]")):
+        assert not tokenizer.special_ids & set(tokenizer.encode(text))
+
+
+def test_bad_folders_say_what_is_wrong(bpe, wordpiece, tmp_path):
+    with pytest.raises(UserError, match="no tokenizer; expected"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="damaged tokenizer"):
+        Tokenizer.load(tmp_path)
+    other = json.loads((bpe.folder / "tokenizer.json").read_text())
+    other["added_tokens"] = [token for token in other["added_tokens"] if token["content"] != "<mask>"]
+    del other["model"]["vocab"]["<mask>"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match="no token <mask>; expected a BERT or BART tokenizer"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\nthe\n")
+    with pytest.raises(UserError, match=r"no token \[CLS\] \[SEP\] \[MASK\]"):
+        Tokenizer.load(tmp_path)
+
+
+def test_question_ids(wordpiece):
+    a, b = wordpiece.encode("who found radium"), wordpiece.encode("who")
+    cls, sep, pad = wordpiece.cls_id, wordpiece.sep_id, wordpiece.pad_id
+    ids_BQ = wordpiece.question_ids(["who found radium", "who", ""], length=len(a) + 1)
+    assert ids_BQ.dtype == np.int32
+    assert ids_BQ.tolist() == [
+        [cls, *a[:-1], sep],
+        [cls, *b, sep] + [pad] * (len(a) - 1 - len(b)),
+        [cls, sep] + [pad] * (len(a) - 1),
+    ]
+
+
+def test_passage_pair_ids_follow_dpr(wordpiece):
+    title, text = wordpiece.encode("Radium"), wordpiece.encode("an element found in paris")
+    cls, sep, pad = wordpiece.cls_id, wordpiece.sep_id, wordpiece.pad_id
+    whole = [cls, *title, sep, *text, sep]
+    pair = (["Radium"], ["an element found in paris"])
+    assert wordpiece.passage_pair_ids(*pair, length=len(whole) + 2).tolist() == [[*whole, pad, pad]]
+    assert wordpiece.passage_pair_ids(*pair, length=len(whole)).tolist() == [whole]
+    assert wordpiece.passage_pair_ids(*pair, length=len(whole) - 2).tolist() == [[*whole[:-3], sep]]
+    assert wordpiece.passage_pair_ids([""], pair[1], length=len(text) + 2).tolist() == [[cls, *text, sep]]
+    theirs = AutoTokenizer.from_pretrained(wordpiece.folder)
+    for length in (8, 9, 30):
+        expected = theirs("the", pair[1][0], truncation=True, max_length=length, padding="max_length")[
+            "input_ids"
+        ]
+        assert wordpiece.passage_pair_ids(["the"], pair[1], length=length).tolist() == [expected]

@@ -1,0 +1,140 @@
+"""Building: padded batches, any dtype, killed and resumed to the same bits, never half-made in its place."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from rag_jax.errors import UserError
+from rag_jax.index import builder
+from rag_jax.index.base import Queries, open_index
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_vectors_lie_in_store_order_whatever_the_order_of_encoding(build, vector_NE):
+    folder, encoder = build()
+    np.testing.assert_array_equal(open_index(folder).vectors.read(0, 23), vector_NE)
+    # 10 + 10 + 3 passages in batches of 4: the last is filled up, so that one shape is compiled.
+    assert encoder.shapes == [(4, 16)] * (3 + 3 + 1)
+
+
+@pytest.mark.parametrize("batch", [1, 23, 64])
+def test_batch_sizes_that_divide_nothing(build, vector_NE, batch):
+    folder, _ = build(batch_size=batch, shard_size=64)
+    np.testing.assert_array_equal(open_index(folder).vectors.read(0, 23), vector_NE)
+
+
+def test_bf16_vectors(build, vector_NE):
+    folder, _ = build(dtype="bfloat16")
+    index = open_index(folder)
+    assert index.vectors.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(index.vectors.read(0, 23), vector_NE.astype(ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize("calls", [0, 2, 3, 5, 6])
+def test_killed_and_started_again_equals_an_uninterrupted_build(build, dying_encoder, calls):
+    whole, _ = build("whole")
+    with pytest.raises(KeyboardInterrupt):
+        build("killed", dying_encoder(calls))
+    folder, encoder = build("killed")
+    assert contents(folder) == contents(whole)
+    assert len(encoder.shapes) == 7 - calls // 3 * 3
+    assert not folder.with_name("killed.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "step", ["_link_folder", "_build_searcher", "write_index_manifest", "replace_folder"]
+)
+def test_nothing_bears_the_final_name_before_it_is_whole(build, monkeypatch, step):
+    whole, _ = build("whole")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            build("killed")
+    assert not whole.with_name("killed").exists()
+    folder, encoder = build("killed")
+    assert contents(folder) == contents(whole) and encoder.shapes == []
+
+
+def test_a_half_written_or_damaged_shard_is_encoded_again(build, dying_encoder):
+    whole, _ = build("whole")
+    with pytest.raises(KeyboardInterrupt):
+        build("killed", dying_encoder(6))
+    partial = whole.with_name("killed.partial")
+    damaged = bytearray((partial / "vectors-00000.npy").read_bytes())
+    damaged[-1] ^= 1
+    (partial / "vectors-00000.npy").write_bytes(damaged)
+    (partial / ".vectors-00002.npy.0.tmp").write_bytes(b"half")
+    folder, encoder = build("killed")
+    assert contents(folder) == contents(whole) and len(encoder.shapes) == 3 + 1
+
+
+def test_an_unfinished_build_of_another_encoder_is_not_mixed_in(build, dying_encoder):
+    with pytest.raises(KeyboardInterrupt):
+        build("index", dying_encoder(5))
+    with pytest.raises(UserError, match=r"index\.partial: .*encoder_fingerprint 'encoder-a' not 'encoder-b'"):
+        build("index", fingerprint="encoder-b")
+
+
+def test_the_same_index_is_not_built_twice_and_another_takes_its_place(build, vector_NE):
+    folder, _ = build()
+    _, encoder = build()
+    assert encoder.shapes == []
+    _, encoder = build(fingerprint="encoder-b")
+    assert len(encoder.shapes) == 7
+    assert open_index(folder).manifest.encoder_fingerprint == "encoder-b"
+
+
+def test_the_old_index_answers_until_the_new_one_is_whole(build, dying_encoder, vector_NE):
+    folder, _ = build()
+    with pytest.raises(KeyboardInterrupt):
+        build(fingerprint="encoder-b", encoder=dying_encoder(5))
+    assert open_index(folder).manifest.encoder_fingerprint == "encoder-a"
+
+
+def test_a_new_searcher_takes_the_vectors_over(build, vector_NE):
+    pytest.importorskip("scann")
+    folder, _ = build()
+    _, encoder = build(kind="scann")
+    assert encoder.shapes == []
+    index = open_index(folder, verify=True)
+    assert index.manifest.kind == "scann" and index.manifest.search == {"method": "brute_force"}
+    assert index.search(Queries(["a"], 100 * vector_NE[:1]), 1)[0].shape == (1, 1)
+
+
+def test_a_damaged_index_is_built_again(build, vector_NE):
+    folder, _ = build()
+    (folder / "vectors-00001.npy").write_bytes(b"cut")
+    _, encoder = build()
+    assert len(encoder.shapes) == 3
+    np.testing.assert_array_equal(open_index(folder).vectors.read(0, 23), vector_NE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "faiss"}, r"index\.kind: 'faiss'; expected one of"),
+        ({"dtype": "int8"}, r"index\.dtype: 'int8'; expected one of"),
+        ({"batch_size": 0}, "batch 0; both must be at least 1"),
+        ({"search": {"leaves": 3}}, "an exact index has none"),
+    ],
+)
+def test_bad_settings_are_found_before_any_encoding(build, dying_encoder, change, message):
+    with pytest.raises(UserError, match=message):
+        build(encoder=dying_encoder(0), **change)
+
+
+def test_a_vector_that_is_not_finite_names_its_passage(build, vector_NE):
+    def encode(ids_BP):
+        vectors = np.ones((len(ids_BP), 6), np.float32)
+        vectors[(ids_BP == ord("2")).any(axis=1)] = np.inf  # in the first shard only the title T2
+        return vectors
+
+    with pytest.raises(UserError, match=r"passage 'p2' \(row 2\): its vector is not finite in float32"):
+        build(encoder=encode)

@@ -1,0 +1,133 @@
+"""ScaNN at its border: true inner products in order, int64 ids, missing places, saved and loaded anywhere."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from rag_jax.errors import UserError
+from rag_jax.index.vectors import Vectors, write_shard
+
+pytest.importorskip("scann", reason="ScaNN has wheels for Linux x86_64 only")
+
+from rag_jax.index import scann
+
+
+def whole_numbers(seed, *shape):
+    return np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32)
+
+
+def brute_force(query_BE, vector_NE, k):
+    score_BN = query_BE @ vector_NE.T
+    order_BK = np.argsort(-score_BN, axis=1, kind="stable")[:, :k]
+    return order_BK, np.take_along_axis(score_BN, order_BK, 1)
+
+
+def searcher_of(folder, vector_NE, **overrides):
+    write_shard(folder, 0, vector_NE)
+    dtype = "float32" if vector_NE.dtype == np.float32 else "bfloat16"
+    vectors = Vectors(folder, *vector_NE.shape, dtype, len(vector_NE))
+    chosen = scann.parameters(len(vector_NE), overrides)
+    (folder / "scann").mkdir()
+    scann.build(vectors, folder / "scann", chosen)
+    return scann.ScannSearcher(folder / "scann", chosen)
+
+
+def test_equals_brute_force_with_duplicates_and_a_zero_vector(tmp_path):
+    vector_NE, query_BE = whole_numbers(0, 29, 4), whole_numbers(1, 5, 4)
+    vector_NE[[4, 11, 28]] = vector_NE[7]
+    vector_NE[13] = 0
+    id_BK, score_BK = searcher_of(tmp_path, vector_NE).search(query_BE, 29)
+    expected_id, expected_score = brute_force(query_BE, vector_NE, 29)
+    np.testing.assert_array_equal(id_BK, expected_id)
+    np.testing.assert_array_equal(score_BK, expected_score)
+    assert id_BK.dtype == np.int64 and score_BK.dtype == np.float32
+
+
+def test_k_above_the_corpus_leaves_places_marked_missing(tmp_path):
+    searcher = searcher_of(tmp_path, np.array([[1.0], [3.0], [-2.0]], np.float32))
+    id_BK, score_BK = searcher.search(np.array([[1.0]], np.float32), 5)
+    np.testing.assert_array_equal(id_BK, [[1, 0, 2, -1, -1]])
+    np.testing.assert_array_equal(score_BK, [[3, 1, -2, -np.inf, -np.inf]])
+
+
+def test_a_single_passage_and_a_single_question(tmp_path):
+    searcher = searcher_of(tmp_path, np.array([[2.0, 1.0]], np.float32))
+    id_BK, score_BK = searcher.search(np.array([[1.0, 3.0]], np.float32), 1)
+    assert (id_BK.tolist(), score_BK.tolist()) == ([[0]], [[5.0]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("method", ["brute_force", "tree"])
+def test_scores_are_inner_products_in_order(tmp_path, dtype, method):
+    vector_NE = (8 * np.random.default_rng(2).standard_normal((600, 16))).astype(dtype)
+    query_BE = np.random.default_rng(3).standard_normal((7, 16)).astype(np.float32)
+    # Every leaf is searched and every candidate scored exactly, so that the tree's answer is known too.
+    all_of_it = {"leaves": 20, "leaves_to_search": 20, "reorder": 600} if method == "tree" else {}
+    searcher = searcher_of(tmp_path, vector_NE, method=method, **all_of_it)
+    id_BK, score_BK = searcher.search(query_BE, 6)
+    expected_id, expected_score = brute_force(query_BE, vector_NE.astype(np.float32), 6)
+    np.testing.assert_array_equal(id_BK, expected_id)
+    np.testing.assert_allclose(score_BK, expected_score, rtol=1e-5, atol=1e-5)
+
+
+def test_the_tree_marks_what_its_searched_leaves_cannot_fill(tmp_path):
+    vector_NE = np.random.default_rng(4).standard_normal((600, 8)).astype(np.float32)
+    searcher = searcher_of(tmp_path, vector_NE, method="tree", leaves=30, leaves_to_search=1)
+    id_BK, score_BK = searcher.search(vector_NE[:2], 500)
+    missing = id_BK == -1
+    assert missing.any() and (score_BK[missing] == -np.inf).all() and np.isfinite(score_BK[~missing]).all()
+    assert (score_BK[:, 1:] <= score_BK[:, :-1]).all()
+    for row in id_BK:
+        assert len(set(row[row >= 0])) == (row >= 0).sum()
+
+
+@pytest.mark.parametrize("method", ["brute_force", "tree"])
+def test_a_moved_searcher_answers_the_same(tmp_path, method):
+    vector_NE = np.random.default_rng(5).standard_normal((600, 8)).astype(np.float32)
+    (tmp_path / "here").mkdir()
+    small = {"leaves": 20} if method == "tree" else {}
+    searcher = searcher_of(tmp_path / "here", vector_NE, method=method, **small)
+    before = searcher.search(vector_NE[:9], 5)
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = scann.ScannSearcher(
+        tmp_path / "there" / "scann", scann.parameters(600, {"method": method, **small})
+    )
+    for old, new in zip(before, moved.search(vector_NE[:9], 5), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_missing_or_damaged_files_are_one_line(tmp_path):
+    searcher_of(tmp_path, whole_numbers(0, 5, 2))
+    (tmp_path / "scann" / "dataset.npy").write_bytes(b"short")
+    with pytest.raises(UserError, match="scann: ScaNN cannot load its files"):
+        scann.ScannSearcher(tmp_path / "scann", {"method": "brute_force"})
+    with pytest.raises(UserError, match="ScaNN cannot load its files"):
+        scann.ScannSearcher(tmp_path / "nowhere", {"method": "brute_force"})
+
+
+def test_parameters_follow_the_number_of_passages():
+    assert scann.parameters(19_999) == {"method": "brute_force"}
+    small, large = scann.parameters(20_000), scann.parameters(21_000_000)
+    assert (small["method"], small["leaves"], small["leaves_to_search"]) == ("tree", 283, 69)
+    assert (large["leaves"], large["leaves_to_search"], large["training_sample"]) == (9165, 937, 458_250)
+    assert scann.parameters(20_000, {"reorder": 50})["reorder"] == 50
+    assert scann.parameters(20_000, {"method": "brute_force"}) == {"method": "brute_force"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"method": "magic"}, "method: 'magic'; expected one of"),
+        ({"leafs": 3}, r"\['leafs'\] unknown to method 'tree'"),
+        (
+            {"method": "brute_force", "leaves": 3},
+            r"\['leaves'\] unknown to method 'brute_force'; it has \[\]",
+        ),
+        ({"reorder": 0}, "reorder: 0; expected a positive number"),
+        ({"leaves": 2.5}, "leaves: 2.5; expected a positive number"),
+        ({"leaves": 10, "leaves_to_search": 20}, "leaves_to_search <= leaves <= passages"),
+    ],
+)
+def test_wrong_parameters_are_named(overrides, message):
+    with pytest.raises(UserError, match=message):
+        scann.parameters(50_000, overrides)

@@ -1,0 +1,52 @@
+import math
+
+import numpy as np
+import pytest
+
+from rag_jax.metrics.retrieval import hits_at, interval, recall_at
+
+IDS = np.array([[4, 2, 9], [1, 3, 5], [7, 8, -1], [0, -1, -1]])
+GOLD = [{2}, {5, 6}, {9}, {0, 4}]
+
+
+def test_recall_by_hand():
+    assert [recall_at(IDS, GOLD, k) for k in (1, 2, 3, 10)] == [0.25, 0.5, 0.75, 0.75]
+    assert hits_at(IDS, GOLD, 2) == [True, False, False, True]
+    assert recall_at(IDS.tolist(), [list(gold) for gold in GOLD], 3) == 0.75
+
+
+def test_surplus_places_match_nothing_and_ids_may_be_strings():
+    assert hits_at([[-1, -1]], [{-1}], 2) == [False]
+    assert recall_at([["b", "a"]], [{"a"}], 2) == 1.0
+
+
+def test_mistakes_are_errors():
+    for ids, gold, k in [(IDS, GOLD, 0), (IDS, GOLD[:2], 1), ([[1]], [set()], 1), ([], [], 1)]:
+        with pytest.raises(ValueError):
+            recall_at(ids, gold, k)
+
+
+def test_interval_against_published_values():
+    # Newcombe (1998), table I, method 3: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
+    for successes, n, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
+        assert interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_interval_ends_solve_the_score_equation():
+    for end in interval(7, 25):
+        assert abs(7 / 25 - end) == pytest.approx(1.959963984540054 * math.sqrt(end * (1 - end) / 25))
+
+
+def test_interval_at_the_edges():
+    assert interval(0, 0) == (0.0, 1.0)
+    assert interval(0, 5)[0] == 0.0
+    assert interval(5, 5)[1] == 1.0
+    assert interval(5, 5)[0] == pytest.approx(1 - interval(0, 5)[1])
+    for successes, n in [(-1, 5), (6, 5)]:
+        with pytest.raises(ValueError, match="expected 0 to 5"):
+            interval(successes, n)

@@ -1,0 +1,173 @@
+"""Losses and gradients against transformers' RAG; who gets gradient and who gets exactly none."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from rag_jax.core.loss import rag_loss
+from rag_jax.core.marginal import document_log_prior
+from rag_jax.hub import rules
+from rag_jax.hub.convert import from_huggingface
+from rag_jax.models import rag
+
+B, Q, S, E = 3, 6, 8, 16
+TARGET_LENGTHS = (6, 4, 5)
+THEIRS = {"token": transformers.RagTokenForGeneration, "sequence": transformers.RagSequenceForGeneration}
+
+
+@pytest.fixture(scope="module")
+def config(oracle):
+    return rag.RagConfig(oracle.bert(), oracle.bart())
+
+
+@pytest.fixture(scope="module")
+def shapes(config):
+    return jax.eval_shape(partial(rag.init_params, config), jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def theirs(oracle):
+    """Both of their models with the same weights."""
+    config = transformers.RagConfig.from_question_encoder_generator_configs(
+        oracle.dpr_config(), oracle.bart_config()
+    )
+    token = oracle.randomise(transformers.RagTokenForGeneration(config))
+    sequence = transformers.RagSequenceForGeneration(config).eval()
+    sequence.load_state_dict(token.state_dict())
+    return {"token": token, "sequence": sequence}
+
+
+@pytest.fixture(scope="module")
+def params(theirs, shapes, oracle):
+    return from_huggingface(oracle.state(theirs["token"]), rules.rag(), shapes)
+
+
+def make_batch(oracle, documents, seed=0):
+    """A batch with padded questions, sources and targets; labels are `</s> <s> answer </s>`."""
+    rng = np.random.default_rng(seed)
+    question = oracle.tokens((B, Q), 40, rng.integers(2, Q + 1, B), pad=0, seed=seed)
+    source = oracle.tokens((B, documents, S), 44, rng.integers(2, S + 1, (B, documents)), pad=1, seed=seed)
+    labels = oracle.tokens((B, 6), 44, TARGET_LENGTHS, pad=1, seed=seed)
+    labels[:, 0], labels[:, 1] = 2, 0
+    for b, length in enumerate(TARGET_LENGTHS):
+        labels[b, length - 1] = 2
+    document = rng.normal(size=(B, documents, E)).astype(np.float32) * 0.5
+    return question, source, labels, document
+
+
+def their_loss(model, batch, eps, exclude_bos):
+    """Their loss [B], with the documents' scores computed under the gradient, as their forward does in training."""
+    question, source, labels, document = (torch.tensor(x) for x in batch)
+    model.config.label_smoothing = eps
+    query = model.question_encoder(question.long(), question != 0)[0]
+    scores = torch.einsum("be,bke->bk", query, document.to(query.dtype))
+    flat = source.reshape(-1, S).long()
+    extra = {"exclude_bos_score": exclude_bos} if "Sequence" in type(model).__name__ else {}
+    return model(
+        context_input_ids=flat,
+        context_attention_mask=(flat != 1).long(),
+        doc_scores=scores,
+        labels=labels.long(),
+        n_docs=source.shape[1],
+        **extra,
+    ).loss
+
+
+@partial(jax.jit, static_argnums=0)
+def forward(config, params, question, source, labels, document):
+    """(likelihood, prior, target) of a batch."""
+    target = jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=1)
+    scores = rag.document_scores(rag.encode_questions(config, params, question), document, config.score_scale)
+    prior = document_log_prior(scores)
+    likelihood = rag.token_likelihood(config, params, source, labels, target, prior, smoothing=True)
+    return likelihood, prior, target
+
+
+def our_loss(config, params, batch, kind, eps, exclude_bos):
+    likelihood, prior, target = forward(config, params, *batch)
+    return rag_loss(
+        kind,
+        likelihood,
+        prior,
+        target,
+        target != 1,
+        label_smoothing=eps,
+        exclude_bos=exclude_bos,
+        bos_id=0,
+        compat="huggingface",
+    )
+
+
+@pytest.mark.parametrize("documents", [1, 2, 3, 4])
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["token", "sequence"])
+def test_losses_match(theirs, config, params, oracle, kind, eps, documents):
+    batch = make_batch(oracle, documents, seed=documents)
+    for exclude_bos in (False, True):
+        with torch.no_grad():
+            expected = their_loss(theirs[kind], batch, eps, exclude_bos)
+        got = our_loss(config, params, batch, kind, eps, exclude_bos)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["token", "sequence"])
+def test_gradients_of_all_parameters_match(theirs, config, params, shapes, oracle, kind, eps):
+    model, batch = theirs[kind], make_batch(oracle, 3)
+    model.zero_grad()
+    their_loss(model, batch, eps, False).mean().backward()
+    expected = from_huggingface(
+        {name: p.grad.numpy() for name, p in model.named_parameters()}, rules.rag(), shapes
+    )
+    grads = jax.jit(jax.grad(lambda p: our_loss(config, p, batch, kind, eps, False).mean()))(params)
+    for tree in (grads, expected):
+        del tree["generator"]["final_logits_bias"]  # a buffer there
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), grads, expected)
+    assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(grads["question_encoder"]["layers"]))
+
+
+def test_document_scores_are_fp32_at_highest_precision():
+    query, document = jnp.ones((2, 4), jnp.bfloat16), jnp.ones((2, 3, 4), jnp.bfloat16)
+    jaxpr = jax.make_jaxpr(lambda q, d: rag.document_scores(q, d, 2.0))(query, document)
+    (dot,) = (e for e in jaxpr.eqns if e.primitive.name == "dot_general")
+    assert dot.params["precision"] == (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
+    assert {v.aval.dtype for v in (*dot.invars, *dot.outvars)} == {jnp.dtype("float32")}
+    np.testing.assert_array_equal(rag.document_scores(query, document, 2.0), np.full((2, 3), 8.0))
+
+
+def test_gradient_isolation(config, params):
+    # All source ids differ, so that a row of the token table is one position of one document.
+    source = jnp.arange(5, 21).reshape(1, 2, 8).at[0, 1, 6:].set(1)
+    labels = jnp.array([[2, 0, 30, 31, 2]])
+
+    def logp(params, k, t):
+        prior = jnp.full((1, 2), -jnp.log(2.0))
+        return rag.token_likelihood(config, params, source, labels, labels, prior).logp_BKT[0, k, t]
+
+    def memory_rows(k):
+        # Only the encoder's reading of the sources; the output layer sees the table as a constant.
+        def of_table(table):
+            generator = rag.Bart(config.generator)
+            tree = {"params": params["generator"] | {"shared": {"embedding": table}}}
+            memory = generator.apply(tree, source[0], source[0] != 1, method="encode")
+            cross = generator.apply({"params": params["generator"]}, memory, method="cross")
+            token = jnp.tile(labels, (2, 1))[:, None]
+            hidden, _ = generator.apply(
+                {"params": params["generator"]}, token, cross, source[0] != 1, method="decode"
+            )
+            return (hidden[k] ** 2 * jnp.arange(1, 17)).sum() if False else hidden[k, 0, -1, :3].sum()
+
+        return jnp.abs(jax.grad(of_table)(params["generator"]["shared"]["embedding"])).sum(axis=1)
+
+    first, second = memory_rows(0), memory_rows(1)
+    assert (first[5:13] > 0).all() and (first[13:21] == 0).all()
+    assert (second[5:13] == 0).all() and (second[13:19] > 0).all()
+    assert second[1] == 0, "padding"
+    grads = jax.grad(logp)(params, 0, 1)
+    assert (grads["generator"]["decoder"]["placement"]["position"][2 + 2 :] == 0).all()
+    assert all((g == 0).all() for g in jax.tree.leaves(grads["question_encoder"]))
