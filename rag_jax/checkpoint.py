@@ -65,7 +65,9 @@ class Checkpoints:
         for name, expected in read_json(folder / CHECKSUMS).items():
             path = folder / name
             if not path.is_file() or checksum(path) != expected:
-                raise UserError(f"{path}: damaged, its checksum differs from {CHECKSUMS}; delete the folder {folder} to go on without it")
+                raise UserError(
+                    f"{path}: damaged, it differs from {CHECKSUMS}; delete the folder {folder} to go on without it"
+                )
         saved = self._orbax.checkpointables_metadata(step).metadata
         problems = [line for name, tree in abstract.items() for line in _differences(name, saved[name], tree)]
         if problems:

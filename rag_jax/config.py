@@ -1,12 +1,8 @@
-"""The schema of a configuration: every key with its default, read from a short Python file and --config.key=value flags."""
+"""The schema of a configuration: every key with its default, and what is wrong with the values of one."""
 
-import importlib.util
-import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from rag_jax.errors import UserError
 
@@ -16,93 +12,100 @@ STAGES = ("denoise", "reader", "joint")
 def default_config() -> ConfigDict:
     """Every key there is; a configuration file starts from this and changes what it must. Letters are DESIGN's axes."""
     return ConfigDict(
-        dict(
-            seed=0,
-            kind="token",  # 'token' (RAG-Token) or 'sequence' (RAG-Sequence)
-            data=dict(
-                passages="",  # .jsonl or DPR .tsv, also .gz; 'demo:2016' is the embedded corpus
-                train="",  # .jsonl of {question, answers}; 'demo:train'
-                valid="",
-                test="",
-                target_layout="generation",  # '</s> <s> a b'; or 'huggingface_finetune', '<s> a b </s>'
-                truncation="keep_question",  # shorten the passage; 'huggingface' cuts on the right
-            ),
-            length=dict(question=32, passage=128, source=160, target=24),  # tokens: Q, the encoder's passage, S, T
-            tokenizer=dict(  # a Hugging Face folder, or '' to train one of that size on the passages
-                encoder="", generator="", encoder_vocab=4000, generator_vocab=2000
-            ),
-            encoder=dict(
-                width=768, layers=12, heads=12, ffn=3072, positions=512, dropout=0.1, attention_dropout=0.1,
-                projection=0, pooling="cls", normalize=False, dtype="float32", remat="none",
-            ),
-            generator=dict(
-                width=1024, encoder_layers=12, decoder_layers=12, heads=16, ffn=4096, positions=1024, dropout=0.1,
-                attention_dropout=0.0, activation_dropout=0.0, init_std=0.02, position_init="normal", dtype="float32",
-                remat="none",
-            ),
-            retriever=dict(  # train_retriever: DPR's in-batch softmax
-                steps=1000, batch=128, learning_rate=1e-3, warmup=100, weight_decay=0.0, clip=2.0,
-                inverse_cloze=0.0,  # share of a batch that asks with a sentence span instead of a question (ORQA)
-                hard_negatives=0,  # passages per question that share words with it but not the answer
-                shared=True,  # one encoder for questions and passages
-            ),
-            index=dict(kind="scann", batch=256, shard=65536, dtype="float32"),
-            retrieval=dict(
-                k=5,
-                score_scale=1.0,  # score = scale * <query, document>: 1 for DPR, about 20 for normalised encoders
-                lag=1,  # 1: encode the next batch's questions before this batch's update, so that search overlaps; 0: after
-            ),
-            denoise=_stage(),  # the generator alone repairs passages with holes (BART's text infilling)
-            reader=_stage(),  # reader warm-up: question encoder frozen, answers substituted
-            joint=_stage(),  # question encoder and generator together: the paper's training
-            decode=dict(max_length=24),
-            evaluate=dict(batch=64, every=500, questions=200, recall=(1, 5)),
-            hot_swap=dict(questions=("", ""), passages=("", "")),
-        )
+        {
+            "seed": 0,
+            "kind": "token",  # 'token' (RAG-Token) or 'sequence' (RAG-Sequence)
+            "data": {
+                "passages": "",  # .jsonl or DPR .tsv, also .gz; 'demo:2016' is the embedded corpus
+                "train": "",  # .jsonl of {question, answers}; 'demo:train'
+                "valid": "",
+                "test": "",
+                "target_layout": "generation",  # '</s> <s> a b'; or 'huggingface_finetune', '<s> a b </s>'
+                "truncation": "keep_question",  # shorten the passage; 'huggingface' cuts on the right
+            },
+            "length": {
+                "question": 32,
+                "passage": 128,
+                "source": 160,
+                "target": 24,
+            },  # tokens: Q, the encoder's passage, S, T
+            "tokenizer": {  # a Hugging Face folder, or '' to train one of that size on the passages
+                "encoder": "",
+                "generator": "",
+                "encoder_vocab": 4000,
+                "generator_vocab": 2000,
+            },
+            "encoder": {
+                "width": 768,
+                "layers": 12,
+                "heads": 12,
+                "ffn": 3072,
+                "positions": 512,
+                "dropout": 0.1,
+                "attention_dropout": 0.1,
+                "init_std": 0.02,
+                "projection": 0,
+                "pooling": "cls",
+                "normalize": False,
+                "dtype": "float32",
+                "remat": "none",
+            },
+            "generator": {
+                "width": 1024,
+                "encoder_layers": 12,
+                "decoder_layers": 12,
+                "heads": 16,
+                "ffn": 4096,
+                "positions": 1024,
+                "dropout": 0.1,
+                "attention_dropout": 0.0,
+                "activation_dropout": 0.0,
+                "init_std": 0.02,
+                "position_init": "normal",
+                "dtype": "float32",
+                "remat": "none",
+            },
+            "retriever": {  # train_retriever: DPR's in-batch softmax
+                "steps": 1000,
+                "batch": 128,
+                "learning_rate": 1e-3,
+                "warmup": 100,
+                "weight_decay": 0.0,
+                "clip": 2.0,
+                "inverse_cloze": 0.0,  # share of a batch that asks with a sentence span instead of a question (ORQA)
+                "hard_negatives": 0,  # passages per question that share words with it but not the answer
+                "shared": True,  # one encoder for questions and passages
+            },
+            "index": {"kind": "scann", "batch": 256, "shard": 65536, "dtype": "float32"},
+            "retrieval": {
+                "k": 5,
+                "score_scale": 1.0,  # score = scale * <query, document>: 1 for DPR, about 20 for normalised encoders
+                "lag": 1,  # 1: encode the next questions before this batch's update, so that search overlaps; 0: after
+            },
+            "denoise": _stage(),  # the generator alone repairs passages with holes (BART's text infilling)
+            "reader": _stage(),  # reader warm-up: question encoder frozen, answers substituted
+            "joint": _stage(),  # question encoder and generator together: the paper's training
+            "decode": {"max_length": 24},
+            "evaluate": {"batch": 64, "every": 500, "questions": 200, "recall": (1, 5)},
+            "hot_swap": {"questions": ("", ""), "passages": ("", "")},
+        }
     )
 
 
 def _stage() -> dict:
-    return dict(
-        steps=0, batch=64, k=5, learning_rate=3e-5, warmup=100, weight_decay=0.01, clip=1.0, accumulation=1,
-        label_smoothing=0.0,
-        substitution=0.0,  # share of the questions whose answer becomes a made-up name in passages and target
-        train_question_encoder=True,  # False stops the gradient through the document prior
-    )
-
-
-def define_flags() -> None:
-    """--config (a path, or the name of a shipped configuration) and --workdir."""
-    config_flags.DEFINE_config_file("config", None, "Path or name of a configuration, as configs/demo.py or demo.")
-    flags.DEFINE_string("workdir", None, "Folder that holds everything this run makes.")
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Reads the command line: a name becomes its path, a mistake becomes a UserError."""
-    argv = [re.sub(r"^(--?config=)(.+)$", lambda match: match[1] + find_config(match[2]), word) for word in argv]
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"command line: {' '.join(str(error).split())}") from error
-
-
-def find_config(name: str) -> str:
-    """The file of a configuration given by path or by name, with its ':argument' if it has one."""
-    stem, _, argument = name.partition(":")
-    suffix = f":{argument}" if argument else ""
-    shipped = [folder / f"{stem}.py" for folder in _config_folders()]
-    for path in (Path(stem), *shipped):
-        if path.is_file():
-            return f"{path}{suffix}"
-    known = sorted(path.stem for folder in _config_folders() for path in folder.glob("[a-z]*.py"))
-    raise UserError(f"--config: found neither a file '{stem}' nor a configuration of that name; there are {', '.join(known)}")
-
-
-def _config_folders() -> Iterator[Path]:
-    spec = importlib.util.find_spec("rag_jax")
-    for package in map(Path, spec.submodule_search_locations):
-        yield package / "configs"
-        yield package.parent / "configs"
+    return {
+        "steps": 0,
+        "batch": 64,
+        "k": 5,
+        "learning_rate": 3e-5,
+        "warmup": 100,
+        "weight_decay": 0.01,
+        "clip": 1.0,
+        "accumulation": 1,
+        "label_smoothing": 0.0,
+        "substitution": 0.0,  # share of the questions whose answer becomes a made-up name in passages and target
+        "train_question_encoder": True,  # False stops the gradient through the document prior
+    }
 
 
 def validate(config: ConfigDict) -> None:
@@ -134,7 +137,8 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         yield "data.passages: empty, expected a .jsonl or .tsv file of passages, or 'demo:2016'"
     for part in ("encoder", "generator"):
         if config[part].width % config[part].heads:
-            yield f"{part}.width: found {config[part].width}, expected a multiple of {part}.heads = {config[part].heads}"
+            width, heads = config[part].width, config[part].heads
+            yield f"{part}.width: found {width}, expected a multiple of {part}.heads = {heads}"
     for key, limit in {
         "length.question": "encoder.positions",
         "length.passage": "encoder.positions",
@@ -144,7 +148,14 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     }.items():
         if not 4 <= _get(config, key) <= _get(config, limit):
             yield f"{key}: found {_get(config, key)}, expected 4 to {limit} = {_get(config, limit)}"
-    for key in ("retrieval.k", "retrieval.score_scale", "retriever.batch", "evaluate.batch", "evaluate.every", "index.batch"):
+    for key in (
+        "retrieval.k",
+        "retrieval.score_scale",
+        "retriever.batch",
+        "evaluate.batch",
+        "evaluate.every",
+        "index.batch",
+    ):
         if _get(config, key) <= 0:
             yield f"{key}: found {_get(config, key)}, expected more than 0"
     for stage in STAGES:

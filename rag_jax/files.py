@@ -83,8 +83,7 @@ def write_manifest(folder: str | Path, manifest: dict[str, Any]) -> None:
     """
     folder = Path(folder)
     files = {
-        name: {"size": (folder / name).stat().st_size, "sha256": checksum(folder / name)}
-        for name in _members(folder)
+        name: {"size": (folder / name).stat().st_size, "sha256": checksum(folder / name)} for name in _members(folder)
     }
     whole = {"version": VERSION, **manifest, "files": files}
     write_json(folder / MANIFEST, {**whole, "seal": _seal(whole)})
@@ -127,9 +126,7 @@ def _check_file(path: Path, entry: dict[str, Any], verify: bool) -> None:
     if size != entry["size"]:
         fail(f"{path}: {size} bytes, expected {entry['size']}; damaged; restore it or build the folder again")
     if verify and checksum(path) != entry["sha256"]:
-        fail(
-            f"{path}: differs from its checksum in {MANIFEST}; damaged; restore it or build the folder again"
-        )
+        fail(f"{path}: differs from its checksum in {MANIFEST}; damaged; restore it or build the folder again")
 
 
 def replace_folder(temporary: str | Path, final: str | Path) -> None:

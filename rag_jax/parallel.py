@@ -49,9 +49,7 @@ class Pmap:
     def step(self, function: Callable, **static: Any) -> Callable:
         """function(state, batch, across=...) -> (state, metrics), both whole on every device; the state is donated."""
         mapped = partial(function, across=MAPPED, **static)
-        return jax.pmap(
-            mapped, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=self.devices
-        )
+        return jax.pmap(mapped, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=self.devices)
 
     def batch(self, function: Callable) -> Callable:
         """function(params, batch) -> arrays with a leading batch axis; the result stays split over the devices."""
@@ -73,6 +71,10 @@ class Pmap:
     def put_whole(self, tree: Any) -> Any:
         """A tree of arrays onto every device, whole."""
         return jax.device_put(tree, self._whole)
+
+    def abstract_whole(self, tree: Any) -> Any:
+        """Shapes with the placement of `put_whole`, for a restore straight onto the devices."""
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._whole), tree)
 
     def to_host(self, tree: Any) -> Any:
         """Arrays [devices, B/devices, ...] back to numpy [B, ...]."""

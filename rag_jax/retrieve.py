@@ -27,9 +27,9 @@ class Retriever(NamedTuple):
         """Question encoder inputs, ids_BQ int32."""
         return self.encoder_tokenizer.question_ids(questions, self.length.question)
 
-    def search(self, questions: Sequence[str], query_BE: np.ndarray, k: int) -> np.ndarray:
-        """Rows of the k best passages, ids_BK int64; -1 where the corpus holds fewer."""
-        return self.index.search(Queries(list(questions), query_BE), k)[0]
+    def search(self, questions: Sequence[str], query_BE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the k best passages, ids_BK int64, and their inner products; -1 and -inf past the corpus."""
+        return self.index.search(Queries(list(questions), query_BE), k)
 
     def vectors(self, ids_BK: np.ndarray) -> np.ndarray:
         """The passages' vectors, document_BKE fp32; zeros where there is none."""

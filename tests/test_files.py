@@ -114,9 +114,7 @@ def test_every_changed_value_of_the_manifest_is_found(folder):
 
 def test_folder_is_replaced_whole(tmp_path):
     for content in ("old", "new"):
-        build_folder(
-            tmp_path / "out" / "x", lambda path, content=content: write_atomically(path / "f", content)
-        )
+        build_folder(tmp_path / "out" / "x", lambda path, content=content: write_atomically(path / "f", content))
         assert (tmp_path / "out" / "x" / "f").read_text() == content
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["x"]
 

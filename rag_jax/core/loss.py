@@ -62,9 +62,7 @@ def rag_loss(
     return -_LOG_LIKELIHOOD[kind](logp_BKT, prior_BK, mask_BT)
 
 
-def _huggingface_token(
-    likelihood: TokenLikelihood, prior_BK: Array, mask_BT: Array, label_smoothing: float
-) -> Array:
+def _huggingface_token(likelihood: TokenLikelihood, prior_BK: Array, mask_BT: Array, label_smoothing: float) -> Array:
     nll_B = -rag_token_log_likelihood(likelihood.logp_BKT, prior_BK, mask_BT)
     if not label_smoothing:
         return nll_B

@@ -80,10 +80,7 @@ def _question(place: str, number: int, record: dict[str, Any]) -> Question:
     if ("answer" in record) == ("answers" in record):
         found = "both" if "answer" in record else "neither"
         fail(f'{place}: {found} of "answer" and "answers"; expected one of them')
-    if "answer" in record:
-        answers = (_string(place, record, "answer"),)
-    else:
-        answers = _strings(place, record, "answers")
+    answers = (_string(place, record, "answer"),) if "answer" in record else _strings(place, record, "answers")
     if not answers or not all(answer.strip() for answer in answers):
         fail(f"{place}: no answer or an empty one; expected at least one answer, each with some text")
     return Question(
@@ -128,9 +125,7 @@ def _records(path: str | Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                fail(
-                    f"{place}: not JSON ({error.msg}, column {error.colno}); expected one JSON object a line"
-                )
+                fail(f"{place}: not JSON ({error.msg}, column {error.colno}); expected one JSON object a line")
             if not isinstance(record, dict):
                 fail(f"{place}: {type(record).__name__}; expected a JSON object")
             yield place, number, record

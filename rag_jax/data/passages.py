@@ -96,9 +96,7 @@ class PassageStore(Sequence[Passage]):
         self._block = functools.lru_cache(maxsize=OPEN_BLOCKS)(self._open_block)
 
     @classmethod
-    def open(
-        cls, folder: str | Path, *, tokenizer: Tokenizer | None = None, verify: bool = False
-    ) -> "PassageStore":
+    def open(cls, folder: str | Path, *, tokenizer: Tokenizer | None = None, verify: bool = False) -> "PassageStore":
         """Opens a store without reading its passages; `verify` reads and checks every byte first.
 
         Raises UserError when the folder is not a whole passage store, or when its tokens are not
@@ -139,16 +137,12 @@ class PassageStore(Sequence[Passage]):
         """The row of a passage id; UserError when the store has none such. The first call reads all ids."""
         row = self._rows.get(identity)
         if row is None:
-            fail(
-                f"{self.folder}: no passage {identity!r} among {len(self)}; check the questions' passage_ids"
-            )
+            fail(f"{self.folder}: no passage {identity!r} among {len(self)}; check the questions' passage_ids")
         return row
 
     @functools.cached_property
     def _rows(self) -> dict[str, int]:
-        columns = (
-            self._block(number).batch.column("id").to_pylist() for number in range(len(self._blocks) - 1)
-        )
+        columns = (self._block(number).batch.column("id").to_pylist() for number in range(len(self._blocks) - 1))
         return {identity: row for row, identity in enumerate(itertools.chain.from_iterable(columns))}
 
     def __reduce__(self) -> tuple[Any, ...]:

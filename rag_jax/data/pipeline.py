@@ -1,9 +1,8 @@
 """The order of training examples: the global batch of a step is a pure function of (seed, step)."""
 
 import grain
-import numpy as np
-
 import jax
+import numpy as np
 
 
 class Batches:
@@ -15,7 +14,8 @@ class Batches:
     def __init__(self, count: int, batch: int, seed: int):
         self._order = grain.MapDataset.range(count).seed(seed).shuffle().repeat().batch(batch)
         self._slice = slice(
-            jax.process_index() * batch // jax.process_count(), (jax.process_index() + 1) * batch // jax.process_count()
+            jax.process_index() * batch // jax.process_count(),
+            (jax.process_index() + 1) * batch // jax.process_count(),
         )
 
     def __getitem__(self, step: int) -> np.ndarray:

@@ -50,9 +50,7 @@ class NameMaker:
     tokenizer, `blocked_words` and `seed` alone; names depend on the generator passed with each call.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, blocked_words: Collection[str], seed: int, size: int = 20_000
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, blocked_words: Collection[str], seed: int, size: int = 20_000) -> None:
         self._tokenizer = tokenizer
         self._blocked = {plain_word(word) for word in blocked_words}
         self._bank = _bank(np.random.default_rng(seed), tokenizer, self._blocked, size)

@@ -32,9 +32,7 @@ class Marks(NamedTuple):
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Marks":
         """The marks in a generator tokenizer's ids."""
-        title, document = (
-            as_ids(ids) for ids in tokenizer.encode_batch([TITLE_SEPARATOR, DOCUMENT_SEPARATOR])
-        )
+        title, document = (as_ids(ids) for ids in tokenizer.encode_batch([TITLE_SEPARATOR, DOCUMENT_SEPARATOR]))
         return cls(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, title, document)
 
 
@@ -79,9 +77,7 @@ def source_ids(
     return np.concatenate(_row((title, text), question, length, marks, policy))
 
 
-def source_lengths(
-    documents_BK: Sequence[Sequence[Document]], questions_B: Sequence[Ids], marks: Marks
-) -> np.ndarray:
+def source_lengths(documents_BK: Sequence[Sequence[Document]], questions_B: Sequence[Ids], marks: Marks) -> np.ndarray:
     """Uncut lengths of the sources, special tokens included: int32 [B, K]."""
     fixed = 2 + len(marks.title_separator) + len(marks.document_separator)
     rows = [

@@ -96,10 +96,7 @@ class Tokenizer:
         """
         both = zip(self.encode_batch(titles), self.encode_batch(texts), strict=True)
         return self._pad(
-            [
-                [self.cls_id, *title, self.sep_id, *text] if title else [self.cls_id, *text]
-                for title, text in both
-            ],
+            [[self.cls_id, *title, self.sep_id, *text] if title else [self.cls_id, *text] for title, text in both],
             length,
         )
 
@@ -120,9 +117,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, folder: str | Path) -
     the others continue one.
     """
     _check_size(vocab_size)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, limit_alphabet=min(1000, vocab_size // 4), show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, limit_alphabet=min(1000, vocab_size // 4), show_progress=False)
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.normalizer = _bert_normalizer(lower=True)
     mark = pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always", split=False)
@@ -130,9 +125,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, folder: str | Path) -
     bpe.train_from_iterator(texts, trainer)
     learned = [bpe.id_to_token(i) for i in range(bpe.get_vocab_size())]
     # Questions hold letters that a small corpus lacks: ASCII is always there.
-    letters = sorted(
-        {*string.ascii_lowercase, *string.digits, *(t for t in learned if len(t) == 1)} - {WORD_START}
-    )
+    letters = sorted({*string.ascii_lowercase, *string.digits, *(t for t in learned if len(t) == 1)} - {WORD_START})
     pieces = [t[1:] if t.startswith(WORD_START) else "##" + t for t in learned if t != WORD_START]
     ordered = [
         *BERT_SPECIALS.values(),

@@ -68,8 +68,8 @@ def score(
     """Judges the first `count_B` candidates under all documents: (log p(y|x) [B, M], log p(z|x,y) [B, K, M]).
 
     In nats, not normalised by length, over what `counted` marks (section 2.1, equation RAG-Sequence). Beyond
-    the count: -inf, and the prior as posterior. One candidate of every question at a time: its K * T positions
-    fill a device, while all at once would hold M times the attention weights and hidden states.
+    the count: -inf, and the prior as posterior. One candidate of every question at a time: K * T positions
+    fill a device; all at once would hold M times the attention weights and hidden states.
     """
     (B, M, _), K = candidate_BMT.shape, prior_BK.shape[1]
 

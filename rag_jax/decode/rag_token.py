@@ -60,9 +60,7 @@ def read(config: RagConfig, params: dict, source_BKS: jax.Array) -> Memory:
     return Memory(model.apply(variables, memory_RSD, method="cross"), mask_RS)
 
 
-def search(
-    config: RagConfig, params: dict, memory: Memory, prior_BK: jax.Array, *, max_length: int
-) -> Generated:
+def search(config: RagConfig, params: dict, memory: Memory, prior_BK: jax.Array, *, max_length: int) -> Generated:
     """Greedy search over documents already read: the rows of `memory` are B questions times K documents."""
     generator, (B, K) = config.generator, prior_BK.shape
     open_B = jnp.any(prior_BK > -jnp.inf, axis=1)

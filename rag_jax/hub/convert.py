@@ -83,8 +83,7 @@ def _take(row: Rule, left: dict[str, np.ndarray], shape: Any, source: str) -> np
         expected = _TO_THEIRS[row.transform](target).shape
         if tensor.shape != expected:
             raise UserError(
-                f"{source}: tensor {name} has shape {tensor.shape}, expected {expected}; "
-                "check the model's sizes"
+                f"{source}: tensor {name} has shape {tensor.shape}, expected {expected}; check the model's sizes"
             )
         for other, copy in others:
             if not np.array_equal(tensor, copy):

@@ -107,9 +107,7 @@ def open_index(
     passages = PassageStore.open(folder / "passages", tokenizer=tokenizer)
     if passages.checksum != manifest.passages_checksum or len(passages) != manifest.count:
         fail(f"{folder / 'passages'}: not the passages of the vectors beside it; build it again with {BUILD}")
-    return Index(
-        folder, manifest, vectors, passages, _searcher(folder, kind or manifest.kind, manifest, vectors)
-    )
+    return Index(folder, manifest, vectors, passages, _searcher(folder, kind or manifest.kind, manifest, vectors))
 
 
 def read_index_manifest(folder: Path, *, verify: bool = False) -> IndexManifest:

@@ -85,15 +85,11 @@ def _search_settings(kind: str, count: int, overrides: dict[str, Any] | None) ->
         scann.require()
         return scann.parameters(count, overrides)
     if overrides:
-        fail(
-            f"index.search: {sorted(overrides)} are parameters of ScaNN; an exact index has none; remove them"
-        )
+        fail(f"index.search: {sorted(overrides)} are parameters of ScaNN; an exact index has none; remove them")
     return {}
 
 
-def _recipe(
-    store: PassageStore, fingerprint: str, dtype: str, shard_size: int, batch_size: int
-) -> dict[str, Any]:
+def _recipe(store: PassageStore, fingerprint: str, dtype: str, shard_size: int, batch_size: int) -> dict[str, Any]:
     if dtype not in DTYPES:
         fail(f"index.dtype: {dtype!r}; expected one of {list(DTYPES)}")
     if shard_size < 1 or batch_size < 1:
@@ -142,9 +138,7 @@ def _start(folder: Path, recipe: dict[str, Any], log: Callable[[str], None]) -> 
     found = read_json(partial / RECIPE)
     if found != recipe:
         differs = ", ".join(
-            f"{key} {found.get(key)!r} not {value!r}"
-            for key, value in recipe.items()
-            if found.get(key) != value
+            f"{key} {found.get(key)!r} not {value!r}" for key, value in recipe.items() if found.get(key) != value
         )
         fail(f"{partial}: an unfinished build of another index ({differs}); finish it or delete the folder")
     log(f"{partial}: going on with an unfinished build")
@@ -154,9 +148,7 @@ def _start(folder: Path, recipe: dict[str, Any], log: Callable[[str], None]) -> 
     return partial
 
 
-def _take_over_vectors(
-    folder: Path, partial: Path, recipe: dict[str, Any], log: Callable[[str], None]
-) -> None:
+def _take_over_vectors(folder: Path, partial: Path, recipe: dict[str, Any], log: Callable[[str], None]) -> None:
     """Links the vectors of a finished index of the same recipe: a new searcher needs no new encoding."""
     if not (folder / MANIFEST).exists() or not _has_recipe(folder, recipe):
         return

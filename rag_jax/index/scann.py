@@ -64,9 +64,7 @@ def build(vectors: Vectors, folder: Path, chosen: dict[str, Any]) -> None:
     vector_NE = np.asarray(vectors.read(0, len(vectors)), np.float32)
     # bf16 vectors are their own bf16 copies: half the memory, the same scores.
     exact = (
-        ops.scann_builder.ReorderType.FLOAT32
-        if vectors.dtype == np.float32
-        else ops.scann_builder.ReorderType.BFLOAT16
+        ops.scann_builder.ReorderType.FLOAT32 if vectors.dtype == np.float32 else ops.scann_builder.ReorderType.BFLOAT16
     )
     builder = ops.builder(vector_NE, 10, "dot_product")
     if chosen["method"] == "brute_force":

@@ -47,9 +47,7 @@ class Vectors:
         self._paths = [shard_path(folder, shard) for shard in range(len(starts))]
         rows = [min(shard_size, count - start) for start in starts]
         self._shards = [_map(p, (n, width), self.dtype) for p, n in zip(self._paths, rows, strict=True)]
-        self._crcs = [
-            _map(_crc_path(folder, i), (-(-n // BLOCK),), np.dtype(np.uint32)) for i, n in enumerate(rows)
-        ]
+        self._crcs = [_map(_crc_path(folder, i), (-(-n // BLOCK),), np.dtype(np.uint32)) for i, n in enumerate(rows)]
         self._checked = [np.zeros(len(crc), bool) for crc in self._crcs]
 
     def __len__(self) -> int:
@@ -70,9 +68,7 @@ class Vectors:
         id_ = np.asarray(id_)
         flat = id_.reshape(-1)
         if flat.size and not -1 <= flat.min() <= flat.max() < len(self):
-            raise IndexError(
-                f"passage ids from {flat.min()} to {flat.max()} in an index of {len(self)} passages"
-            )
+            raise IndexError(f"passage ids from {flat.min()} to {flat.max()} in an index of {len(self)} passages")
         out = np.zeros((flat.size, self.shape[1]), np.float32)
         shards = np.where(flat >= 0, flat // self._shard_size, -1)
         for shard in np.unique(shards[shards >= 0]):

@@ -107,9 +107,7 @@ class Placement(nn.Module):
         check_length(x.shape[-2], config.positions, "generator")
         shape = (config.positions + POSITION_OFFSET, config.width)
         if config.position_init == "sinusoidal":
-            table_PD = self.param(
-                "position", lambda _: jnp.asarray(sinusoidal_table(*shape, config.init_std))
-            )
+            table_PD = self.param("position", lambda _: jnp.asarray(sinusoidal_table(*shape, config.init_std)))
         else:
             table_PD = self.param("position", nn.initializers.normal(config.init_std), shape)
         place_TD = jax.lax.dynamic_slice_in_dim(table_PD, position + POSITION_OFFSET, x.shape[-2])
@@ -143,9 +141,7 @@ class DecoderLayer(nn.Module):
         key, value = self.self_attention.keys_values(x_RMTD)
         new = {"key": key, "value": value}
         if cache is not None:
-            key, value = (
-                attention.write_cache(cache[name], new[name], position) for name in ("key", "value")
-            )
+            key, value = (attention.write_cache(cache[name], new[name], position) for name in ("key", "value"))
         key, value = (a.reshape(rows * beams, *a.shape[2:]) for a in (key, value))
         x = x_RMTD.reshape(rows * beams, length, width)
         y = self.self_attention.attend(x, key, value, causal_11TS, deterministic)
@@ -175,9 +171,7 @@ class Encoder(nn.Module):
 
         x_RSD = self.placement(x_RSD, 0, deterministic)
         config = self.config
-        return scan_layers(body, self.layers, x_RSD, None, length=config.encoder_layers, remat=config.remat)[
-            0
-        ]
+        return scan_layers(body, self.layers, x_RSD, None, length=config.encoder_layers, remat=config.remat)[0]
 
 
 class Decoder(nn.Module):
@@ -227,16 +221,14 @@ class Bart(nn.Module):
         self.shared = Embedding(self.config)
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
-        self.final_logits_bias = self.param(
-            "final_logits_bias", nn.initializers.zeros, (self.config.vocab_size,)
-        )
+        self.final_logits_bias = self.param("final_logits_bias", nn.initializers.zeros, (self.config.vocab_size,))
 
     def encode(self, source_RS: jax.Array, mask_RS: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Returns memory_RSD; mask_RS is true at text, false at padding."""
         return self.encoder(self.shared(source_RS), mask_RS, deterministic)
 
     def cross(self, memory_RSD: jax.Array) -> dict[str, jax.Array]:
-        """Returns the memory's keys and values for every decoder layer, each [L, R, S, H, C]; once per row."""
+        """Returns the memory's keys and values for every decoder layer, each [L, R, S, H, C]."""
         return self.decoder.cross(memory_RSD)
 
     def init_cache(self, rows: int, beams: int, length: int) -> dict[str, jax.Array]:

@@ -23,8 +23,8 @@ from rag_jax.models.layers import (
 class BertConfig:
     """Sizes and rates; the defaults are BERT-base as DPR uses it.
 
-    projection: width of a dense layer after pooling, 0 for none. pooling: 'cls' takes the first position (DPR),
-    'mean' averages the unmasked ones (sentence encoders). normalize: scale the embedding to length 1.
+    projection: width of a dense layer after pooling, 0 for none. pooling: 'cls' takes the first position
+    (DPR), 'mean' averages the unmasked ones (sentence encoders). normalize: scale the embedding to length 1.
     remat: see layers.scan_layers.
     """
 
@@ -104,9 +104,7 @@ class BertEncoder(nn.Module):
             return layer(x_BQD, bias_B11Q, deterministic), None
 
         x_BQD = self.embeddings(ids_BQ, deterministic)
-        return scan_layers(
-            body, self.layers, x_BQD, None, length=self.config.layers, remat=self.config.remat
-        )[0]
+        return scan_layers(body, self.layers, x_BQD, None, length=self.config.layers, remat=self.config.remat)[0]
 
     def __call__(self, ids_BQ: jax.Array, mask_BQ: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Returns embedding_BE in fp32: pooled, projected, normalised as the config says."""

@@ -36,9 +36,31 @@ class Block:
     dtype: str
 
 
-def dense(block: Block, features: int) -> nn.Dense:
-    """A dense layer [..., D] -> [..., features] with bias, initialised as BERT and BART are."""
-    return nn.Dense(features, dtype=block.dtype, kernel_init=nn.initializers.normal(block.init_std))
+class Dense(nn.Module):
+    """A dense layer [..., D] -> [..., features] with bias, computed in `dtype`."""
+
+    features: int
+    init_std: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.normal(self.init_std), shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        # Of a plain matrix, the kernel's gradient needs no transposed copy (a fifth of the time on a CPU).
+        y = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel + bias[None]
+        return y.reshape(*x.shape[:-1], self.features)
+
+
+def dense(block: Block, features: int) -> Dense:
+    """A dense layer of a block's kind."""
+    return Dense(features, block.init_std, block.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x * Phi(x) by erf, as BERT and BART have it; jax.nn.gelu goes by erfc, at twice the time on a CPU."""
+    return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
 class LayerNorm(nn.Module):
@@ -55,9 +77,7 @@ class LayerNorm(nn.Module):
         y = y - y.mean(axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt((y * y).mean(axis=-1, keepdims=True) + self.eps)
         spread = (1,) * (x.ndim - 1) + (-1,)
-        return (y * scale_D.astype(wide).reshape(spread) + bias_D.astype(wide).reshape(spread)).astype(
-            x.dtype
-        )
+        return (y * scale_D.astype(wide).reshape(spread) + bias_D.astype(wide).reshape(spread)).astype(x.dtype)
 
 
 class Dropout(nn.Module):
@@ -114,7 +134,7 @@ class FeedForward(nn.Module):
         self.norm = LayerNorm(self.block.norm_eps)
 
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        y = self.activation_dropout(nn.gelu(self.up(x), approximate=False), deterministic)
+        y = self.activation_dropout(gelu(self.up(x)), deterministic)
         return self.norm(x + self.dropout(self.down(y), deterministic))
 
 
@@ -145,13 +165,19 @@ def scan_layers(
 ) -> tuple[Any, Any]:
     """Runs body(layer, carry, x_of_layer) -> (carry, y_of_layer) over L layers; returns (carry, stacked ys).
 
-    The layer's parameters carry a leading axis L. remat: 'none' keeps every intermediate for the backward pass,
+    The layer's parameters carry a leading axis L. remat: 'none' keeps what the backward pass needs,
     'full' recomputes the layer, 'dots' keeps only the results of its dense layers.
     """
     if remat != "none":
         body = nn.remat(body, policy=_REMAT_POLICIES[remat], prevent_cse=False)
+    # Two layers compile as fast unrolled as in a loop, and run faster.
+    unroll = length if length <= 2 and remat == "none" else 1
     scanned = nn.scan(
-        body, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=length
+        body,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=length,
+        unroll=unroll,
     )
     return scanned(layer, carry, xs)
 

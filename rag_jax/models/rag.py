@@ -37,9 +37,7 @@ def init_params(config: RagConfig, key: jax.Array) -> dict[str, Any]:
 
 def _rngs(dropout_key: jax.Array | None) -> dict[str, Any]:
     return (
-        {"deterministic": True}
-        if dropout_key is None
-        else {"deterministic": False, "rngs": {"dropout": dropout_key}}
+        {"deterministic": True} if dropout_key is None else {"deterministic": False, "rngs": {"dropout": dropout_key}}
     )
 
 
@@ -52,16 +50,12 @@ def encode_questions(
     return encoder.apply({"params": params["question_encoder"]}, ids_BQ, mask_BQ, **_rngs(dropout_key))
 
 
-def document_scores(
-    query_BE: jax.Array, document_BKE: jax.Array, scale: jax.Array | float = 1.0
-) -> jax.Array:
+def document_scores(query_BE: jax.Array, document_BKE: jax.Array, scale: jax.Array | float = 1.0) -> jax.Array:
     """Returns score_BK = scale * <query, document> in fp32 (Lewis et al. 2020, section 2.2).
 
     DPR's scores are 60 to 75 with gaps of 0.5, so neither bf16 nor a device's default precision will do.
     """
-    query_BE, document_BKE = (
-        x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (query_BE, document_BKE)
-    )
+    query_BE, document_BKE = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (query_BE, document_BKE))
     return scale * jnp.einsum("BE,BKE->BK", query_BE, document_BKE, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -78,8 +72,8 @@ def token_likelihood(
 ) -> likelihood.TokenLikelihood:
     """Returns log p(target | source, earlier tokens) of every document, as core.likelihood.TokenLikelihood.
 
-    source_BKS: generator inputs, padded with the generator's pad id. token_BT: the decoder's input; target_BT:
-    what it should say at each place. prior_BK: log p(document | question). dropout only when given a key.
+    source_BKS: generator inputs, padded with the generator's pad id. token_BT: the decoder's input.
+    target_BT: what it should say at each place. prior_BK: log p(document | question). dropout only with a key.
     """
     B, K, S = source_BKS.shape
     T = token_BT.shape[1]

@@ -28,9 +28,7 @@ def optimizer(stage: ConfigDict, trained: tuple[str, ...]) -> optax.GradientTran
     """
     adamw = optax.chain(
         optax.clip_by_global_norm(stage.clip),
-        optax.adamw(
-            learning_rate(stage), eps=ADAM_EPSILON, weight_decay=stage.weight_decay, mask=decayed
-        ),
+        optax.adamw(learning_rate(stage), eps=ADAM_EPSILON, weight_decay=stage.weight_decay, mask=decayed),
     )
 
     def labels(params: dict[str, Any]) -> dict[str, str]:

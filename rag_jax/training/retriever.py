@@ -49,7 +49,13 @@ def encode_passages(config: BertConfig, params: Any, ids_BP: jax.Array) -> jax.A
 
 
 def in_batch_loss(
-    params: dict[str, Any], batch: PairBatch, key: jax.Array | None, *, across: Across, config: BertConfig, scale: float
+    params: dict[str, Any],
+    batch: PairBatch,
+    key: jax.Array | None,
+    *,
+    across: Across,
+    config: BertConfig,
+    scale: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The summed -log softmax of the positive among the negatives of all devices, and the number of hits."""
     encoder = BertEncoder(config)
@@ -82,7 +88,7 @@ def retriever_step(
     scale: float,
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update from the mean loss over all devices' questions; returns the state and {'loss', 'in_batch_accuracy'}."""
+    """One update from the mean loss over all devices' questions; returns it with {'loss', 'in_batch_accuracy'}."""
     key = jax.random.key(seed, impl="rbg")
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), across.index())
     loss = partial(in_batch_loss, across=across, config=config, scale=scale)
@@ -91,7 +97,10 @@ def retriever_step(
     gradient = jax.tree.map(lambda g: g / sums["questions"], gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
-    return state, {"loss": sums["loss"] / sums["questions"], "in_batch_accuracy": sums["hits"] / sums["questions"]}
+    return state, {
+        "loss": sums["loss"] / sums["questions"],
+        "in_batch_accuracy": sums["hits"] / sums["questions"],
+    }
 
 
 class Pairs:
@@ -121,7 +130,9 @@ class Pairs:
         asked, answers, chosen, texts = zip(*examples, strict=True)
         rows = [row for rows in chosen for row in rows]
         passages = self.tokenizer.passage_pair_ids(
-            [self.passages[row].title for row in rows], [text for group in texts for text in group], self.length.passage
+            [self.passages[row].title for row in rows],
+            [text for group in texts for text in group],
+            self.length.passage,
         )
         return PairBatch(
             self.tokenizer.question_ids(asked, self.length.question),
@@ -136,7 +147,11 @@ class Pairs:
             answers, text, asked = (), rest, span
         else:
             question, row = self.asked[index % len(self.asked)]
-            answers, text, asked = tuple(map(normalise, question.answers)), self.passages[row].text, question.text
+            answers, text, asked = (
+                tuple(map(normalise, question.answers)),
+                self.passages[row].text,
+                question.text,
+            )
         rows = [row, *(self._hard_negative(row, answers, rng) for _ in range(self.hard_negatives))]
         return asked, answers, rows, [text, *(self.passages[other].text for other in rows[1:])]
 

@@ -46,7 +46,7 @@ class Objective(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over questions, which devices add: smoothed loss and tokens it scores; log-likelihood and tokens without BOS."""
+    """What devices add up: the loss and the tokens it scores; log-likelihood and tokens without BOS or smoothing."""
 
     loss: jax.Array
     tokens: jax.Array
@@ -82,7 +82,12 @@ def train_step(
 
 
 def loss_sums(
-    params: dict[str, Any], batch: Batch, key: jax.Array | None, *, config: rag.RagConfig, objective: Objective
+    params: dict[str, Any],
+    batch: Batch,
+    key: jax.Array | None,
+    *,
+    config: rag.RagConfig,
+    objective: Objective,
 ) -> tuple[jax.Array, Sums]:
     """The summed loss of a batch (Lewis et al. 2020, section 2.4) and the sums that devices exchange."""
     encoder_key, generator_key = (None, None) if key is None else jax.random.split(key)

@@ -81,11 +81,7 @@ def test_missing_document_and_impossible_word_give_finite_gradients(arrays):
         return jnp.where(jnp.isfinite(logp), logp, 0.0).sum()
 
     def marginal(hidden, embedding, prior):
-        return (
-            token_log_likelihood(hidden, embedding, arrays[2], target, prior, True, 3)
-            .marginal_sum_BT[0]
-            .sum()
-        )
+        return token_log_likelihood(hidden, embedding, arrays[2], target, prior, True, 3).marginal_sum_BT[0].sum()
 
     for function in (total, marginal):
         gradients = jax.jit(jax.grad(function, argnums=(0, 1, 2)))(hidden, embedding, prior)
@@ -164,9 +160,7 @@ def test_the_logits_of_all_positions_never_exist(smoothing):
 def test_default_block_is_bounded():
     shapes = [(8, 5, 32, 16), (50265, 16), (50265,), (8, 32), (8, 5)]
     inputs = [jax.ShapeDtypeStruct(s, jnp.int32 if s == (8, 32) else jnp.float32) for s in shapes]
-    gradient = jax.grad(
-        lambda h, e, b, t, p: token_log_likelihood(h, e, b, t, p).logp_BKT.sum(), argnums=(0, 1, 2)
-    )
+    gradient = jax.grad(lambda h, e, b, t, p: token_log_likelihood(h, e, b, t, p).logp_BKT.sum(), argnums=(0, 1, 2))
     found = equations(jax.make_jaxpr(gradient)(*inputs).jaxpr)
     sizes = [v.aval.size for e in found for v in e.outvars if hasattr(v.aval, "size")]
     assert 8 * 5 * 50265 < max(sizes) <= 1 << 24

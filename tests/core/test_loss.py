@@ -182,9 +182,7 @@ def test_default_smoothing_is_stable_in_float32_at_a_large_vocabulary():
     def values(hidden, embedding, score):
         prior, zero = document_log_prior(score), jnp.zeros(len(embedding), hidden.dtype)
         found = token_log_likelihood(hidden, embedding, zero, jnp.asarray(target), prior, smoothing=True)
-        return [
-            rag_loss(kind, found, prior, target, mask, label_smoothing=0.1) for kind in ("sequence", "token")
-        ]
+        return [rag_loss(kind, found, prior, target, mask, label_smoothing=0.1) for kind in ("sequence", "token")]
 
     low = values(*(x.astype(np.float32) for x in (hidden, embedding, score)))
     with jax.enable_x64(True):

@@ -76,9 +76,7 @@ def test_marginals_by_hand():
     sequence = rag_sequence_log_likelihood(LOGP, PRIOR, BOTH)
     np.testing.assert_allclose(np.exp(sequence), [0.75 * 0.5 * 0.2 + 0.25 * 0.1 * 0.8], rtol=1e-6)
     token = rag_token_log_likelihood(LOGP, PRIOR, BOTH)
-    np.testing.assert_allclose(
-        np.exp(token), [(0.75 * 0.5 + 0.25 * 0.1) * (0.75 * 0.2 + 0.25 * 0.8)], rtol=1e-6
-    )
+    np.testing.assert_allclose(np.exp(token), [(0.75 * 0.5 + 0.25 * 0.1) * (0.75 * 0.2 + 0.25 * 0.8)], rtol=1e-6)
 
 
 def test_posterior_by_hand():

@@ -76,9 +76,7 @@ def test_merged_shard_winners_equal_the_search_of_the_whole():
     query_BE, vector_NE = whole_numbers(4, 5, 3), whole_numbers(5, 26, 3)
     parts = [run(query_BE, vector_NE[at : at + 13], k=20) for at in (13, 0)]
     score_SBK = jnp.stack([score for score, _ in parts])
-    id_SBK = jnp.stack(
-        [jnp.where(ids < 0, ids, ids + at) for at, (_, ids) in zip((13, 0), parts, strict=True)]
-    )
+    id_SBK = jnp.stack([jnp.where(ids < 0, ids, ids + at) for at, (_, ids) in zip((13, 0), parts, strict=True)])
     score_BK, id_BK = jax.jit(merge)(score_SBK, id_SBK)
     expected_score, expected_id = brute_force(query_BE, vector_NE, 20)
     np.testing.assert_array_equal(id_BK, expected_id)

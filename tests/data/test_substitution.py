@@ -81,9 +81,7 @@ def test_names_are_deterministic_and_varied(bpe, maker, corpus):
 
 
 def replaced(bpe, substitution, texts, answer, name):
-    pieces, count_K = substitution.substitute(
-        inner_pieces(bpe, texts), Form.of(bpe, answer), Form.of(bpe, name)
-    )
+    pieces, count_K = substitution.substitute(inner_pieces(bpe, texts), Form.of(bpe, answer), Form.of(bpe, name))
     return [bpe.decode(ids).strip() for ids in pieces], count_K.tolist()
 
 

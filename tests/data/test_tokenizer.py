@@ -51,10 +51,7 @@ def test_byte_bpe_writes_and_reads_any_text(bpe):
 def test_wordpiece_knows_ascii_and_the_corpus_letters(wordpiece):
     assert wordpiece.unk_id not in wordpiece.encode("xylophone jazz: qwerty? #7 & 90% Łódź")
     assert wordpiece.encode("東") == [wordpiece.unk_id]
-    assert (
-        wordpiece.decode([wordpiece.cls_id, *wordpiece.encode("Unseenword"), wordpiece.sep_id])
-        == "unseenword"
-    )
+    assert wordpiece.decode([wordpiece.cls_id, *wordpiece.encode("Unseenword"), wordpiece.sep_id]) == "unseenword"
 
 
 @pytest.mark.parametrize("train", [train_wordpiece, train_byte_bpe])
@@ -77,9 +74,7 @@ def test_folders_without_tokenizer_json_load_the_same(bpe, wordpiece, tmp_path):
         (folder / "tokenizer.json").unlink()
         other = Tokenizer.load(folder)
         assert other.encode_batch(STRINGS) == tokenizer.encode_batch(STRINGS)
-        assert other.decode(other.encode("Marie, Curie!")) == tokenizer.decode(
-            tokenizer.encode("Marie, Curie!")
-        )
+        assert other.decode(other.encode("Marie, Curie!")) == tokenizer.decode(tokenizer.encode("Marie, Curie!"))
         assert other.fingerprint == tokenizer.fingerprint
     assert bpe.fingerprint != wordpiece.fingerprint
 
@@ -130,7 +125,5 @@ def test_passage_pair_ids_follow_dpr(wordpiece):
     assert wordpiece.passage_pair_ids([""], pair[1], length=len(text) + 2).tolist() == [[cls, *text, sep]]
     theirs = AutoTokenizer.from_pretrained(wordpiece.folder)
     for length in (8, 9, 30):
-        expected = theirs("the", pair[1][0], truncation=True, max_length=length, padding="max_length")[
-            "input_ids"
-        ]
+        expected = theirs("the", pair[1][0], truncation=True, max_length=length, padding="max_length")["input_ids"]
         assert wordpiece.passage_pair_ids(["the"], pair[1], length=length).tolist() == [expected]

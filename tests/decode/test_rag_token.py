@@ -36,17 +36,13 @@ def test_equals_the_search_without_cache_or_batch(tiny, greedy, make_params, mak
 
 
 def test_the_cases_are_varied(greedy, make_params, make_inputs):
-    answers = np.concatenate(
-        [greedy(make_params(seed), *make_inputs(seed, 2, 3)).token_BT for seed in range(12)]
-    )
+    answers = np.concatenate([greedy(make_params(seed), *make_inputs(seed, 2, 3)).token_BT for seed in range(12)])
     assert len({tuple(token_T) for token_T in answers.tolist()}) >= 15
     assert len({(token_T == 2).argmax() for token_T in answers}) >= 4  # they end at several lengths
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_log_prob_is_the_training_likelihood(
-    tiny, greedy, taught, make_params, make_inputs, beginning_with_bos, seed
-):
+def test_log_prob_is_the_training_likelihood(tiny, greedy, taught, make_params, make_inputs, beginning_with_bos, seed):
     config, _ = tiny
     source_BKS, prior_BK = make_inputs(seed, 2, 3)
     params, source_BKS = beginning_with_bos(make_params(seed, eos_bias=-0.5), source_BKS)
@@ -68,9 +64,7 @@ def test_the_leading_bos_is_free(tiny, greedy, make_params, make_inputs, beginni
         generated = greedy(params, source_BKS, prior_BK)
         for b in range(2):
             begun += int(generated.token_BT[b, 0] == 0)
-            assert_allclose(
-                generated.log_prob_B[b], naive.greedy(params, source_BKS[b], prior_BK[b])[1], rtol=1e-5
-            )
+            assert_allclose(generated.log_prob_B[b], naive.greedy(params, source_BKS[b], prior_BK[b])[1], rtol=1e-5)
     assert begun >= 4
 
 

@@ -86,7 +86,7 @@ def test_row(row, theirs, params, exported):
 
 
 def test_table_is_complete(theirs, exported):
-    """Every parameter of ours has one row; the export is their state without the second names of tied tensors."""
+    """Every parameter of ours has one row; the export is their state but for second names of tied tensors."""
     ours = [row.ours for row in ROWS if row.ours]
     assert len(ours) == len(set(ours)) and set(ours) == set(FLAT)
     ties = {alias for row in ROWS for alias in row.aliases}
@@ -107,7 +107,9 @@ def test_round_trip_is_bit_equal(theirs):
     assert all(np.array_equal(back[name], theirs[name]) for name in back)
 
 
-@pytest.mark.parametrize("kept", ["model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"])
+@pytest.mark.parametrize(
+    "kept", ["model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"]
+)
 def test_any_of_the_tied_names_will_do(theirs, kept):
     ties = {f"rag.generator.{n}.weight" for n in ("model.shared", "lm_head")}
     ties |= {f"rag.generator.model.{side}.embed_tokens.weight" for side in ("encoder", "decoder")}
@@ -144,7 +146,11 @@ def test_known_extras_are_dropped(theirs, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["rag.generator.model.encoder.layers.2.fc1.bias", "rag.generator.model.decoder.layers.0.fc3.bias", "pooler.bias"],
+    [
+        "rag.generator.model.encoder.layers.2.fc1.bias",
+        "rag.generator.model.decoder.layers.0.fc3.bias",
+        "pooler.bias",
+    ],
 )
 def test_unexplained_tensor_is_named(theirs, name):
     with pytest.raises(UserError, match=f"model.bin: tensor {re.escape(name)} has no place"):

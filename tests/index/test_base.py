@@ -61,9 +61,7 @@ def test_another_encoder_is_refused_naming_both(build):
 def test_passages_of_another_generator_are_refused(build, tmp_path):
     folder, _ = build()
     with pytest.raises(UserError, match="tokens of tokenizer"):
-        open_index(
-            folder, tokenizer=train_byte_bpe(["quite other words, other merges"], 300, tmp_path / "other")
-        )
+        open_index(folder, tokenizer=train_byte_bpe(["quite other words, other merges"], 300, tmp_path / "other"))
 
 
 def test_a_folder_without_a_manifest_is_refused_with_the_command(build, tmp_path):

@@ -44,9 +44,7 @@ def test_killed_and_started_again_equals_an_uninterrupted_build(build, dying_enc
     assert not folder.with_name("killed.partial").exists()
 
 
-@pytest.mark.parametrize(
-    "step", ["_link_folder", "_build_searcher", "write_index_manifest", "replace_folder"]
-)
+@pytest.mark.parametrize("step", ["_link_folder", "_build_searcher", "write_index_manifest", "replace_folder"])
 def test_nothing_bears_the_final_name_before_it_is_whole(build, monkeypatch, step):
     whole, _ = build("whole")
 

@@ -89,9 +89,7 @@ def test_a_moved_searcher_answers_the_same(tmp_path, method):
     searcher = searcher_of(tmp_path / "here", vector_NE, method=method, **small)
     before = searcher.search(vector_NE[:9], 5)
     (tmp_path / "here").rename(tmp_path / "there")
-    moved = scann.ScannSearcher(
-        tmp_path / "there" / "scann", scann.parameters(600, {"method": method, **small})
-    )
+    moved = scann.ScannSearcher(tmp_path / "there" / "scann", scann.parameters(600, {"method": method, **small}))
     for old, new in zip(before, moved.search(vector_NE[:9], 5), strict=True):
         np.testing.assert_array_equal(old, new)
 

@@ -9,10 +9,26 @@ transformers = pytest.importorskip("transformers")
 from rag_jax.models.bart import BartConfig  # noqa: E402
 from rag_jax.models.bert import BertConfig  # noqa: E402
 
-BERT = dict(vocab_size=40, width=16, layers=2, heads=4, ffn=24, positions=12, dropout=0.0, attention_dropout=0.0)
-BART = dict(
-    vocab_size=44, width=16, encoder_layers=2, decoder_layers=3, heads=2, ffn=24, positions=12, dropout=0.0
-)
+BERT = {
+    "vocab_size": 40,
+    "width": 16,
+    "layers": 2,
+    "heads": 4,
+    "ffn": 24,
+    "positions": 12,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+BART = {
+    "vocab_size": 44,
+    "width": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "heads": 2,
+    "ffn": 24,
+    "positions": 12,
+    "dropout": 0.0,
+}
 
 
 def randomise(model, seed=0):
@@ -33,32 +49,32 @@ def state(model):
 
 
 def dpr_config(**changes):
-    sizes = dict(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=24,
-        max_position_embeddings=12,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
+    sizes = {
+        "vocab_size": 40,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 24,
+        "max_position_embeddings": 12,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
     return transformers.DPRConfig(**sizes | changes)
 
 
 def bart_config(**changes):
-    sizes = dict(
-        vocab_size=44,
-        d_model=16,
-        encoder_layers=2,
-        decoder_layers=3,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=24,
-        decoder_ffn_dim=24,
-        max_position_embeddings=12,
-        dropout=0.0,
-    )
+    sizes = {
+        "vocab_size": 44,
+        "d_model": 16,
+        "encoder_layers": 2,
+        "decoder_layers": 3,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 24,
+        "decoder_ffn_dim": 24,
+        "max_position_embeddings": 12,
+        "dropout": 0.0,
+    }
     return transformers.BartConfig(**sizes | changes)
 
 

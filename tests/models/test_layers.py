@@ -31,7 +31,12 @@ def test_scanned_layers_drop_different_values():
 
         def __call__(self, x):
             return layers.scan_layers(
-                lambda layer, carry, _: (carry, layer(x, False)), self.layer, None, None, length=3, remat="none"
+                lambda layer, carry, _: (carry, layer(x, False)),
+                self.layer,
+                None,
+                None,
+                length=3,
+                remat="none",
             )[1]
 
     ys = Model().apply({}, jnp.ones(64), rngs={"dropout": jax.random.key(0)})

@@ -33,9 +33,7 @@ def shapes(config):
 @pytest.fixture(scope="module")
 def theirs(oracle):
     """Both of their models with the same weights."""
-    config = transformers.RagConfig.from_question_encoder_generator_configs(
-        oracle.dpr_config(), oracle.bart_config()
-    )
+    config = transformers.RagConfig.from_question_encoder_generator_configs(oracle.dpr_config(), oracle.bart_config())
     token = oracle.randomise(transformers.RagTokenForGeneration(config))
     sequence = transformers.RagSequenceForGeneration(config).eval()
     sequence.load_state_dict(token.state_dict())
@@ -61,7 +59,7 @@ def make_batch(oracle, documents, seed=0):
 
 
 def their_loss(model, batch, eps, exclude_bos):
-    """Their loss [B], with the documents' scores computed under the gradient, as their forward does in training."""
+    """Their loss [B], the documents' scores computed under the gradient as in their training."""
     question, source, labels, document = (torch.tensor(x) for x in batch)
     model.config.label_smoothing = eps
     query = model.question_encoder(question.long(), question != 0)[0]
@@ -78,21 +76,31 @@ def their_loss(model, batch, eps, exclude_bos):
     ).loss
 
 
+def targets(labels):
+    return np.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=1)
+
+
 @partial(jax.jit, static_argnums=0)
 def forward(config, params, question, source, labels, document):
-    """(likelihood, prior, target) of a batch."""
+    """(likelihood, prior) of a batch."""
     target = jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=1)
     scores = rag.document_scores(rag.encode_questions(config, params, question), document, config.score_scale)
     prior = document_log_prior(scores)
     likelihood = rag.token_likelihood(config, params, source, labels, target, prior, smoothing=True)
-    return likelihood, prior, target
+    return likelihood._replace(vocabulary=None), prior
 
 
-def our_loss(config, params, batch, kind, eps, exclude_bos):
-    likelihood, prior, target = forward(config, params, *batch)
+@partial(jax.jit, static_argnums=0)
+def pull(config, params, batch, by_likelihood, by_prior):
+    """Gradients by all parameters, given those by the outputs of `forward`: one program for every loss."""
+    return jax.vjp(lambda p: forward(config, p, *batch), params)[1]((by_likelihood, by_prior))[0]
+
+
+def our_loss(likelihood, prior, labels, kind, eps, exclude_bos):
+    target = targets(labels)
     return rag_loss(
         kind,
-        likelihood,
+        likelihood._replace(vocabulary=44),
         prior,
         target,
         target != 1,
@@ -111,7 +119,7 @@ def test_losses_match(theirs, config, params, oracle, kind, eps, documents):
     for exclude_bos in (False, True):
         with torch.no_grad():
             expected = their_loss(theirs[kind], batch, eps, exclude_bos)
-        got = our_loss(config, params, batch, kind, eps, exclude_bos)
+        got = our_loss(*forward(config, params, *batch), batch[2], kind, eps, exclude_bos)
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
 
 
@@ -121,10 +129,10 @@ def test_gradients_of_all_parameters_match(theirs, config, params, shapes, oracl
     model, batch = theirs[kind], make_batch(oracle, 3)
     model.zero_grad()
     their_loss(model, batch, eps, False).mean().backward()
-    expected = from_huggingface(
-        {name: p.grad.numpy() for name, p in model.named_parameters()}, rules.rag(), shapes
-    )
-    grads = jax.jit(jax.grad(lambda p: our_loss(config, p, batch, kind, eps, False).mean()))(params)
+    expected = from_huggingface({name: p.grad.numpy() for name, p in model.named_parameters()}, rules.rag(), shapes)
+    outputs = forward(config, params, *batch)
+    by_outputs = jax.jit(jax.grad(lambda x: our_loss(*x, batch[2], kind, eps, False).mean()))(outputs)
+    grads = pull(config, params, batch, *by_outputs)
     for tree in (grads, expected):
         del tree["generator"]["final_logits_bias"]  # a buffer there
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), grads, expected)
@@ -140,34 +148,48 @@ def test_document_scores_are_fp32_at_highest_precision():
     np.testing.assert_array_equal(rag.document_scores(query, document, 2.0), np.full((2, 3), 8.0))
 
 
-def test_gradient_isolation(config, params):
+def test_gradients_reach_only_what_was_read(config, params):
     # All source ids differ, so that a row of the token table is one position of one document.
-    source = jnp.arange(5, 21).reshape(1, 2, 8).at[0, 1, 6:].set(1)
+    source = jnp.arange(5, 21).reshape(2, 8).at[1, 6:].set(1)
     labels = jnp.array([[2, 0, 30, 31, 2]])
 
-    def logp(params, k, t):
-        prior = jnp.full((1, 2), -jnp.log(2.0))
-        return rag.token_likelihood(config, params, source, labels, labels, prior).logp_BKT[0, k, t]
+    @jax.jit
+    def grads(params, k):
+        """Of one token's log-likelihood under document k: by all parameters, by the encoder's own table."""
 
-    def memory_rows(k):
-        # Only the encoder's reading of the sources; the output layer sees the table as a constant.
-        def of_table(table):
+        def logp(params, table):
             generator = rag.Bart(config.generator)
-            tree = {"params": params["generator"] | {"shared": {"embedding": table}}}
-            memory = generator.apply(tree, source[0], source[0] != 1, method="encode")
-            cross = generator.apply({"params": params["generator"]}, memory, method="cross")
-            token = jnp.tile(labels, (2, 1))[:, None]
-            hidden, _ = generator.apply(
-                {"params": params["generator"]}, token, cross, source[0] != 1, method="decode"
+            cross = generator.apply(
+                {"params": params["generator"]},
+                generator.apply(
+                    {"params": params["generator"] | {"shared": {"embedding": table}}},
+                    source,
+                    source != 1,
+                    method="encode",
+                ),
+                method="cross",
             )
-            return (hidden[k] ** 2 * jnp.arange(1, 17)).sum() if False else hidden[k, 0, -1, :3].sum()
+            token = jnp.tile(labels, (2, 1))[:, None]
+            hidden = generator.apply({"params": params["generator"]}, token, cross, source != 1, method="decode")[0]
+            logits = generator.apply({"params": params["generator"]}, hidden, method="logits")
+            return jax.nn.log_softmax(logits)[k, 0, 1, 30]
 
-        return jnp.abs(jax.grad(of_table)(params["generator"]["shared"]["embedding"])).sum(axis=1)
+        return jax.grad(logp, (0, 1))(params, params["generator"]["shared"]["embedding"])
 
-    first, second = memory_rows(0), memory_rows(1)
-    assert (first[5:13] > 0).all() and (first[13:21] == 0).all()
-    assert (second[5:13] == 0).all() and (second[13:19] > 0).all()
+    (by_all, first), (_, second) = grads(params, 0), grads(params, 1)
+    first, second = (jnp.abs(table).sum(axis=1) for table in (first, second))
+    assert (first[5:13] > 0).all() and (first[13:21] == 0).all(), "the other document"
+    assert (second[5:13] == 0).all() and (second[13:19] > 0).all(), "the other document"
     assert second[1] == 0, "padding"
-    grads = jax.grad(logp)(params, 0, 1)
-    assert (grads["generator"]["decoder"]["placement"]["position"][2 + 2 :] == 0).all()
-    assert all((g == 0).all() for g in jax.tree.leaves(grads["question_encoder"]))
+    assert (by_all["generator"]["decoder"]["placement"]["position"][2 + 2 :] == 0).all(), "later tokens"
+
+
+def test_question_encoder_learns_only_through_the_prior(config, params, oracle):
+    batch = make_batch(oracle, 3)
+    likelihood, prior = jax.tree.map(np.zeros_like, forward(config, params, *batch))
+    through_words = pull(config, params, batch, likelihood._replace(logp_BKT=likelihood.logp_BKT + 1), prior)
+    assert all((x == 0).all() for x in jax.tree.leaves(through_words["question_encoder"]))
+    assert any((x != 0).any() for x in jax.tree.leaves(through_words["generator"]))
+    through_prior = pull(config, params, batch, likelihood, np.eye(B, dtype=np.float32))
+    assert all((x == 0).all() for x in jax.tree.leaves(through_prior["generator"]))
+    assert all((x != 0).any() for x in jax.tree.leaves(through_prior["question_encoder"]["embeddings"]))

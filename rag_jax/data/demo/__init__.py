@@ -55,7 +55,7 @@ def passages(edition: str) -> Iterator[Passage]:
 
 
 def questions(split: str) -> list[Question]:
-    """The questions of a split; those of the offices_YEAR splits ask for the holders that changed between the editions."""
+    """The questions of a split; offices_YEAR asks for the holders that changed between the editions."""
     if split.startswith("offices_"):
         return _office_questions(split.removeprefix("offices_"))
     if split not in SPLITS:
@@ -66,7 +66,9 @@ def questions(split: str) -> list[Question]:
 def split_of(fact: Fact) -> str:
     """The set that a fact's questions belong to, a pure function of (entity, relation)."""
     share = _draw(fact.id, "split") / 2**32
-    if fact.relation.name == "offices":  # half of the offices are never seen in training, so that the square has both kinds
+    if (
+        fact.relation.name == "offices"
+    ):  # half of the offices are never seen in training, so that the square has both kinds
         share *= (TEST_SHARE + VALID_SHARE) / 0.5
     return "test" if share < TEST_SHARE else "valid" if share < TEST_SHARE + VALID_SHARE else "train"
 

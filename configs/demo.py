@@ -1,0 +1,53 @@
+"""The whole main job on the embedded demo: 4,393 facts, two CPU cores, no downloads.
+
+bash launch/demo.sh runs it from an empty folder; its commands are
+
+    python -m rag_jax.train_retriever --config=demo --workdir=runs/demo
+    python -m rag_jax.build_index     --config=demo --workdir=runs/demo
+    python -m rag_jax.train           --config=demo --workdir=runs/demo
+    python -m rag_jax.evaluate        --config=demo --workdir=runs/demo
+    python -m rag_jax.answer          --workdir=runs/demo "what is the capital of Peru?"
+"""
+
+from rag_jax.config import default_config
+
+WIDTH_STD = 0.08  # about 1 / sqrt(width): BERT's and BART's 0.02 is meant for 768 and starts a narrow model asleep
+
+
+def get_config(kind: str = "token"):
+    """kind: 'token' or 'sequence', as in --config=demo:sequence."""
+    config = default_config()
+    config.kind = kind
+    config.data.update(passages="demo:2016", train="demo:train", valid="demo:valid", test="demo:test")
+    config.length.update(question=20, passage=40, source=72, target=20)
+    config.tokenizer.update(encoder_vocab=4000, generator_vocab=2000)
+    config.encoder.update(
+        width=128,
+        layers=2,
+        heads=4,
+        ffn=512,
+        positions=64,
+        dropout=0.0,
+        attention_dropout=0.0,
+        init_std=WIDTH_STD,
+    )
+    config.generator.update(
+        width=128, encoder_layers=2, decoder_layers=2, heads=4, ffn=512, positions=128, dropout=0.0,
+        init_std=WIDTH_STD, position_init="sinusoidal",
+    )  # fmt: skip
+    config.retriever.update(steps=500, batch=96, learning_rate=1e-3, warmup=50, inverse_cloze=0.5)
+    config.retrieval.update(k=5, score_scale=0.1)
+    config.reader.update(
+        steps=1500,
+        batch=64,
+        k=1,
+        learning_rate=2e-3,
+        warmup=150,
+        substitution=0.7,
+        train_question_encoder=False,
+    )
+    config.joint.update(steps=100, batch=32, k=5, learning_rate=3e-4, warmup=10)
+    config.decode.max_length = 20
+    config.evaluate.update(batch=64, every=500, questions=200)
+    config.hot_swap.update(questions=("demo:offices_2016", "demo:offices_2018"), passages=("demo:2016", "demo:2018"))
+    return config

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# The whole main job on the embedded demo, from an empty machine to answers: about a quarter of an hour on two CPU cores.
+# Usage: bash launch/demo.sh [WORKDIR]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+workdir="${1:-runs/demo}"
+. launch/environment.sh
+SECONDS=0
+environment demo "."
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" TPU_SKIP_MDS_QUERY=1
+
+run() { echo; echo "[$((SECONDS / 60))m$((SECONDS % 60))s] \$ $*"; "$@"; }
+
+run python -m rag_jax.train_retriever --config=demo --workdir="$workdir"
+run python -m rag_jax.build_index --config=demo --workdir="$workdir"
+run python -m rag_jax.build_index --config=demo --workdir="$workdir" --config.data.passages=demo:2018 --index="$workdir/index_2018"
+run python -m rag_jax.train --config=demo --workdir="$workdir"
+run python -m rag_jax.evaluate --workdir="$workdir" --parts=test,reading,hot_swap --swap_index="$workdir/index_2018"
+run python -m rag_jax.answer --workdir="$workdir" "what is the capital of Peru?" "who wrote Dracula?" "Who is the President of France?"
+echo; echo "done in $((SECONDS / 60))m$((SECONDS % 60))s; ask more with"
+echo "  . .venv-demo/bin/activate; python -m rag_jax.answer --workdir=$workdir \"your question\""

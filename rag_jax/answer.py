@@ -1,0 +1,55 @@
+"""Answers questions from the command line or standard input: `python -m rag_jax.answer --workdir "question" ...`."""
+
+import dataclasses
+import json
+import math
+import sys
+
+from absl import flags
+
+from rag_jax import command
+from rag_jax.errors import UserError
+from rag_jax.workdir import Workdir
+
+command.define_flags()
+flags.DEFINE_string("index", None, "Folder of another index made by the same encoder; by default WORKDIR/index.")
+flags.DEFINE_bool("json", False, "One JSON object a line instead of a table.")
+flags.DEFINE_integer("k", None, "Passages to read; by default what the run was trained with.")
+
+
+def main(argv) -> None:
+    """Prints each answer with the passages it came from."""
+    options, questions = flags.FLAGS, argv[1:]
+    place = Workdir(options.workdir)
+    if options.k is not None and options.k < 1:
+        raise UserError(f"--k: found {options.k}, expected 1 or more")
+    if not questions:
+        questions = [line.rstrip("\n") for line in sys.stdin]
+    if not questions:
+        raise UserError(
+            'no question: expected one or more as arguments or lines of standard input, as "who wrote Dracula?"'
+        )
+    from rag_jax.api import Rag
+
+    settings = command.checked(options.config) if options.config else None
+    rag = Rag.load(place.folder, index=options.index, config=settings)
+    for batch in rag.answer_batch(questions, k=options.k):
+        for answer in batch:
+            print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if options.json else table(answer))
+
+
+def table(answer) -> str:
+    """An answer for people: its probability, then a row per passage with posterior and prior."""
+    rows = [
+        f"{answer.question}\n  {answer.text}   (probability {math.exp(answer.log_prob):.3f})",
+        "  posterior  prior",
+    ]
+    rows += [
+        f"     {document.posterior:6.3f} {document.prior:6.3f}  {document.title}: {document.text}"
+        for document in answer.documents
+    ]
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    command.run_main(main)

@@ -1,0 +1,76 @@
+"""The command line that all entry points share: --config by path or name, --workdir, mistakes as one line."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from rag_jax.config import validate
+from rag_jax.errors import UserError
+
+
+def define_flags() -> None:
+    """--config (a path, or the name of a shipped configuration) and --workdir."""
+    config_flags.DEFINE_config_file("config", None, "Path or name of a configuration, as configs/demo.py or demo.")
+    flags.DEFINE_string("workdir", None, "Folder that holds everything this run makes.")
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Reads the command line: a name becomes its path, a mistake becomes a UserError."""
+    argv = [re.sub(r"^(--?config=)(.+)$", lambda match: match[1] + find_config(match[2]), word) for word in argv]
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"command line: {' '.join(str(error).split())}") from error
+
+
+def find_config(name: str) -> str:
+    """The file of a configuration given by path or by name, with its ':argument' if it has one."""
+    stem, _, argument = name.partition(":")
+    suffix = f":{argument}" if argument else ""
+    shipped = [folder / f"{stem}.py" for folder in _config_folders()]
+    for path in (Path(stem), *shipped):
+        if path.is_file():
+            return f"{path}{suffix}"
+    known = sorted(path.stem for folder in _config_folders() for path in folder.glob("[a-z]*.py"))
+    raise UserError(
+        f"--config: found neither a file '{stem}' nor a configuration of that name; there are {', '.join(known)}"
+    )
+
+
+def _config_folders() -> Iterator[Path]:
+    spec = importlib.util.find_spec("rag_jax")
+    for package in map(Path, spec.submodule_search_locations):
+        yield package / "configs"
+        yield package.parent / "configs"
+
+
+def checked(config: ConfigDict | None) -> ConfigDict:
+    """The configuration of the command line, locked, once nothing is wrong with it."""
+    if config is None:
+        raise UserError("--config: missing, expected a file or the name of a configuration, as --config=demo")
+    validate(config)
+    return config.lock()
+
+
+def run_main(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs an entry point: a UserError becomes its message on standard error and exit code 2, no traceback."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        with_message(lambda: main(argv))
+
+    logging.set_verbosity(logging.WARNING)  # orbax tells the story of every file
+    app.run(guarded, flags_parser=lambda argv: with_message(lambda: parse_flags(argv)))
+
+
+def with_message(action: Callable):
+    """Runs the action; a UserError ends the process with its message and exit code 2."""
+    try:
+        return action()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

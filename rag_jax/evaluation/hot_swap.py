@@ -1,0 +1,28 @@
+"""The hot-swap square (Lewis et al. 2020, section 4.5): two editions of the index, two editions of the answers."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rag_jax.api import Rag
+from rag_jax.data.formats import Question
+from rag_jax.evaluation.answers import Rate, predict
+from rag_jax.metrics.text import exact_match
+
+
+def square(rag: Rag, indexes: Sequence[Path], editions: Sequence[Sequence[Question]]) -> Iterator[tuple[str, Rate]]:
+    """Yields EM for every index against every edition of the answers, by group; the questions are the same in both.
+
+    The questions of an edition whose answers did not change belong into neither.
+    """
+    for number, index in enumerate(indexes, 1):
+        rag.swap_index(index)
+        said = [prediction.text for prediction in predict(rag, editions[0])]
+        for edition, questions in enumerate(editions, 1):
+            for group in ("", *sorted({question.group for question in questions} - {""})):
+                values = [
+                    exact_match(text, question.answers)
+                    for text, question in zip(said, questions, strict=True)
+                    if group in ("", question.group)
+                ]
+                name = f"index {number}, answers {edition}" + (f", {group}" if group else "")
+                yield name, Rate.of(values)

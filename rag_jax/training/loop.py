@@ -1,0 +1,189 @@
+"""The training loop: read it from top to bottom."""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rag_jax.api import Rag, rag_config
+from rag_jax.checkpoint import Checkpoints
+from rag_jax.config import STAGES
+from rag_jax.data import tasks
+from rag_jax.data.substitution import NameMaker
+from rag_jax.data.vocabulary import load_or_train
+from rag_jax.errors import UserError
+from rag_jax.evaluation.answers import exact_match_of
+from rag_jax.index.base import open_index
+from rag_jax.parallel import Pmap
+from rag_jax.retrieve import Retriever
+from rag_jax.training import init, sources
+from rag_jax.training.logging import Pace, RunLog, finite
+from rag_jax.training.optim import learning_rate, optimizer
+from rag_jax.training.step import Objective, TrainState, train_step
+from rag_jax.workdir import Workdir
+
+TRAINED = {True: ("question_encoder", "generator"), False: ("generator",)}
+
+
+def train(config: ConfigDict, place: Workdir) -> None:
+    """Trains the stages of a configuration one after the other; called again, goes on where it stopped."""
+    parallel = Pmap()
+    stages = {name: config[name] for name in STAGES if config[name].steps}
+    check_batches(config, stages, parallel)
+    encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
+    model = rag_config(config, encoder_tokenizer, generator_tokenizer)
+    encoder = init.retriever_params(
+        place.retriever, model.question_encoder, shared=config.retriever.shared, parallel=parallel
+    )
+    fingerprint = init.passage_fingerprint(model.question_encoder, encoder)
+    index = open_index(place.index, expect_fingerprint=fingerprint, tokenizer=generator_tokenizer)
+    check_k(config, stages, len(index.passages))
+    retriever = Retriever(index, encoder_tokenizer, generator_tokenizer, config.length, config.data.truncation)
+    questions, valid = (
+        tasks.questions(config.data.train),
+        tasks.questions(config.data.valid)[: config.evaluate.questions],
+    )
+    place.save_config(config)
+
+    optimizers = {name: optimizer(stage, TRAINED[stage.train_question_encoder]) for name, stage in stages.items()}
+    checkpoints = Checkpoints(place.checkpoints)
+    progress = init.resume(checkpoints, model, optimizers, parallel)
+    params = progress.state.params if progress else init.from_parts(model, encoder, config.seed, parallel)
+    first_steps = dict(zip(stages, _running_sum(stage.steps for stage in stages.values()), strict=True))
+    done = first_steps[progress.stage] + int(progress.state.step) if progress else 0
+
+    rag = Rag(model, params, retriever, config, parallel)
+    with RunLog(place.folder, resume_at=done) as log:
+        for name, stage in stages.items():
+            first = first_steps[name]
+            if done >= first + stage.steps:
+                continue
+            resumed = progress if progress and progress.stage == name else None
+            state = resumed.state if resumed else TrainState(jnp.int32(0), params, optimizers[name].init(params))
+            state = state._replace(step=parallel.put_whole(state.step))
+            source = make_source(name, stage, config, rag, questions, valid)
+
+            def save(state: TrainState, next_ids: Any, *, score: float, name: str = name, first: int = first) -> None:
+                extra = {"stage": name, "next_ids": next_ids.tolist(), "passage_encoder": fingerprint}
+                trees = {"step": state.step, "adam": state.opt_state}
+                checkpoints.save(first + int(state.step), state.params, trees, score=score, extra=extra)
+
+            def score(params: Any, name: str = name) -> float:
+                rag.params = params
+                return -1.0 if name == "denoise" else exact_match_of(rag, valid)
+
+            log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {stage.k} passages each")
+            params = train_stage(
+                name, stage, config, source, state, model=model, tx=optimizers[name], parallel=parallel, log=log,
+                first=first, saved_ids=resumed.next_ids if resumed else None, score=score, save=save,
+            ).params  # fmt: skip
+    checkpoints.close()
+
+
+def train_stage(
+    name: str, stage: ConfigDict, config: ConfigDict, source: Any, state: TrainState, *, model: Any, tx: Any,
+    parallel: Pmap, log: RunLog, first: int, saved_ids: list | None, score: Callable, save: Callable,
+) -> TrainState:  # fmt: skip
+    """Runs one stage from state.step to its end; `first` is the stage's first step in the run's own count."""
+    objective = Objective(stage.train_question_encoder, stage.label_smoothing, stage.accumulation, config.seed)
+    step_function = parallel.step(train_step, config=model, optimizer=tx, objective=objective)
+    rate, start = learning_rate(stage), int(state.step)
+    pace, pending, em = Pace(start, stage.steps, stage.batch), None, math.nan
+    if saved_ids is None:
+        found = source.search(start, source.encode(state.params, start))
+    else:
+        found = sources.Found(jnp.asarray(saved_ids).__array__(), None)
+    batch = parallel.put_batch(source.batch(start, found.ids_BK))
+
+    for step in range(start, stage.steps):
+        # With lag 1 the next questions are encoded by the parameters before this update, and the search for their
+        # passages runs on the host while the devices work on this step.
+        query = source.encode(state.params, step + 1) if config.retrieval.lag else None
+        state, metrics = step_function(state, batch)
+        if pending is not None:
+            report(log, name, first, *pending, pace=pace, rate=rate, em=em)
+        pending = step, metrics, found.health
+        waiting = time.monotonic()
+        if not config.retrieval.lag:
+            query = source.encode(state.params, step + 1)
+        found = source.search(step + 1, query)
+        batch = parallel.put_batch(source.batch(step + 1, found.ids_BK))
+        pace.waited += time.monotonic() - waiting
+
+        last = step + 1 == stage.steps
+        if last or (step + 1) % config.evaluate.every == 0:
+            report(log, name, first, *pending, pace=pace, rate=rate, em=em)
+            pending = None
+            em = score(state.params)
+            save(state, found.ids_BK, score=em)
+            log.say(f"{name} step {step + 1}: " + ("saved" if em < 0 else f"validation EM {100 * em:.1f}, saved"))
+    return state
+
+
+def report(
+    log: RunLog, name: str, first: int, step: int, metrics: Any, health: Any, *, pace: Pace, rate, em: float
+) -> None:
+    """Writes the numbers of a step that is already over, and stops the run at a loss that is not a number."""
+    metrics = finite(name, step, metrics)
+    metrics |= {"learning_rate": float(rate(step)), **pace.metrics(step + 1)}
+    if health is not None:
+        metrics |= {"distinct_passages": health.distinct, "mutual_information": health.information}
+        if health.collapsed:
+            log.say(
+                f"warning: {name} step {step}: retrieval has collapsed: {health.distinct} distinct passages for "
+                f"{health.questions} questions, mutual information {health.information:.3f} nats"
+            )
+    log.write(first + step, {"stage": name, **metrics})
+    log.live(
+        f"{name} {step + 1} loss {metrics['loss']:.3f} EM {100 * em:.1f} {metrics['questions_per_second']:.0f} q/s "
+        f"retrieval {100 * metrics['retrieval_wait']:.0f}% ETA {metrics['eta_seconds']:.0f} s"
+    )
+
+
+def make_source(name: str, stage: ConfigDict, config: ConfigDict, rag: Rag, questions: list, valid: list) -> Any:
+    """Passages with holes for the denoising stage, questions for the others."""
+    if name == "denoise":
+        return sources.PassageSource(rag.retriever, config, stage)
+    names = None
+    if stage.substitution:
+        test = tasks.questions(config.data.test) if config.data.test else []
+        blocked = sources.blocked_words(valid, test, *map(tasks.questions, filter(None, config.hot_swap.questions)))
+        names = NameMaker(rag.retriever.generator_tokenizer, blocked, config.seed)
+    return partial(sources.QuestionSource, names=names, name=name)(
+        questions, rag.retriever, rag.model, config, stage, rag.parallel
+    )
+
+
+def check_batches(config: ConfigDict, stages: dict[str, ConfigDict], parallel: Pmap) -> None:
+    """Raises UserError for a batch that does not divide over the devices, before anything is loaded."""
+    devices = len(parallel.devices)
+    for name, stage in stages.items():
+        if stage.batch % (devices * stage.accumulation):
+            raise UserError(
+                f"config.{name}.batch: found {stage.batch}, expected a multiple of {devices} devices"
+                + (f" x {stage.accumulation} {name}.accumulation" if stage.accumulation > 1 else "")
+            )
+    if not config.data.train or not config.data.valid:
+        raise UserError(
+            "config.data.train and data.valid: expected two files of questions, or 'demo:train' and 'demo:valid'"
+        )
+
+
+def check_k(config: ConfigDict, stages: dict[str, ConfigDict], passages: int) -> None:
+    """Raises UserError for a k larger than the corpus."""
+    wanted = {"retrieval.k": config.retrieval.k, **{f"{name}.k": stage.k for name, stage in stages.items()}}
+    for key, k in wanted.items():
+        if k > passages:
+            raise UserError(f"config.{key}: found {k}, expected at most {passages}, the passages of the index")
+
+
+def _running_sum(numbers) -> list[int]:
+    total, sums = 0, []
+    for number in numbers:
+        sums.append(total)
+        total += number
+    return sums

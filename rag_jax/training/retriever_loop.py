@@ -1,0 +1,105 @@
+"""Trains the bi-encoder: batches of pairs, in-batch softmax, checkpoints; recall against the passages at the end."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rag_jax.api import rag_config
+from rag_jax.checkpoint import Checkpoints
+from rag_jax.data import tasks
+from rag_jax.data.pipeline import Batches, step_rng
+from rag_jax.data.tokenizer import Tokenizer
+from rag_jax.data.vocabulary import load_or_train
+from rag_jax.errors import UserError
+from rag_jax.parallel import Pmap
+from rag_jax.training.logging import Pace, RunLog, finite
+from rag_jax.training.optim import optimizer
+from rag_jax.training.retriever import Pairs, init_params, retriever_step
+from rag_jax.training.step import TrainState
+from rag_jax.workdir import Workdir
+
+
+def train_retriever(config: ConfigDict, place: Workdir) -> None:
+    """Trains question and passage encoder; called again, goes on from the last checkpoint."""
+    settings, parallel = config.retriever, Pmap()
+    if settings.batch % len(parallel.devices):
+        raise UserError(
+            f"config.retriever.batch: found {settings.batch}, expected a multiple of {len(parallel.devices)} devices"
+        )
+    encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
+    model = rag_config(config, encoder_tokenizer, generator_tokenizer).question_encoder
+    pairs = make_pairs(config, encoder_tokenizer)
+    order = Batches(max(len(pairs.asked), 1), settings.batch, config.seed)
+
+    params = init_params(model, jax.random.key(config.seed), shared=settings.shared)
+    tx = optimizer(settings, tuple(params))
+    checkpoints = Checkpoints(place.retriever)
+    state = resume(checkpoints, TrainState(jnp.int32(0), params, tx.init(params)), parallel)
+    step_function = parallel.step(
+        retriever_step, config=model, optimizer=tx, scale=config.retrieval.score_scale, seed=config.seed
+    )
+    start = int(state.step)
+    with RunLog(place.retriever, resume_at=start) as log:
+        log.say(f"retriever: {settings.steps} steps of {settings.batch} pairs, {len(pairs.passages):,} passages")
+        pace, pending = Pace(start, settings.steps, settings.batch), None
+        batch = parallel.put_batch(pairs.batch(order[start], step_rng(config.seed, "retriever", start)))
+        for step in range(start, settings.steps):
+            state, metrics = step_function(state, batch)
+            if pending is not None:
+                report(log, *pending, pace)
+            pending = step, metrics
+            waiting = time.monotonic()
+            batch = parallel.put_batch(pairs.batch(order[step + 1], step_rng(config.seed, "retriever", step + 1)))
+            pace.waited += time.monotonic() - waiting
+            if step + 1 == settings.steps or (step + 1) % config.evaluate.every == 0:
+                report(log, *pending, pace)
+                pending = None
+                save(checkpoints, state)
+                log.say(f"retriever step {step + 1}: loss {float(metrics['loss']):.3f}, saved")
+    checkpoints.close()
+
+
+def make_pairs(config: ConfigDict, tokenizer: Tokenizer) -> Pairs:
+    """Questions whose passages are known, and all passages."""
+    questions = tasks.questions(config.data.train) if config.data.train else []
+    known = [question for question in questions if question.passage_ids]
+    if not known and config.retriever.inverse_cloze < 1:
+        raise UserError(
+            f"config.data.train: no question of {config.data.train or 'it'} names its passage_ids; "
+            "expected some, or config.retriever.inverse_cloze = 1 to train on passages alone"
+        )
+    return Pairs(
+        list(tasks.passages(config.data.passages)), known, tokenizer, config.length,
+        inverse_cloze=config.retriever.inverse_cloze, hard_negatives=config.retriever.hard_negatives,
+    )  # fmt: skip
+
+
+def resume(checkpoints: Checkpoints, fresh: TrainState, parallel: Pmap) -> TrainState:
+    """The newest checkpoint, or the fresh state where there is none."""
+    step = checkpoints.latest()
+    if step is None:
+        return parallel.put_whole(fresh)
+    optimizer = {"step": fresh.step, "adam": fresh.opt_state}
+    trees = checkpoints.restore(
+        step, params=parallel.abstract_whole(fresh.params), optimizer=parallel.abstract_whole(optimizer)
+    )
+    return TrainState(trees["optimizer"]["step"], trees["params"], trees["optimizer"]["adam"])
+
+
+def save(checkpoints: Checkpoints, state: TrainState) -> None:
+    """Saves the whole state; the newest counts as the best."""
+    step = int(state.step)
+    checkpoints.save(step, state.params, {"step": state.step, "adam": state.opt_state}, score=step, extra={})
+
+
+def report(log: RunLog, step: int, metrics: Any, pace: Pace) -> None:
+    """Writes the numbers of a step that is already over."""
+    metrics = finite("retriever", step, metrics) | pace.metrics(step + 1)
+    log.write(step, metrics)
+    log.live(
+        f"retriever {step + 1} loss {metrics['loss']:.3f} in-batch {100 * metrics['in_batch_accuracy']:.0f}% "
+        f"{metrics['questions_per_second']:.0f} q/s ETA {metrics['eta_seconds']:.0f} s"
+    )

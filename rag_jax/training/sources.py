@@ -1,0 +1,152 @@
+"""What a stage learns from: questions with the passages found for them, or passages with holes.
+
+A source hands out batch i in three moves, so that the loop can overlap them: `encode` dispatches the questions to the
+devices, `search` finds their passages on the host, `batch` makes the arrays of the step.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rag_jax.core.marginal import document_log_prior
+from rag_jax.data.denoising import mask_spans
+from rag_jax.data.formats import Question
+from rag_jax.data.pipeline import Batches, step_rng
+from rag_jax.data.substitution import Form, NameMaker, Substitution
+from rag_jax.data.text import Document, Marks, targets
+from rag_jax.metrics.text import normalise
+from rag_jax.models import rag
+from rag_jax.parallel import Pmap
+from rag_jax.retrieve import Retriever
+from rag_jax.training.health import Health
+from rag_jax.training.step import Batch
+
+COMPAT = {"generation": None, "huggingface_finetune": "huggingface_finetune"}
+
+
+class Found(NamedTuple):
+    """The passages of a batch, ids_BK, and the retrieval's health; None where nothing was searched."""
+
+    ids_BK: np.ndarray
+    health: Health | None
+
+
+class QuestionSource:
+    """Questions, their retrieved passages and their answers; some answers give way to made-up names."""
+
+    def __init__(
+        self, questions: Sequence[Question], retriever: Retriever, model: rag.RagConfig, config: ConfigDict,
+        stage: ConfigDict, parallel: Pmap, *, name: str, names: NameMaker | None,
+    ):  # fmt: skip
+        self._questions, self._retriever, self._model, self._parallel = questions, retriever, model, parallel
+        self._k, self._share, self._seed, self._name = stage.k, stage.substitution, config.seed, name
+        self._length, self._compat = config.length, COMPAT[config.data.target_layout]
+        self._order = Batches(len(questions), stage.batch, config.seed)
+        self._encode = parallel.batch(partial(rag.encode_questions, model))
+        self._names, self._substitution = names, Substitution(retriever.generator_tokenizer)
+        self._marks = Marks.of(retriever.generator_tokenizer)
+
+    def encode(self, params: Any, step: int) -> jax.Array:
+        """Dispatches the question encoder on batch `step`; returns before it is done."""
+        return self._encode(params, self._parallel.put_batch(self._question_ids(step)))
+
+    def search(self, step: int, query: jax.Array) -> Found:
+        """The passages of batch `step` for its encoded questions; waits for the devices."""
+        texts = [question.text for question in self._asked(step)]
+        ids_BK, score_BK = self._retriever.search(texts, self._parallel.to_host(query), self._k)
+        prior_BK = np.asarray(document_log_prior(self._model.score_scale * score_BK, ids_BK >= 0))
+        return Found(ids_BK, Health.of(ids_BK, prior_BK))
+
+    def batch(self, step: int, ids_BK: np.ndarray) -> Batch:
+        """The arrays of batch `step` for passages already found."""
+        asked = self._asked(step)
+        documents_BK = self._retriever.documents(ids_BK)
+        answers = [Form.of(self._retriever.generator_tokenizer, question.answers[0]) for question in asked]
+        if self._names is not None and self._share:
+            rng = step_rng(self._seed, self._name, step)
+            pairs = [self._renamed(*pair, rng) for pair in zip(documents_BK, answers, strict=True)]
+            documents_BK, answers = map(list, zip(*pairs, strict=True))
+        token_BT, target_BT = targets(
+            [answer.spaced for answer in answers],
+            length=self._length.target,
+            marks=self._marks,
+            compat=self._compat,
+        )
+        return Batch(
+            question_BQ=self._question_ids(step),
+            document_BKE=self._retriever.vectors(ids_BK),
+            mask_BK=ids_BK >= 0,
+            source_BKS=self._retriever.sources(documents_BK, [question.text for question in asked]),
+            token_BT=token_BT,
+            target_BT=target_BT,
+            weight_B=np.ones(len(asked), np.float32),
+        )
+
+    def _asked(self, step: int) -> list[Question]:
+        return [self._questions[index] for index in self._order[step]]
+
+    def _question_ids(self, step: int) -> np.ndarray:
+        return self._retriever.question_ids([question.text for question in self._asked(step)])
+
+    def _renamed(
+        self, documents_K: list[Document], answer: Form, rng: np.random.Generator
+    ) -> tuple[list[Document], Form]:
+        """With the stage's probability, the documents with a fresh name wherever the answer stands, and the name."""
+        name = self._names.fresh(answer.text, rng) if rng.random() < self._share else None
+        if name is None:
+            return documents_K, answer
+        pieces, count = self._substitution.substitute(
+            [piece for document in documents_K for piece in document], answer, name
+        )
+        if not count.any():
+            return documents_K, answer
+        return list(zip(pieces[0::2], pieces[1::2], strict=True)), name
+
+
+class PassageSource:
+    """Passages to be repaired: the source has holes, the target is the whole passage (BART's text infilling)."""
+
+    def __init__(self, retriever: Retriever, config: ConfigDict, stage: ConfigDict):
+        self._retriever, self._length, self._seed = retriever, config.length, config.seed
+        self._order = Batches(len(retriever.index.passages), stage.batch, config.seed)
+        self._marks = Marks.of(retriever.generator_tokenizer)
+        self._mask_id = retriever.generator_tokenizer.mask_id
+
+    def encode(self, params: Any, step: int) -> None:
+        """Nothing to encode."""
+
+    def search(self, step: int, query: None) -> Found:
+        """The passages of batch `step`, one each."""
+        return Found(self._order[step][:, None], None)
+
+    def batch(self, step: int, ids_BK: np.ndarray) -> Batch:
+        """Passages with holes as sources, whole as targets; the document prior of one document is 1."""
+        rng = step_rng(self._seed, "denoise", step)
+        whole = [
+            np.concatenate([title, self._marks.title_separator, text])
+            for [(title, text)] in self._retriever.documents(ids_BK)
+        ]
+        length, marks = self._length.source, self._marks
+        source_BKS = np.full((len(whole), 1, length), marks.pad, np.int32)
+        for row, ids in zip(source_BKS[:, 0], whole, strict=True):
+            holed = mask_spans(ids[: length - 2], rng, self._mask_id)[: length - 2]
+            row[: len(holed) + 2] = np.concatenate([[marks.bos], holed, [marks.eos]])
+        token_BT, target_BT = targets(whole, length=length, marks=marks)
+        ones = np.ones(len(whole), np.float32)
+        question_BQ = np.full((len(whole), 2), self._retriever.encoder_tokenizer.cls_id, np.int32)
+        return Batch(question_BQ, self._retriever.vectors(ids_BK), ids_BK >= 0, source_BKS, token_BT, target_BT, ones)
+
+
+def blocked_words(*sets: Sequence[Question]) -> set[str]:
+    """The words of all answers of some sets of questions, which made-up names must not hold."""
+    return {
+        word
+        for questions in sets
+        for question in questions
+        for answer in question.answers
+        for word in normalise(answer).split()
+    }

@@ -1,0 +1,39 @@
+"""The folder of a run: where each command finds what the earlier ones made."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rag_jax.config import default_config
+from rag_jax.errors import UserError
+from rag_jax.files import read_json, write_json
+
+
+class Workdir:
+    """Paths below one folder, and the resolved configuration in it."""
+
+    def __init__(self, folder: str | Path | None):
+        if not folder:
+            raise UserError("--workdir: missing, expected the folder of the run, as --workdir=runs/demo")
+        self.folder = Path(folder)
+        self.config = self.folder / "config.json"
+        self.tokenizers = self.folder / "tokenizers"
+        self.retriever = self.folder / "retriever"
+        self.index = self.folder / "index"
+        self.checkpoints = self.folder / "checkpoints"
+
+    def save_config(self, config: ConfigDict) -> None:
+        """Writes the resolved configuration, for the commands that come later and for the record."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.config, json.loads(config.to_json_best_effort()))
+
+    def load_config(self) -> ConfigDict:
+        """The configuration that the run was trained with."""
+        if not self.config.is_file():
+            raise UserError(
+                f"{self.folder}: holds no trained model (no {self.config.name}); run `python -m rag_jax.train` first"
+            )
+        config = default_config()
+        config.update(read_json(self.config))
+        return config

@@ -1,0 +1,45 @@
+"""The one place of the package's metadata."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "tensorboard": ["tensorboardX>=2.6.5"],
+    "tpu": ["jax[tpu]>=0.10,<0.12"],
+    "cuda": ["jax[cuda13]>=0.10,<0.12"],
+    "test": [
+        "pytest>=9,<10",
+        "pytest-xdist>=3.8",
+        "ruff>=0.15",
+        "torch==2.13.0",
+        "transformers>=5.23,<6",
+    ],
+}
+
+setup(
+    name="rag_jax",
+    version="0.1.0",
+    description="Retrieval-augmented generation (Lewis et al. 2020) in JAX and Flax, for TPU and GPU",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["rag_jax", "rag_jax.*"]), "rag_jax.configs"],
+    package_dir={"rag_jax.configs": "configs"},
+    package_data={"rag_jax.data.demo": ["*.tsv"], "rag_jax.configs": ["*.py"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "flax>=0.12.8,<0.13",
+        "grain>=0.2.18,<0.3",
+        "jax>=0.10,<0.12",
+        "ml_collections>=1.1,<2",
+        "numpy>=2",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "pyarrow>=20",
+        "scann>=1.4.2,<2; platform_system == 'Linux' and platform_machine == 'x86_64'",
+        "tokenizers>=0.22,<1",
+    ],
+    extras_require=EXTRAS,
+)
