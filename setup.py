@@ -23,7 +23,6 @@ setup(
     description="Retrieval-augmented generation (Lewis et al. 2020) in JAX and Flax, for TPU and GPU",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.11",
     packages=[*find_packages(include=["rag_jax", "rag_jax.*"]), "rag_jax.configs"],
     package_dir={"rag_jax.configs": "configs"},

@@ -8,6 +8,8 @@ workdir="${1:-runs/demo}"
 SECONDS=0
 environment demo "."
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" TPU_SKIP_MDS_QUERY=1
+# Programs compiled by one command serve the next.
+export JAX_COMPILATION_CACHE_DIR="$PWD/$workdir/compiled" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1
 
 run() { echo; echo "[$((SECONDS / 60))m$((SECONDS % 60))s] \$ $*"; "$@"; }
 

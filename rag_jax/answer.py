@@ -52,4 +52,4 @@ def table(answer) -> str:
 
 
 if __name__ == "__main__":
-    command.run_main(main)
+    command.run_main(main, arguments=True)

@@ -113,14 +113,12 @@ class Rag:
         """
         place = Workdir(workdir)
         config = place.load_config() if config is None else config
-        encoder, generator = load_or_train(config, place.tokenizers)
-        model = rag_config(config, encoder, generator)
-        if not place.checkpoints.is_dir():
-            raise UserError(f"{place.folder}: holds no checkpoint; run `python -m rag_jax.train` first")
-        checkpoints = Checkpoints(place.checkpoints)
-        step = checkpoints.best() if checkpoint == "best" else checkpoints.latest()
+        checkpoints = Checkpoints(place.checkpoints) if place.checkpoints.is_dir() else None
+        step = checkpoints and (checkpoints.best() if checkpoint == "best" else checkpoints.latest())
         if step is None:
             raise UserError(f"{place.checkpoints}: holds no checkpoint; run `python -m rag_jax.train` first")
+        encoder, generator = load_or_train(config, place.tokenizers)
+        model = rag_config(config, encoder, generator)
         parallel = Pmap()
         abstract = parallel.abstract_whole(jax.eval_shape(partial(rag.init_params, model), jax.random.key(0)))
         params = checkpoints.restore(step, params=abstract)["params"]

@@ -11,6 +11,7 @@ from rag_jax.errors import UserError
 from rag_jax.files import checksum, read_json, write_json
 
 CHECKSUMS = "checksums.json"
+READ_AT_OPENING = ("_CHECKPOINT_METADATA", "metrics/metrics")  # by Orbax, of every checkpoint, to list them
 
 
 class Checkpoints:
@@ -23,6 +24,9 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).resolve()
+        self._verified: set[int] = set()
+        for saved in self.folder.glob("[0-9]*/" + CHECKSUMS):
+            _verify(saved.parent, [name for name in READ_AT_OPENING if (saved.parent / name).exists()])
         policies = v1.training.preservation_policies
         self._orbax = v1.training.Checkpointer(
             self.folder,
@@ -34,6 +38,7 @@ class Checkpoints:
 
     def save(self, step: int, params: Any, optimizer: Any, *, score: float, extra: dict) -> None:
         """Saves whole or not at all."""
+        self._verified.discard(step)
         self._orbax.save_checkpointables(
             step,
             {"params": params, "optimizer": optimizer},
@@ -42,8 +47,7 @@ class Checkpoints:
             overwrite=True,
         )
         if jax.process_index() == 0:
-            folder = self.folder / str(step)
-            write_json(folder / CHECKSUMS, {str(path.relative_to(folder)): checksum(path) for path in _files(folder)})
+            _write_checksums(self.folder / str(step))
 
     def latest(self) -> int | None:
         """The newest step, or None where nothing was saved."""
@@ -57,20 +61,16 @@ class Checkpoints:
 
     def extra(self, step: int) -> dict:
         """The small JSON saved with a step."""
+        self._verify(step)
         return self._orbax.checkpointables_metadata(step).custom_metadata or {}
 
     def restore(self, step: int, **abstract: Any) -> dict[str, Any]:
         """The trees asked for, by name, with the shapes, dtypes and shardings of the abstract ones given."""
-        folder = self.folder / str(step)
-        for name, expected in read_json(folder / CHECKSUMS).items():
-            path = folder / name
-            if not path.is_file() or checksum(path) != expected:
-                raise UserError(
-                    f"{path}: damaged, it differs from {CHECKSUMS}; delete the folder {folder} to go on without it"
-                )
+        self._verify(step)
         saved = self._orbax.checkpointables_metadata(step).metadata
         problems = [line for name, tree in abstract.items() for line in _differences(name, saved[name], tree)]
         if problems:
+            folder = self.folder / str(step)
             raise UserError(f"{folder}: made with another configuration:\n       " + "\n       ".join(problems))
         return self._orbax.load_checkpointables(step, abstract)
 
@@ -78,18 +78,42 @@ class Checkpoints:
         """Waits for what is still being written."""
         self._orbax.close()
 
+    def _verify(self, step: int) -> None:
+        """Compares all files of a step with their checksums, once."""
+        folder = self.folder / str(step)
+        if step not in self._verified and folder.is_dir():
+            if not (folder / CHECKSUMS).exists():  # killed after Orbax's commit, before ours: whole
+                _write_checksums(folder)
+            _verify(folder)
+            self._verified.add(step)
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+
+def _write_checksums(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    write_json(folder / CHECKSUMS, {str(path.relative_to(folder)): checksum(path) for path in files})
+
+
+def _verify(folder: Path, names: list[str] | None = None) -> None:
+    """UserError that names the first file (of all, or of some) that differs from its checksum."""
+    for name, expected in read_json(folder / CHECKSUMS).items():
+        path = folder / name
+        if (names is None or name in names) and not (path.is_file() and checksum(path) == expected):
+            raise UserError(
+                f"{path}: damaged, it differs from {CHECKSUMS}; delete the folder {folder} to go on without it"
+            )
 
 
 def _differences(name: str, saved: Any, wanted: Any) -> list[str]:
     def shapes(tree: Any) -> dict[str, tuple]:
-        return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(tree)}
+        # Orbax tells of a named tuple as of a dict: plain names of the fields are the same for both.
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+            for path, leaf in jax.tree.leaves_with_path(tree)
+        }
 
     found, expected = shapes(saved), shapes(wanted)
     return [
-        f"{name}{path}: found {found.get(path, 'nothing')}, expected {expected.get(path, 'nothing')}"
+        f"{name}/{path}: found {found.get(path, 'nothing')}, expected {expected.get(path, 'nothing')}"
         for path in sorted(found.keys() | expected.keys())
         if found.get(path) != expected.get(path)
     ]

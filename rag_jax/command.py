@@ -3,13 +3,14 @@
 import importlib.util
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from rag_jax.config import validate
+from rag_jax.config import unknown_keys, validate
 from rag_jax.errors import UserError
 
 
@@ -20,12 +21,38 @@ def define_flags() -> None:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Reads the command line: a name becomes its path, a mistake becomes a UserError."""
+    """Reads the command line: a configuration's name becomes its path, a mistake becomes a UserError."""
+    argv = re.sub(r"(^|\0)(--?config)\0(?!-)", r"\1\2=", "\0".join(argv)).split("\0")  # --config demo
     argv = [re.sub(r"^(--?config=)(.+)$", lambda match: match[1] + find_config(match[2]), word) for word in argv]
+    for word in argv:
+        if match := re.match(r"--?config=(.+)$", word):
+            load_config(match[1])
+    unknown = unknown_keys(match[1] for word in argv if (match := re.match(r"--?(?:no)?config\.([\w.]+)", word)))
+    if unknown:
+        raise UserError("\n       ".join(f"--config.{problem}" for problem in unknown))
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"command line: {' '.join(str(error).split())}") from error
+
+
+def load_config(place: str) -> ConfigDict:
+    """What get_config of 'path' or 'path:argument' returns; UserError naming the line where it fails."""
+    path, _, argument = place.partition(":")
+    spec = importlib.util.spec_from_file_location("configuration", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(*filter(None, [argument]))
+    except Exception as error:  # whatever Python may say about a file of Python
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
+        raise UserError(f"{path}:{line}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"{path}: get_config returns {type(config).__name__}, expected what rag_jax.config.default_config() returns"
+        )
+    return config
 
 
 def find_config(name: str) -> str:
@@ -57,14 +84,23 @@ def checked(config: ConfigDict | None) -> ConfigDict:
     return config.lock()
 
 
-def run_main(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs an entry point: a UserError becomes its message on standard error and exit code 2, no traceback."""
+def run_main(main: Callable[[Sequence[str]], None], *, arguments: bool = False) -> None:
+    """Runs an entry point: a UserError becomes its message on standard error and exit code 2, no traceback.
+
+    arguments: whether the command takes words beside its flags.
+    """
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        rest = parse_flags(argv)
+        if rest[1:] and not arguments:
+            raise UserError(f"command line: found '{rest[1]}', expected flags alone, as --config=demo")
+        return rest
 
     def guarded(argv: Sequence[str]) -> None:
         with_message(lambda: main(argv))
 
     logging.set_verbosity(logging.WARNING)  # orbax tells the story of every file
-    app.run(guarded, flags_parser=lambda argv: with_message(lambda: parse_flags(argv)))
+    app.run(guarded, flags_parser=lambda argv: with_message(lambda: parse(argv)))
 
 
 def with_message(action: Callable):

@@ -1,95 +1,41 @@
 """The schema of a configuration: every key with its default, and what is wrong with the values of one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from rag_jax.errors import UserError
 
 STAGES = ("denoise", "reader", "joint")
-
-
-def default_config() -> ConfigDict:
-    """Every key there is; a configuration file starts from this and changes what it must. Letters are DESIGN's axes."""
-    return ConfigDict(
-        {
-            "seed": 0,
-            "kind": "token",  # 'token' (RAG-Token) or 'sequence' (RAG-Sequence)
-            "data": {
-                "passages": "",  # .jsonl or DPR .tsv, also .gz; 'demo:2016' is the embedded corpus
-                "train": "",  # .jsonl of {question, answers}; 'demo:train'
-                "valid": "",
-                "test": "",
-                "target_layout": "generation",  # '</s> <s> a b'; or 'huggingface_finetune', '<s> a b </s>'
-                "truncation": "keep_question",  # shorten the passage; 'huggingface' cuts on the right
-            },
-            "length": {
-                "question": 32,
-                "passage": 128,
-                "source": 160,
-                "target": 24,
-            },  # tokens: Q, the encoder's passage, S, T
-            "tokenizer": {  # a Hugging Face folder, or '' to train one of that size on the passages
-                "encoder": "",
-                "generator": "",
-                "encoder_vocab": 4000,
-                "generator_vocab": 2000,
-            },
-            "encoder": {
-                "width": 768,
-                "layers": 12,
-                "heads": 12,
-                "ffn": 3072,
-                "positions": 512,
-                "dropout": 0.1,
-                "attention_dropout": 0.1,
-                "init_std": 0.02,
-                "projection": 0,
-                "pooling": "cls",
-                "normalize": False,
-                "dtype": "float32",
-                "remat": "none",
-            },
-            "generator": {
-                "width": 1024,
-                "encoder_layers": 12,
-                "decoder_layers": 12,
-                "heads": 16,
-                "ffn": 4096,
-                "positions": 1024,
-                "dropout": 0.1,
-                "attention_dropout": 0.0,
-                "activation_dropout": 0.0,
-                "init_std": 0.02,
-                "position_init": "normal",
-                "dtype": "float32",
-                "remat": "none",
-            },
-            "retriever": {  # train_retriever: DPR's in-batch softmax
-                "steps": 1000,
-                "batch": 128,
-                "learning_rate": 1e-3,
-                "warmup": 100,
-                "weight_decay": 0.0,
-                "clip": 2.0,
-                "inverse_cloze": 0.0,  # share of a batch that asks with a sentence span instead of a question (ORQA)
-                "hard_negatives": 0,  # passages per question that share words with it but not the answer
-                "shared": True,  # one encoder for questions and passages
-            },
-            "index": {"kind": "scann", "batch": 256, "shard": 65536, "dtype": "float32"},
-            "retrieval": {
-                "k": 5,
-                "score_scale": 1.0,  # score = scale * <query, document>: 1 for DPR, about 20 for normalised encoders
-                "lag": 1,  # 1: encode the next questions before this batch's update, so that search overlaps; 0: after
-            },
-            "denoise": _stage(),  # the generator alone repairs passages with holes (BART's text infilling)
-            "reader": _stage(),  # reader warm-up: question encoder frozen, answers substituted
-            "joint": _stage(),  # question encoder and generator together: the paper's training
-            "decode": {"max_length": 24},
-            "evaluate": {"batch": 64, "every": 500, "questions": 200, "recall": (1, 5)},
-            "hot_swap": {"questions": ("", ""), "passages": ("", "")},
-        }
-    )
+CHOICES = {
+    "kind": ("token", "sequence"),
+    "data.target_layout": ("generation", "huggingface_finetune"),
+    "data.truncation": ("keep_question", "huggingface"),
+    "encoder.pooling": ("cls", "mean"),
+    "encoder.dtype": ("float32", "bfloat16"),
+    "generator.dtype": ("float32", "bfloat16"),
+    "encoder.remat": ("none", "full", "dots"),
+    "generator.remat": ("none", "full", "dots"),
+    "generator.position_init": ("normal", "sinusoidal"),
+    "index.kind": ("scann", "exact"),
+    "index.dtype": ("float32", "bfloat16"),
+    "retrieval.lag": (0, 1),
+}
+# What a number may be, by the last part of its key; all others are 1 or more.
+SHARES = ("inverse_cloze", "substitution")
+LOSSES = ("dropout", "attention_dropout", "activation_dropout", "label_smoothing")
+MORE_THAN_0 = ("init_std", "learning_rate", "clip", "score_scale")
+FROM_0 = ("seed", "projection", "warmup", "weight_decay", "hard_negatives", "lag")
+KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    tuple: "a tuple",
+    ConfigDict: "a group of keys",
+}
 
 
 def _stage() -> dict:
@@ -108,36 +54,147 @@ def _stage() -> dict:
     }
 
 
+DEFAULTS = {
+    "seed": 0,
+    "kind": "token",  # 'token' (RAG-Token) or 'sequence' (RAG-Sequence)
+    "data": {
+        "passages": "",  # .jsonl or DPR .tsv, also .gz; 'demo:2016' is the embedded corpus
+        "train": "",  # .jsonl of {question, answers}; 'demo:train'
+        "valid": "",
+        "test": "",
+        "target_layout": "generation",  # '</s> <s> a b'; or 'huggingface_finetune', '<s> a b </s>'
+        "truncation": "keep_question",  # shorten the passage; 'huggingface' cuts on the right
+    },
+    "length": {
+        "question": 32,
+        "passage": 128,
+        "source": 160,
+        "target": 24,
+    },  # tokens: Q, the encoder's passage, S, T
+    "tokenizer": {  # a Hugging Face folder, or '' to train one of that size on the passages
+        "encoder": "",
+        "generator": "",
+        "encoder_vocab": 4000,
+        "generator_vocab": 2000,
+    },
+    "encoder": {
+        "width": 768,
+        "layers": 12,
+        "heads": 12,
+        "ffn": 3072,
+        "positions": 512,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "init_std": 0.02,
+        "projection": 0,
+        "pooling": "cls",
+        "normalize": False,
+        "dtype": "float32",
+        "remat": "none",
+    },
+    "generator": {
+        "width": 1024,
+        "encoder_layers": 12,
+        "decoder_layers": 12,
+        "heads": 16,
+        "ffn": 4096,
+        "positions": 1024,
+        "dropout": 0.1,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "init_std": 0.02,
+        "position_init": "normal",
+        "dtype": "float32",
+        "remat": "none",
+    },
+    "retriever": {  # train_retriever: DPR's in-batch softmax
+        "steps": 1000,
+        "batch": 128,
+        "learning_rate": 1e-3,
+        "warmup": 100,
+        "weight_decay": 0.0,
+        "clip": 2.0,
+        "inverse_cloze": 0.0,  # share of a batch that asks with a sentence span instead of a question (ORQA)
+        "hard_negatives": 0,  # passages per question that share words with it but not the answer
+        "shared": True,  # one encoder for questions and passages
+    },
+    "index": {"kind": "scann", "batch": 256, "shard": 65536, "dtype": "float32"},
+    "retrieval": {
+        "k": 5,
+        "score_scale": 1.0,  # score = scale * <query, document>: 1 for DPR, about 20 for normalised encoders
+        "lag": 1,  # 1: encode the next questions before this batch's update, so that search overlaps; 0: after
+    },
+    "denoise": _stage(),  # the generator alone repairs passages with holes (BART's text infilling)
+    "reader": _stage(),  # reader warm-up: question encoder frozen, answers substituted
+    "joint": _stage(),  # question encoder and generator together: the paper's training
+    "decode": {"max_length": 24},
+    "evaluate": {"batch": 64, "every": 500, "questions": 200, "recall": (1, 5)},
+    "hot_swap": {"questions": ("", ""), "passages": ("", "")},
+}
+
+
+def default_config() -> ConfigDict:
+    """Every key there is; a configuration file starts from this and changes what it must. Letters are DESIGN's axes."""
+    return ConfigDict(DEFAULTS)
+
+
 def validate(config: ConfigDict) -> None:
     """Raises one UserError that lists every problem of the configuration; touches no device."""
-    problems = list(_problems(config))
+    problems = unknown_keys(key for key, _ in _items(config))
+    wrong = [*_wrong_types(config)]
+    problems += wrong or [*_problems(config)]
     if problems:
         raise UserError("\n       ".join(f"config.{problem}" for problem in problems))
 
 
+def unknown_keys(keys: Iterable[str]) -> list[str]:
+    """What to say about each dotted key that no configuration has: the nearest that there is, or its neighbours."""
+    known = [key for key, _ in _items(default_config())]
+    problems = []
+    for key in keys:
+        if key not in known:
+            group, _, last = key.rpartition(".")
+            beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
+            near = [beside[name] for name in get_close_matches(last, beside, n=1)]
+            near = near or get_close_matches(key, known, n=1, cutoff=0.85)
+            near = near or [name for name in known if name.endswith(f".{last}")]
+            others = ", ".join(beside.values() or default_config())
+            hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {others}"
+            problems.append(f"{key}: unknown, {hint}")
+    return problems
+
+
+def _items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        yield prefix + key, value
+        if isinstance(value, ConfigDict):
+            yield from _items(value, f"{prefix}{key}.")
+
+
+def _wrong_types(config: ConfigDict) -> Iterator[str]:
+    found = dict(_items(config))
+    for key, default in _items(default_config()):
+        if key not in found:
+            yield f"{key}: missing, expected a value like {default!r}"
+        elif type(found[key]) is not type(default):
+            yield f"{key}: found {found[key]!r}, expected {KINDS[type(default)]}"
+        elif isinstance(default, tuple) and {type(item) for item in found[key]} - {type(default[0])}:
+            yield f"{key}: found {found[key]!r}, expected {KINDS[type(default[0])]} at every place"
+
+
 def _problems(config: ConfigDict) -> Iterator[str]:
-    for key, choices in {
-        "kind": ("token", "sequence"),
-        "data.target_layout": ("generation", "huggingface_finetune"),
-        "data.truncation": ("keep_question", "huggingface"),
-        "encoder.pooling": ("cls", "mean"),
-        "encoder.dtype": ("float32", "bfloat16"),
-        "generator.dtype": ("float32", "bfloat16"),
-        "encoder.remat": ("none", "full", "dots"),
-        "generator.remat": ("none", "full", "dots"),
-        "generator.position_init": ("normal", "sinusoidal"),
-        "index.kind": ("scann", "exact"),
-        "index.dtype": ("float32", "bfloat16"),
-        "retrieval.lag": (0, 1),
-    }.items():
+    for key, choices in CHOICES.items():
         found = _get(config, key)
         if found not in choices:
             yield f"{key}: found {found!r}, expected one of {', '.join(map(str, choices))}"
     if not config.data.passages:
         yield "data.passages: empty, expected a .jsonl or .tsv file of passages, or 'demo:2016'"
+    for key, value in _items(config):
+        if not isinstance(value, ConfigDict | str):
+            yield from _range_problems(key, value)
     for part in ("encoder", "generator"):
-        if config[part].width % config[part].heads:
-            width, heads = config[part].width, config[part].heads
+        width, heads = config[part].width, config[part].heads
+        if heads > 0 and width % heads:
             yield f"{part}.width: found {width}, expected a multiple of {part}.heads = {heads}"
     for key, limit in {
         "length.question": "encoder.positions",
@@ -148,33 +205,32 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     }.items():
         if not 4 <= _get(config, key) <= _get(config, limit):
             yield f"{key}: found {_get(config, key)}, expected 4 to {limit} = {_get(config, limit)}"
-    for key in (
-        "retrieval.k",
-        "retrieval.score_scale",
-        "retriever.batch",
-        "evaluate.batch",
-        "evaluate.every",
-        "index.batch",
-    ):
-        if _get(config, key) <= 0:
-            yield f"{key}: found {_get(config, key)}, expected more than 0"
-    for stage in STAGES:
-        yield from _stage_problems(stage, config[stage])
+    for name in STAGES:
+        batch, parts = config[name].batch, config[name].accumulation
+        if parts > 0 and batch % parts:
+            yield f"{name}.batch: found {batch}, expected a multiple of {name}.accumulation = {parts}"
+    if len(config.hot_swap.questions) != 2:
+        yield f"hot_swap.questions: found {config.hot_swap.questions!r}, expected two files, one an edition"
 
 
-def _stage_problems(name: str, stage: ConfigDict) -> Iterator[str]:
-    if stage.steps < 0:
-        yield f"{name}.steps: found {stage.steps}, expected 0 or more"
-    for key in ("batch", "k", "accumulation"):
-        if stage[key] < 1:
-            yield f"{name}.{key}: found {stage[key]}, expected 1 or more"
-    if stage.batch % max(stage.accumulation, 1):
-        yield f"{name}.batch: found {stage.batch}, expected a multiple of {name}.accumulation = {stage.accumulation}"
-    if stage.learning_rate <= 0:
-        yield f"{name}.learning_rate: found {stage.learning_rate}, expected more than 0"
-    for key in ("substitution", "label_smoothing"):
-        if not 0 <= stage[key] < 1 and not (key == "substitution" and stage[key] == 1):
-            yield f"{name}.{key}: found {stage[key]}, expected 0 to 1"
+def _range_problems(key: str, value: Any) -> Iterator[str]:
+    """What is wrong with a number, or with one of several."""
+    group, _, name = key.rpartition(".")
+    for number in value if isinstance(value, tuple) else [value]:
+        if isinstance(number, str | bool):
+            continue
+        if name in SHARES:
+            right, expected = 0 <= number <= 1, "0 to 1"
+        elif name in LOSSES:
+            right, expected = 0 <= number < 1, "0 to below 1"
+        elif name in MORE_THAN_0:
+            right, expected = number > 0, "more than 0"
+        elif name in FROM_0 or (name == "steps" and group in STAGES):
+            right, expected = number >= 0, "0 or more"
+        else:
+            right, expected = number >= 1, "1 or more"
+        if not right:
+            yield f"{key}: found {value!r}, expected {expected}"
 
 
 def _get(config: ConfigDict, key: str):

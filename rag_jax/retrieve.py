@@ -54,7 +54,9 @@ class Retriever(NamedTuple):
 
 
 def check_questions(questions: Sequence[str]) -> None:
-    """Raises UserError naming the first question without words."""
+    """Raises UserError naming the first question without words, or for one string in place of several."""
+    if isinstance(questions, str):
+        raise UserError(f"questions: found the string '{questions}', expected a list of strings, as ['{questions}']")
     for number, question in enumerate(questions, 1):
         if not question.strip():
             raise UserError(f"question {number}: empty; expected some words")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rag_jax.config import default_config
+from rag_jax.config import default_config, validate
 from rag_jax.errors import UserError
 from rag_jax.files import read_json, write_json
 
@@ -35,5 +35,9 @@ class Workdir:
                 f"{self.folder}: holds no trained model (no {self.config.name}); run `python -m rag_jax.train` first"
             )
         config = default_config()
-        config.update(read_json(self.config))
+        try:
+            config.update(read_json(self.config))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"{self.config}: not a configuration ({error}); restore it or train again") from error
+        validate(config)
         return config

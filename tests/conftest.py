@@ -1,6 +1,14 @@
-"""Strict settings shared by every test: 8 virtual CPU devices, no rank promotion, no network."""
+"""Strict settings shared by every test: 8 virtual CPU devices, no rank promotion, no network; and one tiny run."""
 
+import fcntl
+import json
 import os
+import random
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -11,6 +19,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):
@@ -27,3 +36,149 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def rng():
     return jax.random.key(0)
+
+
+class Run:
+    """A trained tiny run: files about an invented land, and the commands that a user would type."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.workdir, self.index_after = folder, folder / "run", folder / "index_after"
+        self.foreign_index = folder / "index_of_another_encoder"
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            # The commands compile the same programs again and again, and run them for moments.
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+
+    def command(self, name, *arguments, stdin="", code=0, prelude=""):
+        """Runs `python -m rag_jax.NAME`, after a prelude in Python where one is given, and checks the exit code."""
+        start = ["-m", f"rag_jax.{name}"]
+        if prelude:
+            run = f"import runpy\nrunpy.run_module('rag_jax.{name}', run_name='__main__', alter_sys=True)"
+            start = ["-c", f"{prelude}\n{run}"]
+        done = subprocess.run(
+            [sys.executable, *start, *map(str, arguments)],
+            input=stdin, capture_output=True, text=True, cwd=self.folder, env=self.environment, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == code, f"{name} {arguments}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def records(self, path):
+        """The objects of a .jsonl file in the run's folder."""
+        return [json.loads(line) for line in (self.folder / path).read_text(encoding="utf-8").splitlines()]
+
+
+TOWNS = ("Brimholt", "Cladow", "Dunmere", "Eskford", "Fallowby", "Gritsea", "Hexwold", "Ilverton", "Jarrow", "Kestrel")
+GIVEN, FAMILY = ("Ada", "Bo", "Cyd", "Dov", "Eli", "Fay"), ("Quist", "Rook", "Stane", "Thrup", "Ulm", "Vane", "Wick")
+FORMS = ("what is the {relation} of {town}?", "{town}: which {relation}?")
+TINY = """
+from rag_jax.config import default_config
+
+
+def get_config(kind="token"):
+    config = default_config()
+    config.kind = kind
+    config.data.update(passages="passages_before.jsonl", train="train.jsonl", valid="valid.jsonl", test="test.jsonl")
+    config.length.update(question=16, passage=24, source=40, target=8)
+    config.tokenizer.update(encoder_vocab=320, generator_vocab=340)
+    tiny = dict(width=16, heads=2, ffn=32, positions=48, init_std=0.2)
+    config.encoder.update(**tiny, layers=1)
+    config.generator.update(**tiny, encoder_layers=1, decoder_layers=1)
+    config.retriever.update(steps=4, batch=8, warmup=1, inverse_cloze=0.25)
+    config.index.update(batch=16, kind="exact")
+    config.retrieval.update(k=3)
+    config.denoise.update(steps=2, batch=8, k=1, learning_rate=1e-3)
+    config.reader.update(steps=4, batch=8, k=2, learning_rate=1e-3, substitution=0.5, train_question_encoder=False)
+    config.joint.update(steps=4, batch=8, k=3, learning_rate=1e-3)
+    config.decode.max_length = 8
+    config.evaluate.update(batch=8, every=2, questions=6, recall=(1, 3))
+    config.hot_swap.update(questions=("mayors_before.jsonl", "mayors_after.jsonl"))
+    return config
+"""
+COUNT_TRACES = """
+import rag_jax.training.loop as loop
+step, traces = loop.train_step, []
+
+def counted(*arguments, **settings):
+    print("traced a training step")
+    return step(*arguments, **settings)
+
+loop.train_step = counted
+"""
+
+
+def write_land(folder: Path) -> None:
+    """30 passages in two editions, which differ in the mayors; 40 questions; 8 mayors asked for in both editions."""
+
+    def write(name, records):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    facts = {}  # (relation, town) -> text and answer of each edition
+    for n, town in enumerate(TOWNS):
+        mayors = [f"{GIVEN[(n + edition) % 6]} {FAMILY[(n + 3 * edition) % 7]}" for edition in (0, 1)]
+        facts["mayor", town] = [(f"{mayor} is the mayor of {town} and lives there.", mayor) for mayor in mayors]
+        facts["river", town] = [(f"The river of {town} is the {town[:4]}el.", f"{town[:4]}el")] * 2
+        facts["year", town] = [(f"{town} was founded in the year {1101 + 37 * n}.", str(1101 + 37 * n))] * 2
+    for edition, name in enumerate(("passages_before", "passages_after")):
+        write(name, ({"id": f"{r}/{t}", "title": t, "text": fact[edition][0]} for (r, t), fact in facts.items()))
+    asked = [
+        {"question": form.format(relation=r, town=t), "answer": fact[0][1], "passage_ids": [f"{r}/{t}"], "group": r}
+        for form in FORMS
+        for (r, t), fact in facts.items()
+    ]
+    asked = random.Random(0).sample(asked, 40)
+    for name, part in (("train", asked[:24]), ("valid", asked[24:30]), ("test", asked[30:])):
+        write(name, part)
+    groups = list(zip(TOWNS[:8], ["trained", "never trained"] * 4, strict=True))
+    for edition, name in enumerate(("mayors_before", "mayors_after")):
+        answers = [facts["mayor", town][edition][1] for town, _ in groups]
+        write(
+            name,
+            (
+                {"question": f"who is mayor of {town}?", "answer": answer, "group": group}
+                for (town, group), answer in zip(groups, answers, strict=True)
+            ),
+        )
+
+
+def train_tiny(run: Run) -> None:
+    """Every command once: retriever, an index per edition, training; and an index that says another encoder made it."""
+    from rag_jax.index.base import read_index_manifest, write_index_manifest
+
+    write_land(run.folder)
+    (run.folder / "tiny.py").write_text(TINY)
+    common = "--config=tiny.py", f"--workdir={run.workdir}"
+    run.command("train_retriever", *common)
+    run.command("build_index", *common)
+    run.command("build_index", *common, "--config.data.passages=passages_after.jsonl", f"--index={run.index_after}")
+    done = run.command("train", *common, prelude=COUNT_TRACES)
+    (run.folder / "train.log").write_text(done.stdout)
+    shutil.copytree(run.workdir / "index", run.foreign_index)
+    manifest = read_index_manifest(run.foreign_index)
+    write_index_manifest(run.foreign_index, replace(manifest, encoder_fingerprint="another"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, worker_id):
+    """A trained tiny run, made once for all workers of a session."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "tiny"
+    with (folder.with_suffix(".lock")).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "ready").exists():
+            folder.mkdir()
+            train_tiny(Run(folder))
+            (folder / "ready").touch()
+    return Run(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_rag(tiny_run):
+    """The trained tiny model in this process; leave its index as it was."""
+    from rag_jax import Rag
+
+    return Rag.load(tiny_run.workdir)

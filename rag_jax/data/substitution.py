@@ -15,8 +15,14 @@ from rag_jax.data.text import as_ids, one_spaced
 from rag_jax.data.tokenizer import Tokenizer
 
 CONSONANTS, VOWELS = "bcdfghjklmnprstvwxz", "aeiouy"
-ONSETS = [*CONSONANTS, "br", "ch", "cl", "dr", "fl", "gr", "pl", "qu", "sh", "st", "th", "tr"]
-CODAS = ["", "", "", "n", "r", "s", "l", "m", "th", "ck", "nd", "x", "t"]
+ONSETS = "b br c ch cl d dr f fl g gr h j k kl l m n p pl qu r s sh sk st t th tr v w y z".split()
+CODAS = ["", "", "", *"n r s l m th ck nd x t".split()]
+ACCENTS = {
+    "a": "áàâãäåă", "e": "éèêëě", "i": "íîï", "o": "óôõöø", "u": "úûü", "y": "ý", "c": "çčć", "d": "đð", "g": "ğ",
+    "l": "ł", "n": "ñń", "s": "šşș", "t": "țþ", "z": "žż",
+}  # fmt: skip
+ACCENTED = 0.15  # share of made-up words with an accented letter, so that the pieces of such letters are learned too
+RESIZED = 0.25
 OPENERS = ("(", "[", "{", '"', "'", "“", "‘", "«", "¿", "¡")
 TRIES = 50
 CHARACTER = 4  # the most bytes, hence tokens, of one character
@@ -56,27 +62,24 @@ class NameMaker:
         self._bank = _bank(np.random.default_rng(seed), tokenizer, self._blocked, size)
 
     def fresh(self, answer: str, rng: np.random.Generator) -> Form | None:
-        """A name for `answer`: a word for a word, 1-3 for several; numbers and symbols keep their shape.
+        """A name like `answer`, word for word: made-up words in its case, numbers and symbols in their shape.
 
-        "Marie Curie" may become "Trovelan", "Fe" "Ku", "1867" "4920", "12 March 1990" "37 Oldrine 6215". None
-        when no free name was found, as for a digit when all ten are blocked.
+        "Marie Curie" may become "Trovelan Quith", "Fe" "Ku", "1867" "4920", "12 March 1990" "37 Oldrine 6215". A name
+        of several words has another number of them one time in four. None when no free name was found, as for a digit
+        when all ten are blocked.
         """
         words = answer.split()
-        if not words:
+        named = len(words) > 1 and not any(character.isdecimal() for character in answer)
+        if named and rng.random() < RESIZED:
+            words = [words[i] for i in rng.integers(len(words), size=rng.integers(1, 4))]
+        drawn = [self._shaped(word, rng) if _has_shape(word) else self._word(word, rng) for word in words]
+        if not words or None in drawn or drawn == words:
             return None
-        shaped = [_has_shape(word) for word in words]
-        if any(character.isdecimal() for character in answer) or shaped == [True]:
-            drawn = [
-                self._shaped(word, rng) if odd else self._words(1, rng, word)
-                for word, odd in zip(words, shaped, strict=True)
-            ]
-        else:
-            drawn = [self._words(int(rng.integers(1, 4)) if len(words) > 1 else 1, rng, answer)]
-        return None if None in drawn or drawn == words else Form.of(self._tokenizer, " ".join(drawn))
+        return Form.of(self._tokenizer, " ".join(drawn))
 
-    def _words(self, count: int, rng: np.random.Generator, like: str) -> str:
-        words = " ".join(self._bank[i] for i in rng.integers(len(self._bank), size=count))
-        return words.lower() if like.islower() else words
+    def _word(self, like: str, rng: np.random.Generator) -> str:
+        word = "-".join(self._bank[rng.integers(len(self._bank))] for _ in re.split("[-'’]", like)[:2])
+        return word.lower() if like.islower() else word
 
     def _shaped(self, word: str, rng: np.random.Generator) -> str | None:
         if not plain_word(word):
@@ -171,19 +174,21 @@ def _same_kind(character: str, place: int, rng: np.random.Generator) -> str:
 
 
 def _bank(rng: np.random.Generator, tokenizer: Tokenizer, blocked: Collection[str], size: int) -> list[str]:
-    """`size` different made-up words, most of vocabulary pieces, to spread over it, some of syllables."""
+    """`size` different made-up words: three quarters from vocabulary pieces, to spread over it, the rest from syllables."""
     tokens = sorted(token.removeprefix("Ġ") for token in tokenizer.tokens())
-    starts = [token for token in tokens if re.fullmatch(r"[A-Z][a-z]{1,6}", token)]
-    starts += [onset.capitalize() + vowel for onset in ONSETS for vowel in VOWELS]
+    starts = [token for token in tokens if re.fullmatch(r"[A-Z][a-z]{0,6}", token)]
     parts = [token for token in tokens if re.fullmatch(r"[a-z]{2,7}", token)]
     words: dict[str, None] = {}
     while len(words) < size:
-        if parts and rng.random() < 0.75:
+        if starts and parts and rng.random() < 0.75:
             word = _one(rng, starts) + "".join(_one(rng, parts) for _ in range(rng.integers(1, 3)))
         else:
             word = "".join(_one(rng, ONSETS) + _one(rng, VOWELS) for _ in range(rng.integers(1, 4)))
             word = (word + _one(rng, CODAS)).capitalize()
-        if 3 <= len(word) <= 12 and word.lower() not in blocked:
+        if rng.random() < ACCENTED:
+            place = int(rng.integers(1, len(word))) if len(word) > 1 else 0
+            word = word[:place] + _one(rng, ACCENTS.get(word[place], word[place])) + word[place + 1 :]
+        if 3 <= len(word) <= 14 and plain_word(word) not in blocked:
             words[word] = None
     return list(words)
 

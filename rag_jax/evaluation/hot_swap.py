@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rag_jax.api import Rag
 from rag_jax.data.formats import Question
+from rag_jax.errors import UserError
 from rag_jax.evaluation.answers import Rate, predict
 from rag_jax.metrics.text import exact_match
 
@@ -12,8 +13,11 @@ from rag_jax.metrics.text import exact_match
 def square(rag: Rag, indexes: Sequence[Path], editions: Sequence[Sequence[Question]]) -> Iterator[tuple[str, Rate]]:
     """Yields EM for every index against every edition of the answers, by group; the questions are the same in both.
 
-    The questions of an edition whose answers did not change belong into neither.
+    The questions of an edition whose answers did not change belong into neither. The first index is open afterwards.
     """
+    for questions in editions[1:]:
+        if [question.text for question in questions] != [question.text for question in editions[0]]:
+            raise UserError("config.hot_swap.questions: found other questions in the second file, expected the same")
     for number, index in enumerate(indexes, 1):
         rag.swap_index(index)
         said = [prediction.text for prediction in predict(rag, editions[0])]
@@ -26,3 +30,4 @@ def square(rag: Rag, indexes: Sequence[Path], editions: Sequence[Sequence[Questi
                 ]
                 name = f"index {number}, answers {edition}" + (f", {group}" if group else "")
                 yield name, Rate.of(values)
+    rag.swap_index(indexes[0])

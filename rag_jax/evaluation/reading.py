@@ -8,6 +8,7 @@ from rag_jax.api import Rag
 from rag_jax.data.formats import Question
 from rag_jax.data.substitution import Form, NameMaker, Substitution
 from rag_jax.data.text import Document
+from rag_jax.errors import UserError
 from rag_jax.evaluation.answers import Change, Documents, Rate, predict
 from rag_jax.metrics.text import normalise
 from rag_jax.retrieve import NOTHING
@@ -37,17 +38,17 @@ def _without(questions: Sequence[Question]) -> Change:
 
 def _of_another(rag: Rag, questions: Sequence[Question]) -> Change:
     """The passages of the question half a list away, moved on while it shares an answer."""
+    gold = [{normalise(answer) for answer in question.answers} for question in questions]
     others = []
-    for number, question in enumerate(questions):
-        wanted = set(map(normalise, question.answers))
-        far = (number + len(questions) // 2 + step for step in range(len(questions)))
-        others.append(
-            next(
-                i % len(questions)
-                for i in far
-                if wanted.isdisjoint(map(normalise, questions[i % len(questions)].answers))
+    for number, wanted in enumerate(gold):
+        far = ((number + len(gold) // 2 + step) % len(gold) for step in range(len(gold)))
+        other = next((i for i in far if wanted.isdisjoint(gold[i])), None)
+        if other is None:
+            raise UserError(
+                f"--parts=reading: every question shares an answer with question '{questions[number].id}', "
+                "expected questions with different answers in config.data.test"
             )
-        )
+        others.append(other)
 
     def change(numbers: Sequence[int], documents_BK: Documents) -> tuple[Documents, list[tuple[str, ...]]]:
         found = rag.retrieve([questions[others[number]].text for number in numbers])

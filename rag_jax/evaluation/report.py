@@ -21,6 +21,12 @@ def evaluate(rag: Rag, config: ConfigDict, folder: Path, *, parts: Iterable[str]
     unknown = [part for part in parts if part not in measures]
     if unknown:
         raise UserError(f"--parts: found {', '.join(unknown)}, expected some of {', '.join(measures)}")
+    if {"test", "reading"} & set(parts) and not config.data.test:
+        raise UserError("config.data.test: empty, expected a .jsonl file of questions, or 'demo:test'")
+    if "hot_swap" in parts and not (swap_index and all(config.hot_swap.questions)):
+        raise UserError(
+            "--parts=hot_swap: expected --swap_index, a second index, and config.hot_swap.questions, two files"
+        )
     for part in parts:
         print(f"{part.replace('_', ' '):<56} percent  [95% interval]  sum of count", flush=True)
         results = {}
@@ -42,10 +48,6 @@ def _reading(rag: Rag, config: ConfigDict, *_) -> Iterator[tuple[str, Rate]]:
 
 
 def _hot_swap(rag: Rag, config: ConfigDict, _, swap_index: str | None) -> Iterator[tuple[str, Rate]]:
-    if not swap_index or not all(config.hot_swap.questions):
-        raise UserError(
-            "--parts=hot_swap: expected --swap_index, a second index, and config.hot_swap.questions, two files"
-        )
     editions = [tasks.questions(source) for source in config.hot_swap.questions]
     yield from square(rag, [rag.retriever.index.folder, Path(swap_index)], editions)
 

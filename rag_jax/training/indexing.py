@@ -27,6 +27,7 @@ def build(config: ConfigDict, place: Workdir, folder: str | Path) -> None:
         raise UserError(
             f"config.index.batch: found {config.index.batch}, expected a multiple of {len(parallel.devices)} devices"
         )
+    init.newest_retriever(place.retriever)  # before anything is written
     encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
     model = rag_config(config, encoder_tokenizer, generator_tokenizer).question_encoder
     params = init.retriever_params(place.retriever, model, shared=config.retriever.shared, parallel=parallel)

@@ -18,12 +18,18 @@ from rag_jax.training.step import TrainState
 
 def retriever_params(folder: Path, config: BertConfig, *, shared: bool, parallel: Pmap) -> dict[str, Any]:
     """The newest parameters of train_retriever: {'question_encoder'} and, unless shared, {'passage_encoder'}."""
+    checkpoints, step = newest_retriever(folder)
+    init = jax.eval_shape(lambda key: retriever.init_params(config, key, shared=shared), jax.random.key(0))
+    return checkpoints.restore(step, params=parallel.abstract_whole(init))["params"]
+
+
+def newest_retriever(folder: Path) -> tuple[Checkpoints, int]:
+    """The checkpoints of train_retriever and the newest of them; UserError where there is none."""
     checkpoints = Checkpoints(folder) if folder.is_dir() else None
     step = checkpoints.latest() if checkpoints else None
     if step is None:
         raise UserError(f"{folder}: holds no trained retriever; run `python -m rag_jax.train_retriever` first")
-    init = jax.eval_shape(lambda key: retriever.init_params(config, key, shared=shared), jax.random.key(0))
-    return checkpoints.restore(step, params=parallel.abstract_whole(init))["params"]
+    return checkpoints, step
 
 
 def passage_fingerprint(config: BertConfig, params: dict[str, Any]) -> str:
@@ -31,8 +37,18 @@ def passage_fingerprint(config: BertConfig, params: dict[str, Any]) -> str:
     return encoder_fingerprint(config, jax.device_get(retriever.passage_encoder(params)))
 
 
+def check_encoder(checkpoints: Checkpoints, fingerprint: str) -> None:
+    """UserError for a run that was begun with the index of another passage encoder."""
+    step = checkpoints.latest()
+    if step is not None and (found := checkpoints.extra(step)["passage_encoder"]) != fingerprint:
+        raise UserError(
+            f"{checkpoints.folder / str(step)}: trained with the index of passage encoder {found}, not of {fingerprint}; "
+            "the retriever was trained again: delete the checkpoints, or train in another --workdir"
+        )
+
+
 class Progress(NamedTuple):
-    """A state, the stage it belongs to and the ids already found for its next batch: all that the loop needs to go on."""
+    """A state, its stage and the ids already found for its next batch: all that the loop needs to go on."""
 
     stage: str
     state: TrainState
@@ -50,6 +66,11 @@ def resume(
     if step is None:
         return None
     extra = checkpoints.extra(step)
+    if extra["stage"] not in optimizers:
+        raise UserError(
+            f"{checkpoints.folder / str(step)}: made in the stage '{extra['stage']}', which now has no steps; "
+            f"give config.{extra['stage']}.steps its number again, or train in another --workdir"
+        )
     params = jax.eval_shape(lambda key: rag.init_params(model, key), jax.random.key(0))
     optimizer = jax.eval_shape(optimizers[extra["stage"]].init, params)
     trees = checkpoints.restore(

@@ -34,6 +34,7 @@ def train(config: ConfigDict, place: Workdir) -> None:
     parallel = Pmap()
     stages = {name: config[name] for name in STAGES if config[name].steps}
     check_batches(config, stages, parallel)
+    init.newest_retriever(place.retriever)  # before anything is written
     encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     encoder = init.retriever_params(
@@ -47,11 +48,12 @@ def train(config: ConfigDict, place: Workdir) -> None:
         tasks.questions(config.data.train),
         tasks.questions(config.data.valid)[: config.evaluate.questions],
     )
-    place.save_config(config)
 
     optimizers = {name: optimizer(stage, TRAINED[stage.train_question_encoder]) for name, stage in stages.items()}
     checkpoints = Checkpoints(place.checkpoints)
+    init.check_encoder(checkpoints, fingerprint)
     progress = init.resume(checkpoints, model, optimizers, parallel)
+    place.save_config(config)
     params = progress.state.params if progress else init.from_parts(model, encoder, config.seed, parallel)
     first_steps = dict(zip(stages, _running_sum(stage.steps for stage in stages.values()), strict=True))
     done = first_steps[progress.stage] + int(progress.state.step) if progress else 0
@@ -64,7 +66,7 @@ def train(config: ConfigDict, place: Workdir) -> None:
                 continue
             resumed = progress if progress and progress.stage == name else None
             state = resumed.state if resumed else TrainState(jnp.int32(0), params, optimizers[name].init(params))
-            state = state._replace(step=parallel.put_whole(state.step))
+            state = parallel.put_whole(state)  # elsewhere, the first step would compile a program of its own
             source = make_source(name, stage, config, rag, questions, valid)
 
             def save(state: TrainState, next_ids: Any, *, score: float, name: str = name, first: int = first) -> None:

@@ -89,7 +89,7 @@ def retriever_step(
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from the mean loss over all devices' questions; returns it with {'loss', 'in_batch_accuracy'}."""
-    key = jax.random.key(seed, impl="rbg")
+    key = jax.random.key(seed)
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), across.index())
     loss = partial(in_batch_loss, across=across, config=config, scale=scale)
     gradient, sums = jax.grad(loss, has_aux=True)(state.params, batch, key)

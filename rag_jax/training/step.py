@@ -67,7 +67,7 @@ def train_step(
 
     Returns the new state and {'loss': nats per text token, 'gradient_norm': of the mean gradient}.
     """
-    key = jax.random.key(objective.seed, impl="rbg")  # threefry costs a tenth of a small model's step
+    key = jax.random.key(objective.seed)
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), across.index())
     loss = partial(loss_sums, config=config, objective=objective)
     sums, gradient = _accumulate(loss, state.params, batch, key, objective.accumulation)
@@ -76,7 +76,7 @@ def train_step(
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     metrics = {
         "loss": -sums.log_likelihood / jnp.maximum(sums.text_tokens, 1.0),
-        "gradient_norm": optax.global_norm(gradient),
+        "gradient_norm": optax.tree.norm(gradient),
     }
     return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
@@ -106,11 +106,13 @@ def loss_sums(
         config.kind, likelihood, prior_BK, batch.target_BT, mask_BT, label_smoothing=objective.label_smoothing
     )
     marginal = rag_token_log_likelihood if config.kind == "token" else rag_sequence_log_likelihood
-    loss = jnp.sum(loss_B * batch.weight_B)
+    log_likelihood_B = marginal(likelihood.logp_BKT, prior_BK, text_BT)
+    asked_B = batch.weight_B > 0  # padding may have no document, hence an infinite loss, which 0 does not undo
+    loss = jnp.sum(jnp.where(asked_B, loss_B * batch.weight_B, 0.0))
     return loss, Sums(
         loss=loss,
         tokens=jnp.sum(mask_BT * batch.weight_B[:, None]),
-        log_likelihood=jnp.sum(marginal(likelihood.logp_BKT, prior_BK, text_BT) * batch.weight_B),
+        log_likelihood=jnp.sum(jnp.where(asked_B, log_likelihood_B * batch.weight_B, 0.0)),
         text_tokens=jnp.sum(text_BT * batch.weight_B[:, None]),
     )
 

@@ -34,7 +34,7 @@ RELATIONS = (
             "what city serves as the capital of {entity}?",
             "where is the seat of government of {entity}?",
             "{entity}: which city is its capital?",
-            "the government of {entity} sits in which capital city?",
+            "which city is the seat of the government of {entity}?",
         ),
     ),
     Relation(
@@ -54,7 +54,7 @@ RELATIONS = (
             "with what currency do shops in {entity} work?",
             "{entity}: what is its currency?",
             "what do people in {entity} use as money?",
-            "what currency would I need in {entity}?",
+            "in which currency do people in {entity} pay?",
         ),
     ),
     Relation(
@@ -74,7 +74,7 @@ RELATIONS = (
             "{entity}: what is its symbol?",
             "in formulas {entity} is written how?",
             "which symbol stands for the element {entity}?",
-            "what is the abbreviation for the element {entity}?",
+            "with which symbol is {entity} written in the periodic table?",
         ),
     ),
     Relation(
@@ -94,7 +94,7 @@ RELATIONS = (
             "{entity}: what is its atomic number?",
             "what is the number of protons in {entity}?",
             "which place number has the element {entity}?",
-            "what number does {entity} have in the periodic table?",
+            "which atomic number does {entity} have in the periodic table?",
         ),
     ),
     Relation(
@@ -114,7 +114,7 @@ RELATIONS = (
             "{entity}: into what does this river flow?",
             "the waters of the {entity} reach which sea, lake or river?",
             "into which water does the {entity} run?",
-            "where is the mouth of the {entity}?",
+            "where do the waters of the river {entity} end?",
         ),
     ),
     Relation(
@@ -134,7 +134,7 @@ RELATIONS = (
             "{entity}: what is its Latin name?",
             "what is the {entity} in Latin?",
             "by which species name do biologists know the {entity}?",
-            "how is the {entity} called in biology?",
+            "which scientific name do biologists use for the {entity}?",
         ),
     ),
     Relation(
@@ -154,7 +154,7 @@ RELATIONS = (
             "{entity}: whose moon is it?",
             "which planet is circled by {entity}?",
             "what does the moon {entity} orbit?",
-            "what planet has {entity} as a satellite?",
+            "which planet has {entity} as a moon?",
         ),
     ),
     Relation(
@@ -214,7 +214,7 @@ RELATIONS = (
             "{entity}: who is its artist?",
             "whose work of art is {entity}?",
             "the {kind} {entity} is by which artist?",
-            "whose hand created {entity}?",
+            "by which artist was the {kind} {entity} made?",
         ),
     ),
     Relation(
@@ -234,7 +234,7 @@ RELATIONS = (
             "{entity}: who is its director?",
             "who made the movie {entity}?",
             "the {kind} {entity} is by which director?",
-            "who was the film maker behind {entity}?",
+            "by whom was the {kind} {entity} directed?",
         ),
     ),
     Relation(
@@ -254,7 +254,7 @@ RELATIONS = (
             "{entity}: who is its inventor?",
             "whose invention is the {entity}?",
             "who came up with the idea of the {entity}?",
-            "to whom do we owe the {entity}?",
+            "which person invented the {entity}?",
         ),
     ),
     Relation(
@@ -294,7 +294,7 @@ RELATIONS = (
             "{entity}: who is its founder?",
             "who created the business {entity}?",
             "whose company was {entity} at its start?",
-            "which person set up {entity}?",
+            "which person founded the company {entity}?",
         ),
     ),
     Relation(
@@ -314,7 +314,7 @@ RELATIONS = (
             "{entity}: in which city is it?",
             "where can visitors find {entity}?",
             "the {kind} {entity} stands in which city?",
-            "to which city must I go to see {entity}?",
+            "what is the city where {entity} stands?",
         ),
     ),
     Relation(
@@ -334,7 +334,7 @@ RELATIONS = (
             "{entity}: when was it?",
             "which year saw {entity}?",
             "the {kind} {entity} was in what year?",
-            "what is the date of {entity}?",
+            "in what year did the {kind} {entity} take place?",
         ),
     ),
     Relation(
@@ -354,7 +354,7 @@ RELATIONS = (
             "{entity}: where was the birth?",
             "what city was the {profession} {entity} born in?",
             "where did the life of {entity} begin?",
-            "{entity} came into the world in which place?",
+            "{entity} was born in which town?",
         ),
     ),
     Relation(

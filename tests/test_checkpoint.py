@@ -1,0 +1,150 @@
+"""Checkpoints: bit-equal round trips, which ones are kept, and damage of any file found by name."""
+
+import shutil
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rag_jax.checkpoint import CHECKSUMS, Checkpoints
+from rag_jax.errors import UserError
+from rag_jax.parallel import Pmap
+
+EXTRA = {"stage": "reader", "next_ids": [[3, -1], [0, 12]], "passage_encoder": "0123abcd"}
+
+
+class Moments(NamedTuple):
+    """Stands for an optimizer's state."""
+
+    count: jax.Array
+    mean: dict
+
+
+def trees(seed=0):
+    """Parameters and optimizer with the types that occur: fp32, bf16, int32 scalars, tuples, named tuples."""
+    rng = np.random.default_rng(seed)
+    params = {
+        "question_encoder": {"kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)},
+        "generator": {"layers": {"bias": jnp.asarray(rng.normal(size=5), jnp.bfloat16)}, "odd": jnp.float32(-0.0)},
+    }
+    optimizer = {"step": jnp.int32(7), "adam": (Moments(jnp.int32(3), params["generator"]), ())}
+    return params, optimizer
+
+
+def abstract(tree):
+    """What is to be restored: the shapes, whole on every device."""
+    return Pmap().abstract_whole(jax.eval_shape(lambda: tree))
+
+
+def bits(tree):
+    """Structure, types and bytes."""
+    return jax.tree.structure(tree), [
+        (leaf.dtype, leaf.shape, np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(tree)
+    ]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with the one checkpoint 5."""
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(5, *trees(), score=0.25, extra=EXTRA)
+    checkpoints.close()
+    return folder
+
+
+def test_restores_the_same_bits(saved):
+    checkpoints, (params, optimizer) = Checkpoints(saved), trees()
+    restored = checkpoints.restore(checkpoints.latest(), params=abstract(params), optimizer=abstract(optimizer))
+    assert bits(restored) == bits({"params": params, "optimizer": optimizer})
+    assert checkpoints.extra(5) == EXTRA
+    checkpoints.close()
+
+
+def test_restores_one_tree_whole_onto_every_device(saved):
+    checkpoints = Checkpoints(saved)
+    restored = checkpoints.restore(5, params=abstract(trees()[0]))
+    assert list(restored) == ["params"]
+    for leaf in jax.tree.leaves(restored):
+        assert leaf.sharding.is_fully_replicated and leaf.sharding.device_set == set(jax.devices())
+    checkpoints.close()
+
+
+def test_an_empty_folder_holds_nothing(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "new")
+    assert checkpoints.latest() is None and checkpoints.best() is None
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    "scores, kept, best",
+    [([0.5, 0.6, 0.3, 0.1], [2, 4], 2), ([0.5, 0.5, 0.2], [2, 3], 2), ([0.1, 0.2, 0.3], [3], 3), ([-1.0, 0.0], [2], 2)],
+)
+def test_the_newest_and_the_best_are_kept(tmp_path, scores, kept, best):
+    checkpoints = Checkpoints(tmp_path)
+    for step, score in enumerate(scores, 1):
+        checkpoints.save(step, {"a": jnp.full(2, step)}, {"b": jnp.zeros(1)}, score=score, extra={"score": score})
+    assert (checkpoints.latest(), checkpoints.best()) == (len(scores), best)
+    checkpoints.close()
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == kept
+    again = Checkpoints(tmp_path)
+    assert (again.latest(), again.best()) == (len(scores), best)
+    assert again.extra(best) == {"score": scores[best - 1]}
+    assert again.restore(best, params=abstract({"a": jnp.zeros(2, jnp.int32)}))["params"]["a"].tolist() == [best, best]
+    again.close()
+
+
+@pytest.mark.parametrize("place", range(22))
+def test_a_flipped_bit_is_found_in_any_file(saved, tmp_path, place, capfd):
+    folder = shutil.copytree(saved, tmp_path / "copy")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert 12 <= len(files) <= 22  # so that each is damaged once at least
+    path, rng = files[place % len(files)], np.random.default_rng(place)
+    content = bytearray(path.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        checkpoints = Checkpoints(folder)
+        checkpoints.extra(checkpoints.latest())
+    named = path.name if path.name == CHECKSUMS else str(path)
+    assert named in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_missing_file_is_named(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "copy")
+    gone = next((folder / "5" / "params").rglob("d/*"))
+    gone.unlink()
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(UserError, match=gone.name):
+        checkpoints.restore(5, params=abstract(trees()[0]))
+    checkpoints.close()
+
+
+def test_a_kill_before_the_checksums_loses_nothing(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "copy")
+    (folder / "5" / CHECKSUMS).unlink()
+    checkpoints, (params, _) = Checkpoints(folder), trees()
+    assert bits(checkpoints.restore(checkpoints.latest(), params=abstract(params))["params"]) == bits(params)
+    assert (folder / "5" / CHECKSUMS).exists()
+    checkpoints.close()
+
+
+def test_another_configuration_is_told_by_its_differences(saved):
+    params, _ = trees()
+    params["question_encoder"]["kernel"] = jnp.zeros((3, 8))
+    params["generator"]["new"] = jnp.zeros(2)
+    del params["generator"]["odd"]
+    checkpoints = Checkpoints(saved)
+    with pytest.raises(UserError) as error:
+        checkpoints.restore(5, params=abstract(params))
+    first, *differences = str(error.value).splitlines()
+    assert str(saved / "5") in first and "another configuration" in first
+    assert [line.strip() for line in differences] == [
+        "params/generator/new: found nothing, expected (2,)",
+        "params/generator/odd: found (), expected nothing",
+        "params/question_encoder/kernel: found (3, 4), expected (3, 8)",
+    ]
+    checkpoints.close()

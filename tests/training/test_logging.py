@@ -1,0 +1,71 @@
+"""What a run tells: metrics that a resumed run takes up without repeats, pace, and the end at a NaN."""
+
+import json
+import sys
+import time
+
+import jax.numpy as jnp
+import pytest
+
+from rag_jax.errors import UserError
+from rag_jax.training.logging import Pace, RunLog, finite
+
+
+def steps(path):
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_a_resumed_run_goes_on_after_the_restored_step(tmp_path):
+    path = tmp_path / "run" / "metrics.jsonl"
+    with RunLog(path.parent) as log:
+        for step in range(10):
+            log.write(step, {"stage": "joint", "loss": step / 4})
+    with path.open("a") as file:
+        file.write('{"step": 10, "lo')  # a kill in the middle of a line
+    with RunLog(path.parent, resume_at=6) as log:
+        assert steps(path) == [0, 1, 2, 3, 4, 5]
+        log.write(6, {"loss": 9.0})
+        assert steps(path) == [0, 1, 2, 3, 4, 5, 6]  # to be read while the run goes on
+    assert json.loads(path.read_text().splitlines()[3]) == {"step": 3, "stage": "joint", "loss": 0.75}
+
+
+def test_a_fresh_run_starts_an_empty_file(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
+    with RunLog(tmp_path):
+        assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_the_live_line_is_for_a_terminal_and_makes_way_for_lines_that_stay(tmp_path, capsys, monkeypatch):
+    with RunLog(tmp_path) as log:
+        log.live("unseen")
+        log.say("stays")
+        assert capsys.readouterr() == ("stays\n", "")
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        log.live("a long line")
+        log.live("short")
+        assert capsys.readouterr().err == "\ra long line\rshort      "
+        log.say("stays")
+        assert capsys.readouterr() == ("stays\n", "\n")
+
+
+def test_pace_counts_from_where_it_was_made():
+    pace = Pace(first=20, steps=100, batch=8)
+    pace._began -= 50
+    pace.waited = 10
+    metrics = pace.metrics(step=40)  # 20 steps in 50 seconds
+    assert metrics["questions_per_second"] == pytest.approx(20 * 8 / 50, rel=0.05)
+    assert metrics["retrieval_wait"] == pytest.approx(0.2, rel=0.05)
+    assert metrics["eta_seconds"] == pytest.approx(60 * 50 / 20, rel=0.05)
+    assert pace.metrics(step=100)["eta_seconds"] == 0
+    assert time.monotonic() - pace._began >= 50
+
+
+def test_metrics_become_numbers():
+    assert finite("joint", 3, {"loss": jnp.float32(0.5), "hits": jnp.int32(2)}) == {"loss": 0.5, "hits": 2.0}
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(value):
+    with pytest.raises(UserError, match=r"^joint step 12: .*not finite.*nan|inf.*lower joint\.learning_rate") as error:
+        finite("joint", 12, {"loss": jnp.float32(1), "gradient_norm": jnp.float32(value)})
+    assert "the last checkpoint is intact" in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,256 @@
+"""The bi-encoder's training: the in-batch softmax by hand, gathered negatives on eight devices, and its batches."""
+
+from collections import Counter
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from rag_jax.data.formats import Passage, Question
+from rag_jax.data.tokenizer import train_wordpiece
+from rag_jax.training.retriever import (
+    PairBatch,
+    Pairs,
+    encode_passages,
+    init_params,
+    passage_encoder,
+    retriever_step,
+)
+from rag_jax.training.step import TrainState
+
+B, Q, P, SCALE = 8, 5, 7, 0.3
+CASES = {"shared": 1, "two encoders": 3}  # passages a question: the positive, and 0 or 2 hard negatives
+
+
+def pair_batch(N, seed=0):
+    """Random ids with padding; about a quarter of the passages is no negative, among them all of column `masked`."""
+    rng = np.random.default_rng(seed)
+    question_BQ, passage_BNP = (rng.integers(1, 20, shape).astype(np.int32) for shape in ((B, Q), (B, N, P)))
+    question_BQ[2, 3:] = passage_BNP[5, :, 4:] = 0
+    passage_BNP[:3, 0, :Q], passage_BNP[:3, 0, Q:] = question_BQ[:3], 0  # easy ones
+    negative_BC = rng.random((B, B * N)) < 0.75
+    if N > 1:
+        negative_BC[:, MASKED] = False
+    return PairBatch(question_BQ, passage_BNP, negative_BC)
+
+
+MASKED = 4  # the first hard negative of question 1, where there are three passages a question
+
+
+@pytest.fixture(scope="module")
+def weights(tiny, params):
+    """name of a case -> its parameters; two encoders differ."""
+    encoder = params["question_encoder"]
+    other = jax.tree.map(lambda leaf: leaf * np.float32(0.9) + np.float32(0.02), encoder)
+    return {
+        "shared": {"question_encoder": encoder},
+        "two encoders": {"question_encoder": encoder, "passage_encoder": other},
+    }
+
+
+@pytest.fixture(scope="module")
+def stepped(tiny, weights, devices):
+    """(case, devices) -> function(batch) -> (gradient, metrics, state) of a step of SGD."""
+
+    @cache
+    def program(case, count):
+        parallel = devices[count]
+        step = parallel.step(retriever_step, config=tiny.bert, optimizer=tiny.sgd(), scale=SCALE, seed=0)
+
+        def run(batch):
+            state = TrainState(jnp.int32(0), weights[case], tiny.sgd().init(weights[case]))
+            after, metrics = jax.device_get(step(parallel.put_whole(state), parallel.put_batch(batch)))
+            return after.opt_state[0].trace, metrics, after
+
+        return run
+
+    return program
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_loss_is_the_softmax_computed_by_hand(tiny, weights, stepped, case):
+    batch = pair_batch(CASES[case])
+    encode = jax.jit(partial(encode_passages, tiny.bert))
+    query_BE = np.asarray(encode(weights[case]["question_encoder"], batch.question_BQ), np.float64)
+    passage_CE = np.asarray(encode(passage_encoder(weights[case]), batch.passage_BNP.reshape(-1, P)), np.float64)
+    losses, hits = [], 0
+    for b, query_E in enumerate(query_BE):
+        score_C, positive = SCALE * passage_CE @ query_E, b * CASES[case]
+        rivals = [c for c in range(len(score_C)) if c != positive and batch.negative_BC[b, c]]
+        losses.append(np.log(1 + sum(np.exp(score_C[c] - score_C[positive]) for c in rivals)))
+        hits += all(score_C[positive] > score_C[c] for c in rivals)
+    _, metrics, state = stepped(case, 1)(batch)
+    assert metrics["loss"] == pytest.approx(np.mean(losses), rel=3e-6)
+    assert metrics["in_batch_accuracy"] == pytest.approx(hits / B) and 0 < hits < B
+    assert state.step == 1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_eight_devices_make_the_step_of_one(tiny, stepped, case):
+    batch = pair_batch(CASES[case])
+    (alone, metrics, state), (together, metrics_of_8, state_of_8) = (stepped(case, n)(batch) for n in (1, 8))
+    tiny.assert_close(together, alone)
+    tiny.assert_close(state_of_8.params, state.params)
+    assert metrics_of_8["loss"] == pytest.approx(metrics["loss"], rel=1e-6)
+    assert metrics_of_8["in_batch_accuracy"] == metrics["in_batch_accuracy"]
+    assert state_of_8.step == 1 and jax.tree.structure(state_of_8) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_both_encoders_learn_and_masked_passages_teach_nothing(tiny, stepped, count):
+    run, batch = stepped("two encoders", count), pair_batch(3)
+    gradient, metrics, _ = run(batch)
+    for tree in gradient.values():
+        kernels = [leaf for path, leaf in jax.tree.leaves_with_path(tree) if path[-1].key == "kernel"]
+        assert len(kernels) == 6 and all(np.abs(leaf).max() > 1e-5 for leaf in kernels)
+    other = batch.passage_BNP.copy()
+    other.reshape(-1, P)[MASKED] = 11
+    changed, changed_metrics, _ = run(batch._replace(passage_BNP=other))
+    assert tiny.bits((changed, changed_metrics)) == tiny.bits((gradient, metrics))
+    # The positive of question 7 is a negative of others, which live on other devices where there are eight.
+    assert batch.negative_BC[:7, 21].any()
+    other = batch.passage_BNP.copy()
+    other[7, 0] = 11
+    assert tiny.bits(run(batch._replace(passage_BNP=other))[0]) != tiny.bits(gradient)
+
+
+def test_an_encoder_of_its_own_starts_from_the_same_weights(tiny):
+    shared, both = (init_params(tiny.bert, jax.random.key(5), shared=shared) for shared in (True, False))
+    assert list(shared) == ["question_encoder"] and list(both) == ["question_encoder", "passage_encoder"]
+    assert tiny.bits(both["passage_encoder"]) == tiny.bits(both["question_encoder"]) == tiny.bits(shared)
+    assert passage_encoder(shared) is shared["question_encoder"]
+    assert passage_encoder(both) is both["passage_encoder"]
+    pointers = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(both)}
+    assert len(pointers) == len(jax.tree.leaves(both))  # donating one must not take the other
+
+
+PASSAGES = [
+    Passage("p0", "radium", "marie curie discovered radium in her shed at paris long ago"),
+    Passage("p1", "radium", "radium glows with a pale blue light for many quiet years"),
+    Passage("p2", "polonium", "the metal was named by marie curie after poland her home"),
+    Passage("p3", "rivers", "one long river runs through warsaw on its way to danzig"),
+    Passage("p4", "rivers", "another water east of there is called narew by everybody"),
+    Passage("p5", "rivers", "vistula means this long river in older books and maps"),
+]
+QUESTIONS = [
+    Question("q0", "who discovered radium", ("Marie Curie",), ("p0",)),
+    Question("q1", "radium was found by whom", ("nobody else", "The marie CURIE!"), ("p0",)),
+    Question("q2", "what was named after poland", ("metal",), ("p2", "p0")),
+    Question("q3", "what runs through warsaw", ("The long river",), ("p3",)),
+    Question("q4", "who knows", ("x",)),
+]
+LENGTH = ConfigDict({"question": 24, "passage": 32})
+
+
+@pytest.fixture(scope="module")
+def wordpiece(tmp_path_factory):
+    texts = [f"{passage.title} {passage.text}" for passage in PASSAGES] + [question.text for question in QUESTIONS]
+    return train_wordpiece(texts, 400, tmp_path_factory.mktemp("wordpiece") / "encoder")
+
+
+@pytest.fixture(scope="module")
+def make_pairs(wordpiece):
+    def make(questions=QUESTIONS, inverse_cloze=0.0, hard_negatives=0):
+        return Pairs(PASSAGES, questions, wordpiece, LENGTH, inverse_cloze=inverse_cloze, hard_negatives=hard_negatives)
+
+    return make
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def encoded(wordpiece, rows, texts=None):
+    texts = texts or [PASSAGES[row].text for row in rows]
+    return wordpiece.passage_pair_ids([PASSAGES[row].title for row in rows], texts, LENGTH.passage)
+
+
+def test_questions_come_with_their_passages(wordpiece, make_pairs):
+    pairs = make_pairs()
+    assert [question.id for question, _ in pairs.asked] == ["q0", "q1", "q2", "q3"]
+    batch = pairs.batch(np.array([2, 0, 3]), rng())
+    asked = [QUESTIONS[i].text for i in (2, 0, 3)]
+    np.testing.assert_array_equal(batch.question_BQ, wordpiece.question_ids(asked, LENGTH.question))
+    np.testing.assert_array_equal(batch.passage_BNP[:, 0], encoded(wordpiece, [2, 0, 3]))
+    assert batch.passage_BNP.shape == (3, 1, LENGTH.passage) and batch.passage_BNP.dtype == np.int32
+
+
+def test_duplicates_of_the_positive_and_passages_with_the_answer_are_no_negatives(make_pairs):
+    negative_BC = make_pairs().batch(np.arange(4), rng()).negative_BC
+    expected = [  # passages p0, p0, p2, p3
+        [0, 0, 0, 1],  # p0 is the positive, twice; p2 holds "marie curie"
+        [0, 0, 0, 1],  # another answer does not, but one suffices
+        [1, 1, 0, 1],
+        [1, 1, 1, 0],
+    ]
+    np.testing.assert_array_equal(negative_BC, np.array(expected, bool))
+
+
+def test_hard_negatives_share_the_title_and_do_not_hold_the_answer(wordpiece, make_pairs):
+    pairs, chosen = make_pairs(hard_negatives=2), Counter()
+    for seed in range(20):
+        batch = pairs.batch(np.array([0, 3, 2]), rng(seed))
+        np.testing.assert_array_equal(batch.passage_BNP[:, 0], encoded(wordpiece, [0, 3, 2]))
+        np.testing.assert_array_equal(batch.passage_BNP[0, 1:], encoded(wordpiece, [1, 1]))
+        np.testing.assert_array_equal(batch.passage_BNP[1, 1:], encoded(wordpiece, [4, 4]))  # p5 holds "long river"
+        rows = [find(wordpiece, ids) for ids in batch.passage_BNP[2, 1:]]  # no sibling: any passage
+        chosen.update(rows)
+        allowed = [0, 1, 1, 3, 4, 4, 2, *rows]
+        np.testing.assert_array_equal(batch.negative_BC[2], [row != 2 for row in allowed])
+        assert batch.negative_BC[0].tolist() == [row not in (0, 2) for row in allowed]
+    assert set(chosen) == set(range(6))
+
+
+def find(wordpiece, ids_P):
+    (row,) = np.flatnonzero((encoded(wordpiece, range(len(PASSAGES))) == ids_P).all(axis=1))
+    return int(row)
+
+
+def test_inverse_cloze_spans_come_from_their_passage(wordpiece, make_pairs):
+    batch = make_pairs(inverse_cloze=1.0).batch(np.zeros(96, int), rng())
+    kept, rows = 0, []
+    for question_Q, (passage_P,) in zip(batch.question_BQ, batch.passage_BNP, strict=True):
+        span = wordpiece.decode(question_Q).split()
+        (row,) = [row for row, passage in enumerate(PASSAGES) if " ".join(span) in passage.text]
+        words = PASSAGES[row].text.split()
+        (start,) = [i for i in range(len(words)) if words[i : i + len(span)] == span]
+        assert len(words) // 4 <= len(span) <= 0.67 * len(words)
+        rest = " ".join(words[:start] + words[start + len(span) :])
+        whole = (passage_P == encoded(wordpiece, [row])[0]).all()
+        assert whole or (passage_P == encoded(wordpiece, [row], [rest])[0]).all()
+        kept += whole
+        rows.append(row)
+    assert 0.35 < kept / 96 < 0.65 and set(rows) == set(range(6))
+    np.testing.assert_array_equal(batch.negative_BC, np.array(rows)[:, None] != np.array(rows)[None, :])
+
+
+def test_inverse_cloze_takes_its_share_and_all_where_no_question_is_known(wordpiece, make_pairs):
+    asked = {question.text for question in QUESTIONS}
+
+    def share(pairs):
+        batch = pairs.batch(np.arange(400), rng())
+        return np.mean([wordpiece.decode(ids) not in asked for ids in batch.question_BQ])
+
+    assert share(make_pairs()) == 0
+    assert share(make_pairs(inverse_cloze=0.25)) == pytest.approx(0.25, abs=0.06)
+    assert share(make_pairs(questions=QUESTIONS[4:])) == 1
+
+
+def test_batches_are_a_function_of_indices_and_random_numbers(tiny, make_pairs):
+    def batch(seed, indices=(0, 1, 2, 3, 3, 1)):
+        return make_pairs(inverse_cloze=0.5, hard_negatives=1).batch(np.array(indices), rng(seed))
+
+    assert tiny.bits(batch(7)) == tiny.bits(batch(7))
+    assert len({tuple(tiny.bits(batch(seed))) for seed in range(5)}) == 5
+    assert tiny.bits(batch(7)) != tiny.bits(batch(7, (3, 2, 1, 0, 0, 2)))
+
+
+def test_a_passage_of_one_word_stays_whole(wordpiece):
+    passages = [Passage("a", "t", "paris"), Passage("b", "t", "river")]
+    pairs = Pairs(passages, [], wordpiece, LENGTH, inverse_cloze=1.0, hard_negatives=0)
+    batch = pairs.batch(np.zeros(8, int), rng())
+    for question_Q, (passage_P,) in zip(batch.question_BQ, batch.passage_BNP, strict=True):
+        assert wordpiece.decode(passage_P) == "t " + wordpiece.decode(question_Q)

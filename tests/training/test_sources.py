@@ -1,0 +1,275 @@
+"""What a stage learns from: sources and targets as text, names in place of answers, passages with holes."""
+
+import re
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from rag_jax.api import rag_config
+from rag_jax.config import default_config
+from rag_jax.core.marginal import document_log_prior
+from rag_jax.data.formats import Passage, Question
+from rag_jax.data.passages import build_store
+from rag_jax.data.pipeline import Batches
+from rag_jax.data.substitution import NameMaker
+from rag_jax.data.tokenizer import train_byte_bpe, train_wordpiece
+from rag_jax.index.base import open_index
+from rag_jax.index.builder import build_index
+from rag_jax.models import rag
+from rag_jax.retrieve import Retriever
+from rag_jax.training.health import Health
+from rag_jax.training.sources import PassageSource, QuestionSource, blocked_words
+
+TOWNS = ("Brimholt", "Cladow", "Dunmere", "Eskford", "Fallowby", "Gritsea", "Hexwold", "Ilverton")
+MAYORS = ("Ada Quist", "Bo Rook", "Cyd Stane", "Dov Thrup", "Eli Ulm", "Fay Vane", "Gus Wick", "Hal Xenos")
+PASSAGES = [
+    passage
+    for town, mayor in zip(TOWNS, MAYORS, strict=True)
+    for passage in (
+        Passage(f"{town} 1", town, f"{mayor} is the mayor of {town}; all like {mayor}, who lives there."),
+        Passage(f"{town} 2", mayor, f"The bridge of {town} was built by {mayor}."),
+        Passage(f"{town} 3", town, f"The river of {town} is wide, deep and cold."),
+    )
+]
+QUESTIONS = [
+    Question(town, f"who is the mayor of {town}?", (mayor, mayor.split()[0]), (f"{town} 1",))
+    for town, mayor in zip(TOWNS, MAYORS, strict=True)
+]
+BLOCKED = [Question("v", "?", ("Zoe Bramble", "the 1898 Oak-tree")), Question("w", "?", ("Mora",))]
+WIDTH, SEED = 16, 5
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Configuration, model, parameters, and a retriever over an exact index of made-up vectors."""
+    folder = tmp_path_factory.mktemp("world")
+    texts = [f"{p.title} / {p.text} // {q.text}" for p, q in zip(PASSAGES, 3 * QUESTIONS, strict=True)]
+    encoder, generator = train_wordpiece(texts, 330, folder / "e"), train_byte_bpe(texts, 400, folder / "g")
+    config = default_config()
+    config.seed = SEED
+    config.length.update(question=16, passage=24, source=96, target=32)
+    config.encoder.update(width=WIDTH, layers=1, heads=2, ffn=16, positions=16, init_std=0.3)
+    config.generator.update(width=WIDTH, encoder_layers=1, decoder_layers=1, heads=2, ffn=16, positions=96)
+    config.retrieval.score_scale = 0.5
+    table = np.random.default_rng(0).normal(size=(encoder.vocab_size, WIDTH)).astype(np.float32)
+    build_index(
+        folder / "index",
+        encode=lambda ids: table[ids].mean(axis=1),
+        store=build_store(PASSAGES, folder / "passages", generator),
+        passage_ids=lambda titles, texts: encoder.passage_pair_ids(titles, texts, 24),
+        fingerprint="f", score_scale=0.5, kind="exact", batch_size=8, log=lambda line: None,
+    )  # fmt: skip
+    model = rag_config(config, encoder, generator)
+    shapes = jax.eval_shape(lambda: rag.init_params(model, jax.random.key(0)))["question_encoder"]
+    rng = np.random.default_rng(1)
+    params = {"question_encoder": jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)}
+    retriever = Retriever(open_index(folder / "index"), encoder, generator, config.length, "keep_question")
+    return SimpleNamespace(config=config, model=model, params=params, retriever=retriever, tokenizer=generator)
+
+
+@pytest.fixture(scope="module")
+def names(world):
+    return NameMaker(world.tokenizer, blocked_words(BLOCKED), seed=SEED, size=500)
+
+
+@pytest.fixture(scope="module")
+def make_source(world, names, devices):
+    def make(substitution=0.0, name="reader", layout="generation"):
+        config = world.config.copy_and_resolve_references()
+        config.data.target_layout = layout
+        stage = config.reader
+        stage.update(batch=8, k=3, substitution=substitution)
+        return QuestionSource(
+            QUESTIONS, world.retriever, world.model, config, stage, devices[8], name=name, names=names
+        )
+
+    return make
+
+
+def asked(step):
+    return [QUESTIONS[i] for i in Batches(len(QUESTIONS), 8, SEED)[step]]
+
+
+def rows(step, last=2):
+    """The passages of each question's town: two with the answer, one without; `last` in place of the third."""
+    return np.array([[3 * QUESTIONS.index(q), 3 * QUESTIONS.index(q) + 1, last] for q in asked(step)])
+
+
+def source_texts(world, batch):
+    return [[world.tokenizer.decode(ids) for ids in source_KS] for source_KS in batch.source_BKS]
+
+
+def target_texts(world, batch):
+    return [world.tokenizer.decode(ids).removeprefix(" ") for ids in batch.target_BT]
+
+
+def whole(row, question):
+    return f"{PASSAGES[row].title} / {PASSAGES[row].text} // {question.text}"
+
+
+def test_search_finds_the_nearest_passages_of_the_encoded_questions(world, make_source):
+    source, index = make_source(), world.retriever.index
+    query = source.encode(world.params, 3)
+    found = source.search(3, query)
+    ids_BQ = world.retriever.question_ids([question.text for question in asked(3)])
+    query_BE = np.asarray(jax.jit(rag.encode_questions, static_argnums=0)(world.model, world.params, ids_BQ))
+    score_BN = query_BE @ index.vectors.read(0, len(PASSAGES)).astype(np.float64).T
+    expected_BK = np.argsort(-score_BN, axis=1)[:, :3]
+    np.testing.assert_array_equal(found.ids_BK, expected_BK)
+    prior_BK = np.asarray(document_log_prior(0.5 * np.take_along_axis(score_BN, expected_BK, axis=1), None))
+    health = Health.of(expected_BK, prior_BK)
+    assert (found.health.distinct, found.health.questions) == (health.distinct, 8)
+    assert found.health.information == pytest.approx(health.information, rel=1e-3)
+
+
+def test_a_batch_holds_questions_passages_and_answers(world, make_source):
+    ids_BK = rows(4)
+    batch = make_source().batch(4, ids_BK)
+    assert source_texts(world, batch) == [
+        [whole(row, question) for row in ids_K] for ids_K, question in zip(ids_BK, asked(4), strict=True)
+    ]
+    assert target_texts(world, batch) == [question.answers[0] for question in asked(4)]
+    np.testing.assert_array_equal(
+        batch.question_BQ, world.retriever.question_ids([question.text for question in asked(4)])
+    )
+    vector_NE = world.retriever.index.vectors.read(0, len(PASSAGES))
+    np.testing.assert_array_equal(batch.document_BKE, vector_NE[ids_BK])
+    assert batch.mask_BK.all() and (batch.weight_B == 1).all()
+    tokenizer = world.tokenizer
+    assert (batch.target_BT[:, 0] == tokenizer.bos_id).all() and (batch.token_BT[:, 0] == tokenizer.eos_id).all()
+    ends_B = (batch.target_BT == tokenizer.eos_id).argmax(axis=1)
+    for token_T, target_T, end in zip(batch.token_BT, batch.target_BT, ends_B, strict=True):
+        np.testing.assert_array_equal(token_T[1 : end + 1], target_T[:end])
+        assert (target_T[end + 1 :] == tokenizer.pad_id).all() and (token_T[end + 1 :] == tokenizer.pad_id).all()
+
+
+def test_the_other_layout_has_no_bos_in_the_target(world, make_source):
+    batch = make_source(layout="huggingface_finetune").batch(4, rows(4))
+    assert (batch.token_BT[:, 0] == world.tokenizer.bos_id).all()
+    assert (batch.target_BT != world.tokenizer.bos_id).all()
+    assert target_texts(world, batch) == [question.answers[0] for question in asked(4)]
+
+
+@pytest.mark.parametrize("substitution", [0.0, 1.0])
+def test_missing_passages_are_masked_and_empty(world, make_source, substitution):
+    ids_BK = rows(2, last=-1)
+    batch = make_source(substitution).batch(2, ids_BK)
+    np.testing.assert_array_equal(batch.mask_BK, [[True, True, False]] * 8)
+    assert not batch.document_BKE[:, 2].any() and batch.document_BKE[:, :2].any()
+    assert [texts[2] for texts in source_texts(world, batch)] == [f" / // {question.text}" for question in asked(2)]
+
+
+def test_one_name_takes_the_answers_place_in_every_passage_and_in_the_target(world, make_source):
+    source, seen = make_source(1.0), set()
+    before = world.retriever.documents(np.arange(len(PASSAGES))[None])[0]
+    checksum = world.retriever.index.passages.checksum
+    for step in range(6):
+        ids_BK = rows(step)
+        batch = source.batch(step, ids_BK)
+        for question, ids_K, texts_K, name in zip(
+            asked(step), ids_BK, source_texts(world, batch), target_texts(world, batch), strict=True
+        ):
+            answer = question.answers[0]
+            assert name != answer
+            assert texts_K == [whole(row, question).replace(answer, name) for row in ids_K]
+            assert [text.count(name) for text in texts_K] == [2, 2, 0]  # in the title too
+            seen.add(name)
+        np.testing.assert_array_equal(batch.question_BQ, make_source().batch(step, ids_BK).question_BQ)
+        np.testing.assert_array_equal(batch.document_BKE, make_source().batch(step, ids_BK).document_BKE)
+    assert len(seen) > 40
+    words = {re.sub(r"\W", "", word).lower() for name in seen for word in name.split()}
+    assert not words & blocked_words(BLOCKED)
+    after = world.retriever.documents(np.arange(len(PASSAGES))[None])[0]
+    for pair in zip(before, after, strict=True):
+        assert all(np.array_equal(*pieces) for pieces in zip(*pair, strict=True))
+    assert [world.retriever.index.passages[row] for row in range(len(PASSAGES))] == PASSAGES
+    assert world.retriever.index.passages.checksum == checksum
+
+
+def test_an_answer_that_no_passage_holds_stays_the_target(world, make_source):
+    ids_BK = np.array([[2, 5, 8]] * 8)  # rivers alone
+    batch = make_source(1.0).batch(1, ids_BK)
+    assert target_texts(world, batch) == [question.answers[0] for question in asked(1)]
+    assert source_texts(world, batch) == [[whole(row, question) for row in (2, 5, 8)] for question in asked(1)]
+
+
+def test_about_a_share_of_the_questions_is_renamed(world, make_source):
+    source, renamed = make_source(0.5), []
+    for step in range(12):
+        said = target_texts(world, source.batch(step, rows(step)))
+        renamed += [name != question.answers[0] for name, question in zip(said, asked(step), strict=True)]
+    assert 0.3 < np.mean(renamed) < 0.7
+
+
+def test_a_batch_depends_on_seed_stage_and_step_alone(tiny, world, make_source):
+    source = make_source(1.0)
+    forward = [tiny.bits(source.batch(step, rows(step))) for step in range(3)]
+    again = make_source(1.0)
+    assert [tiny.bits(again.batch(step, rows(step))) for step in (2, 1, 0)] == forward[::-1]
+    names_of = [set(target_texts(world, source.batch(step, rows(step)))) for step in range(3)]
+    assert not names_of[0] & names_of[1] and not names_of[1] & names_of[2]
+    other_stage = target_texts(world, make_source(1.0, name="joint").batch(0, rows(0)))
+    assert not set(other_stage) & names_of[0]
+
+
+def test_blocked_words_are_those_of_all_answers():
+    assert blocked_words(BLOCKED[:1], BLOCKED[1:]) == {"zoe", "bramble", "1898", "oaktree", "mora"}
+    assert blocked_words([], []) == set()
+
+
+@pytest.fixture(scope="module")
+def repairs(world):
+    def make(length=96):
+        config = world.config.copy_and_resolve_references()
+        config.length.source = length
+        config.denoise.batch = 8
+        retriever = world.retriever._replace(length=config.length)
+        return PassageSource(retriever, config, config.denoise)
+
+    return make
+
+
+def test_passages_are_to_be_repaired_whole(world, repairs):
+    source, tokenizer, holes = repairs(), world.tokenizer, 0
+    for step in range(3):
+        found = source.search(step, source.encode(None, step))
+        assert found.health is None
+        np.testing.assert_array_equal(found.ids_BK[:, 0], Batches(len(PASSAGES), 8, SEED)[step])
+        batch = source.batch(step, found.ids_BK)
+        assert batch.source_BKS.shape == (8, 1, 96) and batch.target_BT.shape == (8, 96)
+        assert batch.mask_BK.all() and (batch.weight_B == 1).all()
+        assert target_texts(world, batch) == [
+            f"{PASSAGES[row].title} / {PASSAGES[row].text}" for (row,) in found.ids_BK
+        ]
+        for (source_S,), target_T in zip(batch.source_BKS, batch.target_BT, strict=True):
+            masks = source_S == tokenizer.mask_id
+            assert masks.any() and not (masks[1:] & masks[:-1]).any()
+            assert source_S[0] == tokenizer.bos_id
+            left, text = source_S[~masks & (source_S != tokenizer.pad_id)], target_T[target_T != tokenizer.pad_id]
+            assert subsequence(left.tolist(), text.tolist())
+            holes += 1 - len(left) / len(text)
+    assert holes / 24 == pytest.approx(0.3, abs=0.05)
+
+
+def subsequence(part, text):
+    rest = iter(text)
+    return all(token in rest for token in part)
+
+
+def test_long_passages_are_cut_and_still_framed(world, repairs):
+    batch = repairs(length=12).batch(0, np.arange(8)[:, None])
+    for array in (batch.source_BKS[:, 0], batch.target_BT):
+        assert array.shape == (8, 12)
+        assert (array[:, 0] == world.tokenizer.bos_id).all()
+        assert ((array == world.tokenizer.eos_id).sum(axis=1) == 1).all()
+    assert (batch.target_BT[:, -1] == world.tokenizer.eos_id).all()
+
+
+def test_repairs_depend_on_seed_and_step_alone(tiny, repairs):
+    ids_BK = np.arange(8)[:, None]
+    first = [tiny.bits(repairs().batch(step, ids_BK)) for step in range(3)]
+    source = repairs()
+    assert [tiny.bits(source.batch(step, ids_BK)) for step in (2, 1, 0)] == first[::-1]
+    assert len({tuple(bits) for bits in first}) == 3

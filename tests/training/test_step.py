@@ -1,0 +1,224 @@
+"""The training step: its loss by hand, exact isolation by gradients, one device against eight."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rag_jax.models import rag
+from rag_jax.training.step import Objective, TrainState, loss_sums, train_step
+
+KINDS = ("token", "sequence")
+OBJECTIVE = Objective(train_question_encoder=True, label_smoothing=0.0, accumulation=1, seed=0)
+
+
+@pytest.fixture(scope="module")
+def gradient_of(tiny):
+    """kind -> compiled function(params, batch) -> (sums, gradient of parameters, of document vectors)."""
+
+    @cache
+    def program(kind):
+        def loss(params, document_BKE, batch):
+            batch = batch._replace(document_BKE=document_BKE)
+            return loss_sums(params, batch, None, config=tiny.config(kind), objective=OBJECTIVE)
+
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+
+        def run(params, batch):
+            (of_params, of_documents), sums = jax.device_get(compiled(params, batch.document_BKE, batch))
+            return sums, of_params, of_documents
+
+        return run
+
+    return program
+
+
+@pytest.fixture(scope="module")
+def computed(tiny, params):
+    """The sums of every (kind, smoothing); and what they are made of, from the model alone, in float64."""
+
+    @jax.jit
+    def compute(params, batch):
+        sums = {
+            (kind, smoothing): loss_sums(
+                params, batch, None, config=tiny.config(kind), objective=OBJECTIVE._replace(label_smoothing=smoothing)
+            )[1]
+            for kind in KINDS
+            for smoothing in (0.0, 0.1)
+        }
+        config = tiny.config()
+        query_BE = rag.encode_questions(config, params, batch.question_BQ)
+        score_BK = rag.document_scores(query_BE, batch.document_BKE, config.score_scale)
+        said = rag.token_likelihood(
+            config, params, batch.source_BKS, batch.token_BT, batch.target_BT, jnp.zeros_like(score_BK), smoothing=True
+        )
+        return sums, (score_BK, said.logp_BKT, said.mean_logp_BKT)
+
+    sums, pieces = jax.device_get(compute(params, tiny.batch()))
+    return sums, [piece.astype(np.float64) for piece in pieces]
+
+
+def by_hand(kind, score_BK, logp_BKT, batch, scored_BT):
+    """log p(y|x) of every question with a document, in float64, one question at a time."""
+    found_B = []
+    for score_K, there_K, logp_KT, scored_T in zip(score_BK, batch.mask_BK, logp_BKT, scored_BT, strict=True):
+        if not there_K.any():
+            found_B.append(0.0)
+            continue
+        probability_K = np.exp(score_K[there_K]) / np.exp(score_K[there_K]).sum()
+        logp_KT = logp_KT[there_K][:, scored_T]
+        if kind == "token":
+            found_B.append(np.log((probability_K[:, None] * np.exp(logp_KT)).sum(axis=0)).sum())
+        else:
+            found_B.append(np.log((probability_K * np.exp(logp_KT.sum(axis=1))).sum()))
+    return np.array(found_B)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_summed_loss_is_the_marginal_computed_by_hand(tiny, computed, kind, smoothing):
+    batch, (sums, (score_BK, logp_BKT, mean_BKT)) = tiny.batch(), computed
+    scored_BT = batch.target_BT != tiny.bart.pad_id
+    smoothed_BKT = (1 - smoothing) * logp_BKT + smoothing * mean_BKT
+    loss_B = -by_hand(kind, score_BK, smoothed_BKT, batch, scored_BT)
+    np.testing.assert_allclose(sums[kind, smoothing].loss, (loss_B * batch.weight_B).sum(), rtol=2e-6)
+    assert sums[kind, smoothing].tokens == scored_BT[: tiny.padding].sum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_log_likelihood_counts_neither_bos_nor_smoothing(tiny, computed, kind):
+    batch, (sums, (score_BK, logp_BKT, _)) = tiny.batch(), computed
+    text_BT = (batch.target_BT != tiny.bart.pad_id) & (batch.target_BT != tiny.bart.bos_id)
+    expected = (by_hand(kind, score_BK, logp_BKT, batch, text_BT) * batch.weight_B).sum()
+    lengths_B = [row % (tiny.T - 2) + 2 for row in range(tiny.B) if row != tiny.padding]  # words and </s>
+    for smoothing in (0.0, 0.1):
+        np.testing.assert_allclose(sums[kind, smoothing].log_likelihood, expected, rtol=2e-6)
+        assert sums[kind, smoothing].text_tokens == sum(lengths_B)
+
+
+def test_the_question_encoder_learns_through_the_prior_unless_it_is_frozen(tiny, params, gradient_of):
+    batch, objective = tiny.batch(), OBJECTIVE._replace(train_question_encoder=False)
+
+    @jax.jit
+    @jax.grad
+    def frozen(encoder, params, batch):
+        whole = {**params, "question_encoder": encoder}
+        return loss_sums(whole, batch, None, config=tiny.config(), objective=objective)[0]
+
+    _, gradient, _ = gradient_of("token")(params, batch)
+    assert all(np.abs(leaf).max() > 1e-4 for leaf in kernels(gradient))
+    assert len(kernels(gradient["question_encoder"])) == 6
+    assert not any(leaf.any() for leaf in jax.tree.leaves(frozen(params["question_encoder"], params, batch)))
+
+
+def kernels(tree):
+    return [leaf for path, leaf in jax.tree.leaves_with_path(tree) if path[-1].key == "kernel"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_is_the_slope_of_the_loss(tiny, params, gradient_of, kind):
+    run, batch = gradient_of(kind), tiny.batch()
+    _, gradient, _ = run(params, batch)
+    for half in ("question_encoder", "generator"):
+        norm = float(optax.tree.norm(gradient[half]))
+        step = jax.tree.map(lambda g, norm=norm: 0.02 / norm**2 * g, gradient[half])
+        up, down = (
+            float(run({**params, half: jax.tree.map(move, params[half], step)}, batch)[0].loss)
+            for move in (np.add, np.subtract)
+        )
+        assert (up - down) / 0.04 == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_missing_documents_have_no_influence(tiny, params, gradient_of, kind):
+    run, batch = gradient_of(kind), tiny.batch()
+    sums, gradient, of_documents = run(params, batch)
+    other, missing_BK = tiny.batch(seed=1), ~batch.mask_BK
+    changed = batch._replace(
+        document_BKE=np.where(missing_BK[..., None], other.document_BKE, batch.document_BKE),
+        source_BKS=np.where(missing_BK[..., None], other.source_BKS, batch.source_BKS),
+    )
+    assert tiny.bits(run(params, changed)[:2]) == tiny.bits((sums, gradient))
+    assert (of_documents[missing_BK] == 0).all()
+    alone_BK = batch.mask_BK.sum(axis=1, keepdims=True) == 1  # a prior of one document is 1, whatever its score
+    assert (np.abs(of_documents[batch.mask_BK & ~alone_BK]).max(axis=1) > 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_questions_have_no_influence(tiny, params, gradient_of, kind):
+    run, batch = gradient_of(kind), tiny.batch()
+    expected = tiny.bits(run(params, batch)[:2])
+    other = tiny.batch(seed=1)
+    other.mask_BK[:], other.weight_B[tiny.padding] = True, 0
+    for source in (other, jax.tree.map(np.zeros_like, other)):
+        is_padding_B = batch.weight_B == 0
+        changed = [
+            np.where(is_padding_B.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+            for old, new in zip(batch, source, strict=True)
+        ]
+        sums, gradient, of_documents = run(params, type(batch)(*changed))
+        assert tiny.bits((sums, gradient)) == expected
+        assert (of_documents[tiny.padding] == 0).all()
+    sums, gradient, of_documents = run(params, batch._replace(weight_B=np.zeros_like(batch.weight_B)))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves((sums, gradient, of_documents)))
+
+
+@pytest.fixture(scope="module")
+def stepped(tiny, params, devices):
+    """(kind, devices, accumulation) -> (first state, state, metrics) after one step of SGD on the batch."""
+
+    @cache
+    def run(kind, count, accumulation):
+        parallel = devices[count]
+        function = parallel.step(
+            train_step,
+            config=tiny.config(kind),
+            optimizer=tiny.sgd(),
+            objective=OBJECTIVE._replace(accumulation=accumulation),
+        )
+        before = parallel.put_whole(TrainState(jnp.int32(4), params, tiny.sgd().init(params)))
+        after, metrics = function(before, parallel.put_batch(tiny.batch()))
+        return before, after, metrics
+
+    return run
+
+
+def gradient_in(state):
+    return jax.device_get(state.opt_state[0].trace)
+
+
+@pytest.mark.parametrize("kind, count, parts", [("token", 1, 2), ("token", 8, 1), ("sequence", 8, 1)])
+def test_a_step_follows_the_mean_loss_per_token(tiny, params, gradient_of, stepped, kind, count, parts):
+    """On one device, on eight, and over parts of the batch alike."""
+    sums, gradient, _ = gradient_of(kind)(params, tiny.batch())
+    _, state, metrics = stepped(kind, count, parts)
+    mean = jax.tree.map(lambda g: g / sums.tokens, gradient)
+    tiny.assert_close(gradient_in(state), mean)
+    tiny.assert_close(jax.device_get(state.params), jax.tree.map(lambda p, g: p - 0.1 * g, params, mean))
+    assert int(state.step) == 5
+    np.testing.assert_allclose(metrics["loss"], -sums.log_likelihood / sums.text_tokens, rtol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(mean), rtol=1e-6)
+
+
+@pytest.mark.parametrize("count, parts", [(1, 2), (8, 1)])
+def test_the_state_is_global_and_donated(tiny, params, devices, stepped, count, parts):
+    before, after, _ = stepped("token", count, parts)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    expected = jax.eval_shape(lambda: TrainState(jnp.int32(0), params, tiny.sgd().init(params)))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), expected)
+    for leaf in jax.tree.leaves(after):
+        assert leaf.is_fully_replicated and leaf.sharding.device_set == set(devices[count].devices)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+
+
+def test_dropout_differs_from_step_to_step_and_repeats_itself(tiny, params):
+    config = rag.RagConfig(
+        tiny.config().question_encoder, type(tiny.bart)(**{**vars(tiny.bart), "dropout": 0.5}), kind="token"
+    )
+    loss = jax.jit(partial(loss_sums, config=config, objective=OBJECTIVE))
+    keys = jax.random.split(jax.random.key(0), 2)
+    first, again, other = (float(loss(params, tiny.batch(), key)[0]) for key in (keys[0], keys[0], keys[1]))
+    assert first == again != other
