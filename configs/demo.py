@@ -14,10 +14,10 @@ from rag_jax.config import default_config
 WIDTH_STD = 0.08  # about 1 / sqrt(width): BERT's and BART's 0.02 is meant for 768 and starts a narrow model asleep
 
 
-def get_config(kind: str = "token"):
-    """kind: 'token' or 'sequence', as in --config=demo:sequence."""
+def get_config(variant: str = "token"):
+    """variant: 'token' or 'sequence', as in --config=demo:sequence; for the retrieval experiment see below."""
     config = default_config()
-    config.kind = kind
+    config.kind = "sequence" if variant == "sequence" else "token"
     config.data.update(passages="demo:2016", train="demo:train", valid="demo:valid", test="demo:test")
     config.length.update(question=20, passage=40, source=72, target=18)
     config.tokenizer.update(encoder_vocab=4000, generator_vocab=2000)
@@ -50,4 +50,16 @@ def get_config(kind: str = "token"):
     config.decode.max_length = 20
     config.evaluate.update(batch=64, every=500, questions=200)
     config.hot_swap.update(questions=("demo:offices_2016", "demo:offices_2018"), passages=("demo:2016", "demo:2018"))
+    if variant in ("inverse_cloze", "control"):
+        learn_retrieval_from_answers(config, train_question_encoder=variant == "inverse_cloze")
     return config
+
+
+def learn_retrieval_from_answers(config, *, train_question_encoder: bool) -> None:
+    """The retriever sees no question, only spans of passages; what it learns more, it learns through the prior.
+
+    'inverse_cloze' trains the question encoder in the joint stage, 'control' stops the gradient through the prior.
+    """
+    config.retriever.update(inverse_cloze=1.0, hard_negatives=0)
+    config.reader.update(steps=1500, k=2, batch=48)
+    config.joint.update(steps=400, batch=32, k=5, learning_rate=5e-4, train_question_encoder=train_question_encoder)

@@ -101,7 +101,7 @@ def get_config(kind="token"):
 """
 COUNT_TRACES = """
 import rag_jax.training.loop as loop
-step, traces = loop.train_step, []
+step = loop.train_step
 
 def counted(*arguments, **settings):
     print("traced a training step")
@@ -163,13 +163,14 @@ def train_tiny(run: Run) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, worker_id):
+def tiny_run(tmp_path_factory):
     """A trained tiny run, made once for all workers of a session."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "tiny"
-    with (folder.with_suffix(".lock")).open("w") as lock:
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny"
+    with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
+            shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             train_tiny(Run(folder))
             (folder / "ready").touch()

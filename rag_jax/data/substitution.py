@@ -174,7 +174,7 @@ def _same_kind(character: str, place: int, rng: np.random.Generator) -> str:
 
 
 def _bank(rng: np.random.Generator, tokenizer: Tokenizer, blocked: Collection[str], size: int) -> list[str]:
-    """`size` different made-up words: three quarters from vocabulary pieces, to spread over it, the rest from syllables."""
+    """`size` different made-up words: most from vocabulary pieces, to spread over it."""
     tokens = sorted(token.removeprefix("Ġ") for token in tokenizer.tokens())
     starts = [token for token in tokens if re.fullmatch(r"[A-Z][a-z]{0,6}", token)]
     parts = [token for token in tokens if re.fullmatch(r"[a-z]{2,7}", token)]

@@ -42,17 +42,21 @@ def check_encoder(checkpoints: Checkpoints, fingerprint: str) -> None:
     step = checkpoints.latest()
     if step is not None and (found := checkpoints.extra(step)["passage_encoder"]) != fingerprint:
         raise UserError(
-            f"{checkpoints.folder / str(step)}: trained with the index of passage encoder {found}, not of {fingerprint}; "
-            "the retriever was trained again: delete the checkpoints, or train in another --workdir"
+            f"{checkpoints.folder / str(step)}: trained with an index by passage encoder {found}, not {fingerprint}, "
+            "which was trained since; delete the checkpoints, or train in another --workdir"
         )
 
 
 class Progress(NamedTuple):
-    """A state, its stage and the ids already found for its next batch: all that the loop needs to go on."""
+    """A state, its stage and what was already found for its next batch: all that the loop needs to go on.
+
+    next_health: what training/health.py said of next_ids; None where nothing was searched.
+    """
 
     stage: str
     state: TrainState
-    next_ids: list | None
+    next_ids: list
+    next_health: list | None
 
 
 def resume(
@@ -79,7 +83,7 @@ def resume(
         optimizer=parallel.abstract_whole({"step": _STEP, "adam": optimizer}),
     )
     state = TrainState(trees["optimizer"]["step"], trees["params"], trees["optimizer"]["adam"])
-    return Progress(extra["stage"], state, extra["next_ids"])
+    return Progress(extra["stage"], state, extra["next_ids"], extra.get("next_health"))
 
 
 def from_parts(model: rag.RagConfig, encoder: dict[str, Any], seed: int, parallel: Pmap) -> dict[str, Any]:

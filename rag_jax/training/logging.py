@@ -1,4 +1,4 @@
-"""What a run tells: a live line on the terminal, a JSON object a step in metrics.jsonl, TensorBoard where it is there."""
+"""What a run tells: a live line on the terminal, an object a step in metrics.jsonl, TensorBoard where it is there."""
 
 import importlib.util
 import json

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from rag_jax.api import Rag, rag_config
@@ -21,6 +22,7 @@ from rag_jax.index.base import open_index
 from rag_jax.parallel import Pmap
 from rag_jax.retrieve import Retriever
 from rag_jax.training import init, sources
+from rag_jax.training.health import Health
 from rag_jax.training.logging import Pace, RunLog, finite
 from rag_jax.training.optim import learning_rate, optimizer
 from rag_jax.training.step import Objective, TrainState, train_step
@@ -44,10 +46,8 @@ def train(config: ConfigDict, place: Workdir) -> None:
     index = open_index(place.index, expect_fingerprint=fingerprint, tokenizer=generator_tokenizer)
     check_k(config, stages, len(index.passages))
     retriever = Retriever(index, encoder_tokenizer, generator_tokenizer, config.length, config.data.truncation)
-    questions, valid = (
-        tasks.questions(config.data.train),
-        tasks.questions(config.data.valid)[: config.evaluate.questions],
-    )
+    questions = tasks.questions(config.data.train)
+    valid = tasks.questions(config.data.valid)[: config.evaluate.questions]
 
     optimizers = {name: optimizer(stage, TRAINED[stage.train_question_encoder]) for name, stage in stages.items()}
     checkpoints = Checkpoints(place.checkpoints)
@@ -67,10 +67,11 @@ def train(config: ConfigDict, place: Workdir) -> None:
             resumed = progress if progress and progress.stage == name else None
             state = resumed.state if resumed else TrainState(jnp.int32(0), params, optimizers[name].init(params))
             state = parallel.put_whole(state)  # elsewhere, the first step would compile a program of its own
-            source = make_source(name, stage, config, rag, questions, valid)
+            source = make_source(name, stage, config, rag, questions)
 
-            def save(state: TrainState, next_ids: Any, *, score: float, name: str = name, first: int = first) -> None:
-                extra = {"stage": name, "next_ids": next_ids.tolist(), "passage_encoder": fingerprint}
+            def save(state: TrainState, found: Any, *, score: float, name: str = name, first: int = first) -> None:
+                ahead = {"next_ids": found.ids_BK.tolist(), "next_health": found.health}
+                extra = {"stage": name, **ahead, "passage_encoder": fingerprint}
                 trees = {"step": state.step, "adam": state.opt_state}
                 checkpoints.save(first + int(state.step), state.params, trees, score=score, extra=extra)
 
@@ -81,24 +82,25 @@ def train(config: ConfigDict, place: Workdir) -> None:
             log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {stage.k} passages each")
             params = train_stage(
                 name, stage, config, source, state, model=model, tx=optimizers[name], parallel=parallel, log=log,
-                first=first, saved_ids=resumed.next_ids if resumed else None, score=score, save=save,
+                first=first, resumed=resumed, score=score, save=save,
             ).params  # fmt: skip
     checkpoints.close()
 
 
 def train_stage(
     name: str, stage: ConfigDict, config: ConfigDict, source: Any, state: TrainState, *, model: Any, tx: Any,
-    parallel: Pmap, log: RunLog, first: int, saved_ids: list | None, score: Callable, save: Callable,
+    parallel: Pmap, log: RunLog, first: int, resumed: init.Progress | None, score: Callable, save: Callable,
 ) -> TrainState:  # fmt: skip
     """Runs one stage from state.step to its end; `first` is the stage's first step in the run's own count."""
     objective = Objective(stage.train_question_encoder, stage.label_smoothing, stage.accumulation, config.seed)
     step_function = parallel.step(train_step, config=model, optimizer=tx, objective=objective)
     rate, start = learning_rate(stage), int(state.step)
     pace, pending, em = Pace(start, stage.steps, stage.batch), None, math.nan
-    if saved_ids is None:
+    if resumed is None:
         found = source.search(start, source.encode(state.params, start))
     else:
-        found = sources.Found(jnp.asarray(saved_ids).__array__(), None)
+        health = Health(*resumed.next_health) if resumed.next_health else None
+        found = sources.Found(np.array(resumed.next_ids), health)
     batch = parallel.put_batch(source.batch(start, found.ids_BK))
 
     for step in range(start, stage.steps):
@@ -121,7 +123,7 @@ def train_stage(
             report(log, name, first, *pending, pace=pace, rate=rate, em=em)
             pending = None
             em = score(state.params)
-            save(state, found.ids_BK, score=em)
+            save(state, found, score=em)
             log.say(f"{name} step {step + 1}: " + ("saved" if em < 0 else f"validation EM {100 * em:.1f}, saved"))
     return state
 
@@ -146,14 +148,14 @@ def report(
     )
 
 
-def make_source(name: str, stage: ConfigDict, config: ConfigDict, rag: Rag, questions: list, valid: list) -> Any:
+def make_source(name: str, stage: ConfigDict, config: ConfigDict, rag: Rag, questions: list) -> Any:
     """Passages with holes for the denoising stage, questions for the others."""
     if name == "denoise":
         return sources.PassageSource(rag.retriever, config, stage)
     names = None
     if stage.substitution:
-        test = tasks.questions(config.data.test) if config.data.test else []
-        blocked = sources.blocked_words(valid, test, *map(tasks.questions, filter(None, config.hot_swap.questions)))
+        held_out = (config.data.valid, config.data.test, *config.hot_swap.questions)
+        blocked = sources.blocked_words(*map(tasks.questions, filter(None, held_out)))
         names = NameMaker(rag.retriever.generator_tokenizer, blocked, config.seed)
     return partial(sources.QuestionSource, names=names, name=name)(
         questions, rag.retriever, rag.model, config, stage, rag.parallel

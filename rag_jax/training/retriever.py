@@ -11,6 +11,7 @@ import optax
 
 from rag_jax.data.formats import Passage, Question
 from rag_jax.data.tokenizer import Tokenizer
+from rag_jax.errors import UserError
 from rag_jax.metrics.text import normalise
 from rag_jax.models.bert import BertConfig, BertEncoder
 from rag_jax.parallel import Across
@@ -118,7 +119,7 @@ class Pairs:
         self.passages, self.tokenizer, self.length = passages, tokenizer, length
         self.inverse_cloze, self.hard_negatives = inverse_cloze, hard_negatives
         rows = {passage.id: row for row, passage in enumerate(passages)}
-        self.asked = [(question, rows[question.passage_ids[0]]) for question in questions if question.passage_ids]
+        self.asked = [(question, _row(rows, question)) for question in questions if question.passage_ids]
         self._texts = [f" {normalise(f'{passage.title} {passage.text}')} " for passage in passages]
         self._siblings: dict[str, list[int]] = {}
         for row, passage in enumerate(passages):
@@ -171,6 +172,16 @@ class Pairs:
             if answer:
                 negative_BC[b] &= [not self._holds(row, answer) for row in row_C]
         return negative_BC
+
+
+def _row(rows: dict[str, int], question: Question) -> int:
+    row = rows.get(question.passage_ids[0])
+    if row is None:
+        raise UserError(
+            f"config.data.train: question {question.id!r} names passage {question.passage_ids[0]!r}, "
+            "which config.data.passages does not hold; check passage_ids"
+        )
+    return row
 
 
 def _cut_span(text: str, rng: np.random.Generator) -> tuple[str, str]:

@@ -57,13 +57,13 @@ def test_a_retriever_of_another_size_is_told_from_ours(tiny, params, tmp_path):
 
 def test_parts_are_the_trained_encoder_and_a_fresh_generator(tiny, params):
     encoder = {"question_encoder": params["question_encoder"], "passage_encoder": params["question_encoder"]}
-    first, other = (init.from_parts(tiny.config(), encoder, seed, Pmap()) for seed in (1, 2))
+    parts = init.from_parts(tiny.config(), encoder, 1, Pmap())
     shapes = jax.eval_shape(lambda: rag.init_params(tiny.config(), jax.random.key(0)))
-    assert jax.tree.structure(first) == jax.tree.structure(shapes)
-    assert tiny.bits(first["question_encoder"]) == tiny.bits(params["question_encoder"])
-    assert tiny.bits(other["question_encoder"]) == tiny.bits(first["question_encoder"])
-    assert tiny.bits(other["generator"]) != tiny.bits(first["generator"])
-    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(first))
+    assert jax.tree.structure(parts) == jax.tree.structure(shapes)
+    assert tiny.bits(parts["question_encoder"]) == tiny.bits(params["question_encoder"])
+    table = np.asarray(parts["generator"]["shared"]["embedding"])
+    assert abs(table.mean()) < 0.1 and table.std() == pytest.approx(tiny.bart.init_std, rel=0.2)
+    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(parts))
 
 
 def test_a_run_goes_on_as_if_it_had_never_stopped(tiny, params, tmp_path):
@@ -82,9 +82,22 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(tiny, params, tmp_path):
         )
         extra = {"stage": name, "next_ids": ids, "passage_encoder": "f"}
         checkpoints.save(saved_as, params, {"step": jnp.int32(3), "adam": adam}, score=0.0, extra=extra)
-        stage, state, next_ids = init.resume(checkpoints, tiny.config(), optimizers, parallel)
+        stage, state, next_ids, _ = init.resume(checkpoints, tiny.config(), optimizers, parallel)
         assert (stage, next_ids, int(state.step)) == (name, ids, 3)
         assert jax.tree.structure(state.opt_state) == jax.tree.structure(adam)
         assert tiny.bits((state.params, state.opt_state)) == tiny.bits((params, adam))
         assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(state))
+    checkpoints.close()
+
+
+def test_a_run_of_another_retriever_or_of_a_dropped_stage_is_refused(tiny, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    init.check_encoder(checkpoints, "a")  # nothing was saved yet
+    extra = {"stage": "reader", "next_ids": [], "passage_encoder": "a"}
+    checkpoints.save(5, {"a": jnp.zeros(1)}, {"step": jnp.int32(3)}, score=0.0, extra=extra)
+    init.check_encoder(checkpoints, "a")
+    with pytest.raises(UserError, match=r"encoder a\b.* b\b"):
+        init.check_encoder(checkpoints, "b")
+    with pytest.raises(UserError, match="stage 'reader', which now has no steps"):
+        init.resume(checkpoints, tiny.config(), {"joint": optimizer(STAGE, ("generator",))}, Pmap())
     checkpoints.close()
