@@ -90,7 +90,7 @@ def test_a_command_that_comes_too_early_makes_nothing(tiny_run, unchanged, name,
     ],
 )
 def test_a_question_that_cannot_be_answered(tiny_run, unchanged, arguments, stdin, message):
-    lines = 1 if "ffn" not in str(arguments) else 5
+    lines = 1 if "ffn" not in str(arguments) else 7
     assert message in told(tiny_run, "answer", f"--workdir={tiny_run.workdir}", *arguments, stdin=stdin, lines=lines)
 
 

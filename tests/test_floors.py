@@ -76,6 +76,14 @@ def test_a_heavy_guest_has_one_owner(guest):
     assert hosts == ([OWNERS[guest]] if OWNERS[guest] else [])
 
 
+@pytest.mark.parametrize("name", [f"{command}.py" for command in FLOORS[-1] if command])
+def test_a_command_loads_jax_only_after_its_flags_are_read(name):
+    light = {"absl", "dataclasses", "json", "math", "sys", "rag_jax", "rag_jax.errors", "rag_jax.workdir"}
+    top = [node for node in parse(name).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    loaded = {getattr(node, "module", None) or node.names[0].name for node in top}
+    assert loaded <= light
+
+
 def test_only_parallel_names_a_mesh_axis():
     for name in set(FILES) - {"parallel.py"}:
         words = {node.attr for node in ast.walk(parse(name)) if isinstance(node, ast.Attribute)}

@@ -1,0 +1,177 @@
+"""Rag in Python: what an answer holds, that neighbours do not change it, and that an index is swapped with care."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import rag_jax
+from rag_jax import Answer, Document, Rag
+from rag_jax.errors import UserError
+from rag_jax.index.base import open_index
+
+QUESTIONS = ["who is mayor of Cladow?", "Jarrow: which year?", "what is the river of Hexwold?", "why?", "Gritsea"]
+
+
+@pytest.fixture(scope="module")
+def answers(tiny_rag):
+    return tiny_rag.answer(QUESTIONS)
+
+
+@pytest.fixture
+def swapped(tiny_rag, tiny_run):
+    yield tiny_rag
+    tiny_rag.swap_index(tiny_run.workdir / "index")
+
+
+def close(left, right):
+    """The same answer up to rounding."""
+    assert (left.question, left.text) == (right.question, right.text)
+    assert left.log_prob == pytest.approx(right.log_prob, abs=1e-4)
+    assert {d.id for d in left.documents} == {d.id for d in right.documents}
+    other = {document.id: document for document in right.documents}
+    for document in left.documents:
+        for name in ("score", "prior", "posterior"):
+            assert getattr(document, name) == pytest.approx(getattr(other[document.id], name), abs=1e-4)
+
+
+def test_importing_does_not_touch_jax():
+    """Nor does a command before its flags are read; asking for Rag does."""
+    code = """
+import sys, rag_jax.train
+assert "jax" not in sys.modules
+assert rag_jax.Rag and "jax" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_package_offers_three_names():
+    assert rag_jax.Answer is Answer and rag_jax.Document is Document
+    with pytest.raises(AttributeError, match="no attribute 'Retriever'"):
+        _ = rag_jax.Retriever
+
+
+def test_an_answer_has_text_and_a_log_probability(answers):
+    assert [answer.question for answer in answers] == QUESTIONS
+    for answer in answers:
+        assert isinstance(answer, Answer) and answer.text == answer.text.strip()
+        assert -math.inf < answer.log_prob <= 0
+
+
+def test_prior_and_posterior_are_distributions_over_the_documents(answers):
+    for answer in answers:
+        assert len({document.id for document in answer.documents}) == 3
+        for name in ("prior", "posterior"):
+            values = [getattr(document, name) for document in answer.documents]
+            assert sum(values) == pytest.approx(1, abs=1e-5) and min(values) >= 0
+
+
+def test_documents_come_by_falling_posterior(answers):
+    for answer in answers:
+        posteriors = [document.posterior for document in answer.documents]
+        assert posteriors == sorted(posteriors, reverse=True)
+
+
+def test_the_prior_is_the_softmax_of_the_scores(answers):
+    for answer in answers:
+        weights = [math.exp(document.score) for document in answer.documents]
+        for document, weight in zip(answer.documents, weights, strict=True):
+            assert document.prior == pytest.approx(weight / sum(weights), rel=1e-5)
+
+
+def test_documents_are_passages_of_the_corpus(answers, tiny_run):
+    corpus = {passage["id"]: passage for passage in tiny_run.records("passages_before.jsonl")}
+    for document in (document for answer in answers for document in answer.documents):
+        assert (document.title, document.text) == (corpus[document.id]["title"], corpus[document.id]["text"])
+
+
+def test_a_question_is_answered_the_same_alone_and_among_others(tiny_rag, answers):
+    for question, among in zip(QUESTIONS[:2], answers[:2], strict=True):
+        close(tiny_rag.answer([question])[0], among)
+    close(tiny_rag.answer(QUESTIONS[::-1])[-1], answers[0])
+
+
+def test_more_questions_than_a_batch_holds(tiny_rag, answers):
+    """config.evaluate.batch is 8: the fifth of eleven stands in the first batch, the eleventh in the second."""
+    batches = [len(batch) for batch in tiny_rag.answer_batch(QUESTIONS + QUESTIONS + QUESTIONS[:1])]
+    assert batches == [8, 3]
+    many = tiny_rag.answer(QUESTIONS + QUESTIONS + QUESTIONS[:1])
+    for place, answer in enumerate(many):
+        close(answer, answers[place % len(QUESTIONS)])
+
+
+def test_k_documents_are_read(tiny_rag):
+    (answer,) = tiny_rag.answer(QUESTIONS[:1], k=1)
+    (document,) = answer.documents
+    assert document.prior == document.posterior == 1
+
+
+def test_the_best_documents_are_the_ones_with_the_largest_scores(tiny_rag, answers):
+    found = tiny_rag.retrieve(QUESTIONS, k=30)
+    assert (np.sort(found.ids_BK) == np.arange(30)).all() and (np.diff(found.score_BK) <= 0).all()
+    np.testing.assert_allclose(np.exp(found.prior_BK).sum(axis=1), 1, rtol=1e-5)
+    for ids_K, answer in zip(found.ids_BK, answers, strict=True):
+        ids = {tiny_rag.retriever.index.passages[row].id for row in ids_K[:3].tolist()}
+        assert ids == {document.id for document in answer.documents}
+
+
+def test_no_questions_no_answers(tiny_rag):
+    assert tiny_rag.answer([]) == []
+
+
+@pytest.mark.parametrize(
+    ("questions", "k", "message"),
+    [
+        (["why?", " \t"], None, "question 2: empty"),
+        ("why?", None, r"found the string 'why\?', expected a list"),
+        (["why?"], 31, "found 31, expected at most 30"),
+    ],
+)
+def test_what_cannot_be_answered(tiny_rag, questions, k, message):
+    with pytest.raises(UserError, match=message):
+        tiny_rag.answer(questions, k=k)
+
+
+def test_a_swapped_index_brings_its_passages(swapped, tiny_run, answers):
+    """Same encoder, other texts: another edition of the mayors, the same scores for what did not change."""
+    swapped.swap_index(tiny_run.index_after)
+    after = {passage["id"]: passage["text"] for passage in tiny_run.records("passages_after.jsonl")}
+    before = {passage["id"]: passage["text"] for passage in tiny_run.records("passages_before.jsonl")}
+    for old, new in zip(answers, swapped.answer(QUESTIONS), strict=True):
+        scores = {document.id: document.score for document in old.documents}
+        for document in new.documents:
+            assert document.text == after[document.id]
+            if document.id in scores and after[document.id] == before[document.id]:
+                assert document.score == pytest.approx(scores[document.id], abs=1e-4)
+    swapped.swap_index(tiny_run.workdir / "index")
+    for old, again in zip(answers, swapped.answer(QUESTIONS), strict=True):
+        close(again, old)
+
+
+def test_an_index_of_another_encoder_is_refused_and_the_old_one_stays(swapped, tiny_run):
+    with pytest.raises(UserError, match="made by passage encoder another, not by"):
+        swapped.swap_index(tiny_run.foreign_index)
+    assert swapped.retriever.index.folder == tiny_run.workdir / "index"
+
+
+def test_loading_with_another_index(tiny_run):
+    assert Rag.load(tiny_run.workdir, index=tiny_run.index_after).retriever.index.folder == tiny_run.index_after
+    with pytest.raises(UserError, match="made by passage encoder another"):
+        Rag.load(tiny_run.workdir, index=tiny_run.foreign_index)
+
+
+def test_loading_what_is_not_there(tmp_path, tiny_run):
+    with pytest.raises(UserError, match="holds no trained model"):
+        Rag.load(tmp_path / "nothing")
+    (tmp_path / "config.json").write_bytes((tiny_run.workdir / "config.json").read_bytes())
+    with pytest.raises(UserError, match="checkpoints: holds no checkpoint"):
+        Rag.load(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_the_index_remembers_the_encoder_of_the_checkpoint(tiny_run):
+    first, after = (open_index(folder).manifest for folder in (tiny_run.workdir / "index", tiny_run.index_after))
+    assert first.encoder_fingerprint == after.encoder_fingerprint
+    assert first.passages_checksum != after.passages_checksum
