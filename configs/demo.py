@@ -10,12 +10,16 @@ bash launch/demo.sh runs it from an empty folder; its commands are
 """
 
 from rag_jax.config import default_config
+from rag_jax.errors import UserError
 
+VARIANTS = ("token", "sequence", "inverse_cloze", "control")
 WIDTH_STD = 0.08  # about 1 / sqrt(width): BERT's and BART's 0.02 is meant for 768 and starts a narrow model asleep
 
 
 def get_config(variant: str = "token"):
     """variant: 'token' or 'sequence', as in --config=demo:sequence; for the retrieval experiment see below."""
+    if variant not in VARIANTS:
+        raise UserError(f"--config=demo:{variant}: found {variant!r}, expected one of {', '.join(VARIANTS)}")
     config = default_config()
     config.kind = "sequence" if variant == "sequence" else "token"
     config.data.update(passages="demo:2016", train="demo:train", valid="demo:valid", test="demo:test")
@@ -49,7 +53,7 @@ def get_config(variant: str = "token"):
     config.joint.update(steps=100, batch=32, k=5, learning_rate=3e-4, warmup=10)
     config.decode.max_length = 20
     config.evaluate.update(batch=64, every=500, questions=200)
-    config.hot_swap.update(questions=("demo:offices_2016", "demo:offices_2018"), passages=("demo:2016", "demo:2018"))
+    config.hot_swap.questions = ("demo:offices_2016", "demo:offices_2018")
     if variant in ("inverse_cloze", "control"):
         learn_retrieval_from_answers(config, train_question_encoder=variant == "inverse_cloze")
     return config

@@ -129,7 +129,7 @@ DEFAULTS = {
     "joint": _stage(),  # question encoder and generator together: the paper's training
     "decode": {"max_length": 24},
     "evaluate": {"batch": 64, "every": 500, "questions": 200, "recall": (1, 5)},
-    "hot_swap": {"questions": ("", ""), "passages": ("", "")},
+    "hot_swap": {"questions": ("", "")},  # two editions of the answers to the same questions
 }
 
 

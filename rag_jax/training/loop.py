@@ -58,7 +58,7 @@ def train(config: ConfigDict, place: Workdir) -> None:
     first_steps = dict(zip(stages, _running_sum(stage.steps for stage in stages.values()), strict=True))
     done = first_steps[progress.stage] + int(progress.state.step) if progress else 0
 
-    rag = Rag(model, params, retriever, config, parallel)
+    rag, last = Rag(model, params, retriever, config, parallel), list(stages)[-1]
     with RunLog(place.folder, resume_at=done) as log:
         for name, stage in stages.items():
             first = first_steps[name]
@@ -73,11 +73,13 @@ def train(config: ConfigDict, place: Workdir) -> None:
                 ahead = {"next_ids": found.ids_BK.tolist(), "next_health": found.health}
                 extra = {"stage": name, **ahead, "passage_encoder": fingerprint}
                 trees = {"step": state.step, "adam": state.opt_state}
-                checkpoints.save(first + int(state.step), state.params, trees, score=score, extra=extra)
+                # The best checkpoint is the last stage's best: what comes before it is preparation.
+                rank = score if name == last else -1.0
+                checkpoints.save(first + int(state.step), state.params, trees, score=rank, extra=extra)
 
             def score(params: Any, name: str = name) -> float:
                 rag.params = params
-                return -1.0 if name == "denoise" else exact_match_of(rag, valid)
+                return math.nan if name == "denoise" else exact_match_of(rag, valid)
 
             log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {stage.k} passages each")
             params = train_stage(
@@ -124,7 +126,8 @@ def train_stage(
             pending = None
             em = score(state.params)
             save(state, found, score=em)
-            log.say(f"{name} step {step + 1}: " + ("saved" if em < 0 else f"validation EM {100 * em:.1f}, saved"))
+            known = "" if math.isnan(em) else f"validation EM {100 * em:.1f}, "
+            log.say(f"{name} step {step + 1}: {known}saved")
     return state
 
 
