@@ -65,5 +65,7 @@ def learn_retrieval_from_answers(config, *, train_question_encoder: bool) -> Non
     'inverse_cloze' trains the question encoder in the joint stage, 'control' stops the gradient through the prior.
     """
     config.retriever.update(inverse_cloze=1.0, hard_negatives=0)
-    config.reader.update(steps=1500, k=2, batch=48)
-    config.joint.update(steps=400, batch=32, k=5, learning_rate=5e-4, train_question_encoder=train_question_encoder)
+    config.reader.update(steps=1000, warmup=100, k=2, batch=48)
+    config.joint.update(
+        steps=300, batch=32, k=5, learning_rate=5e-4, warmup=30, train_question_encoder=train_question_encoder
+    )
