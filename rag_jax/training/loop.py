@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -69,33 +68,47 @@ def train(config: ConfigDict, place: Workdir) -> None:
             state = parallel.put_whole(state)  # elsewhere, the first step would compile a program of its own
             source = make_source(name, stage, config, rag, questions)
 
-            def save(state: TrainState, found: Any, *, score: float, name: str = name, first: int = first) -> None:
-                ahead = {"next_ids": found.ids_BK.tolist(), "next_health": found.health}
-                extra = {"stage": name, **ahead, "passage_encoder": fingerprint}
-                trees = {"step": state.step, "adam": state.opt_state}
-                # The best checkpoint is the last stage's best: what comes before it is preparation.
-                rank = score if name == last else -1.0
-                checkpoints.save(first + int(state.step), state.params, trees, score=rank, extra=extra)
-
-            def score(params: Any, name: str = name) -> float:
-                rag.params = params
-                return math.nan if name == "denoise" else exact_match_of(rag, valid)
-
+            keeper = Keeper(checkpoints, name, first, fingerprint, is_last=name == last)
             log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {stage.k} passages each")
             params = train_stage(
-                name, stage, config, source, state, model=model, tx=optimizers[name], parallel=parallel, log=log,
-                first=first, resumed=resumed, score=score, save=save,
+                stage, config, source, state, rag=rag, tx=optimizers[name], log=log, keeper=keeper, resumed=resumed,
+                valid=valid if name != "denoise" else [],
             ).params  # fmt: skip
     checkpoints.close()
 
 
+class Keeper(NamedTuple):
+    """Saves the states of a stage, whose step 0 is the run's step `first`.
+
+    Only states of the last stage can be the best checkpoint: what comes before it is preparation.
+    """
+
+    checkpoints: Checkpoints
+    stage: str
+    first: int
+    fingerprint: str
+    is_last: bool
+
+    def save(self, state: TrainState, found: sources.Found, score: float) -> None:
+        """Saves the state and what was already found for its next batch."""
+        ahead = {"next_ids": found.ids_BK.tolist(), "next_health": found.health}
+        self.checkpoints.save(
+            self.first + int(state.step),
+            state.params,
+            {"step": state.step, "adam": state.opt_state},
+            score=score if self.is_last and not math.isnan(score) else -1.0,
+            extra={"stage": self.stage, **ahead, "passage_encoder": self.fingerprint},
+        )
+
+
 def train_stage(
-    name: str, stage: ConfigDict, config: ConfigDict, source: Any, state: TrainState, *, model: Any, tx: Any,
-    parallel: Pmap, log: RunLog, first: int, resumed: init.Progress | None, score: Callable, save: Callable,
+    stage: ConfigDict, config: ConfigDict, source: Any, state: TrainState, *, rag: Rag, tx: Any, log: RunLog,
+    keeper: Keeper, resumed: init.Progress | None, valid: list,
 ) -> TrainState:  # fmt: skip
-    """Runs one stage from state.step to its end; `first` is the stage's first step in the run's own count."""
+    """Runs one stage from state.step to its end, with the exact match of `valid` at every evaluation."""
+    name, first, parallel = keeper.stage, keeper.first, rag.parallel
     objective = Objective(stage.train_question_encoder, stage.label_smoothing, stage.accumulation, config.seed)
-    step_function = parallel.step(train_step, config=model, optimizer=tx, objective=objective)
+    step_function = parallel.step(train_step, config=rag.model, optimizer=tx, objective=objective)
     rate, start = learning_rate(stage), int(state.step)
     pace, pending, em = Pace(start, stage.steps, stage.batch), None, math.nan
     if resumed is None:
@@ -124,8 +137,9 @@ def train_stage(
         if last or (step + 1) % config.evaluate.every == 0:
             report(log, name, first, *pending, pace=pace, rate=rate, em=em)
             pending = None
-            em = score(state.params)
-            save(state, found, score=em)
+            rag.params = state.params
+            em = exact_match_of(rag, valid) if valid else math.nan
+            keeper.save(state, found, em)
             known = "" if math.isnan(em) else f"validation EM {100 * em:.1f}, "
             log.say(f"{name} step {step + 1}: {known}saved")
     return state
