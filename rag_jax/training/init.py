@@ -77,13 +77,20 @@ def resume(
         )
     params = jax.eval_shape(lambda key: rag.init_params(model, key), jax.random.key(0))
     optimizer = jax.eval_shape(optimizers[extra["stage"]].init, params)
-    trees = checkpoints.restore(
-        step,
-        params=parallel.abstract_whole(params),
-        optimizer=parallel.abstract_whole({"step": _STEP, "adam": optimizer}),
-    )
-    state = TrainState(trees["optimizer"]["step"], trees["params"], trees["optimizer"]["adam"])
+    state = restore_state(checkpoints, step, TrainState(_STEP, params, optimizer), parallel)
     return Progress(extra["stage"], state, extra["next_ids"], extra.get("next_health"))
+
+
+def saved_trees(state: TrainState) -> dict[str, Any]:
+    """A state as the trees 'params' and 'optimizer' of a checkpoint."""
+    return {"params": state.params, "optimizer": {"step": state.step, "adam": state.opt_state}}
+
+
+def restore_state(checkpoints: Checkpoints, step: int, like: TrainState, parallel: Pmap) -> TrainState:
+    """The state saved at a step, whole on every device; `like` has its shapes and dtypes."""
+    abstract = {name: parallel.abstract_whole(tree) for name, tree in saved_trees(like).items()}
+    trees = checkpoints.restore(step, **abstract)
+    return TrainState(trees["optimizer"]["step"], trees["params"], trees["optimizer"]["adam"])
 
 
 def from_parts(model: rag.RagConfig, encoder: dict[str, Any], seed: int, parallel: Pmap) -> dict[str, Any]:

@@ -94,8 +94,7 @@ class Keeper(NamedTuple):
         ahead = {"next_ids": found.ids_BK.tolist(), "next_health": found.health}
         self.checkpoints.save(
             self.first + int(state.step),
-            state.params,
-            {"step": state.step, "adam": state.opt_state},
+            **init.saved_trees(state),
             score=score if self.is_last and not math.isnan(score) else -1.0,
             extra={"stage": self.stage, **ahead, "passage_encoder": self.fingerprint},
         )

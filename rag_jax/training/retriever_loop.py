@@ -1,4 +1,4 @@
-"""Trains the bi-encoder: batches of pairs, in-batch softmax, checkpoints; recall against the passages at the end."""
+"""Trains the bi-encoder: batches of pairs, in-batch softmax, checkpoints."""
 
 import time
 from typing import Any
@@ -15,6 +15,7 @@ from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_or_train
 from rag_jax.errors import UserError
 from rag_jax.parallel import Pmap
+from rag_jax.training import init
 from rag_jax.training.logging import Pace, RunLog, finite
 from rag_jax.training.optim import optimizer
 from rag_jax.training.retriever import Pairs, init_params, retriever_step
@@ -82,17 +83,13 @@ def resume(checkpoints: Checkpoints, fresh: TrainState, parallel: Pmap) -> Train
     step = checkpoints.latest()
     if step is None:
         return parallel.put_whole(fresh)
-    optimizer = {"step": fresh.step, "adam": fresh.opt_state}
-    trees = checkpoints.restore(
-        step, params=parallel.abstract_whole(fresh.params), optimizer=parallel.abstract_whole(optimizer)
-    )
-    return TrainState(trees["optimizer"]["step"], trees["params"], trees["optimizer"]["adam"])
+    return init.restore_state(checkpoints, step, fresh, parallel)
 
 
 def save(checkpoints: Checkpoints, state: TrainState) -> None:
     """Saves the whole state; the newest counts as the best."""
     step = int(state.step)
-    checkpoints.save(step, state.params, {"step": state.step, "adam": state.opt_state}, score=step, extra={})
+    checkpoints.save(step, **init.saved_trees(state), score=step, extra={})
 
 
 def report(log: RunLog, step: int, metrics: Any, pace: Pace) -> None:
