@@ -25,7 +25,7 @@ def get_config(kind: str = "token"):
     config = default_config()
     config.kind = kind
     config.data.update(passages="demo:2016", train="demo:train", valid="demo:valid", test="demo:test")
-    config.length.update(question=20, passage=40, source=72, target=18)
+    config.length.update(question=20, passage=40, source=80, target=22)
     config.tokenizer.update(encoder_vocab=4000, generator_vocab=2000)
     config.encoder.update(
         width=128,
@@ -53,7 +53,7 @@ def get_config(kind: str = "token"):
         train_question_encoder=False,
     )
     config.joint.update(steps=100, batch=32, k=5, learning_rate=3e-4, warmup=10)
-    config.decode.max_length = 20
+    config.decode.max_length = 22
     config.evaluate.update(batch=64, every=500, questions=200)
     config.hot_swap.questions = ("demo:offices_2016", "demo:offices_2018")
     return config

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
+from rag_jax.config import score_scale
 from rag_jax.core.marginal import document_log_prior
 from rag_jax.data.text import Document as Pieces
 from rag_jax.data.tokenizer import Tokenizer
@@ -28,7 +29,7 @@ from rag_jax.workdir import Workdir
 
 @dataclass(frozen=True)
 class Document:
-    """A retrieved passage: its inner product with the question, p(z|x), and how much of the answer came from it.
+    """A retrieved passage: its scaled inner product with the question, p(z|x), and how much of the answer came from it.
 
     posterior: p(z|x,y) under RAG-Sequence; under RAG-Token the mean over text tokens of p(z|x,y_1..y_i).
     """
@@ -79,7 +80,8 @@ def rag_config(config: ConfigDict, encoder: Tokenizer, generator: Tokenizer) -> 
         question_encoder=BertConfig(vocab_size=encoder.vocab_size, pad_id=encoder.pad_id, **config.encoder),
         generator=BartConfig(vocab_size=generator.vocab_size, **special, **config.generator),
         kind=config.kind,
-        score_scale=config.retrieval.score_scale,
+        score_scale=score_scale(config),
+        learn_score_scale=config.retrieval.learn_score_scale,
     )
 
 
@@ -162,7 +164,6 @@ class Rag:
         ids_BQ = _pad(self.retriever.question_ids(questions), self._rows(len(questions)))
         query_BE = self.parallel.to_host(self._encode(self.params, self.parallel.put_batch(ids_BQ)))
         ids_BK, score_BK = self.retriever.search(questions, query_BE[: len(questions)], k)
-        score_BK = self.model.score_scale * score_BK
         return Retrieved(ids_BK, score_BK, np.asarray(document_log_prior(score_BK, ids_BK >= 0)))
 
     def read(self, questions: Sequence[str], documents_BK: Sequence[Sequence[Pieces]], prior_BK: np.ndarray) -> Reading:

@@ -26,8 +26,8 @@ CHOICES = {
 # What a number may be, by the last part of its key; all others are 1 or more.
 SHARES = ("inverse_cloze", "substitution")
 LOSSES = ("dropout", "attention_dropout", "activation_dropout", "label_smoothing")
-MORE_THAN_0 = ("init_std", "learning_rate", "clip", "score_scale")
-FROM_0 = ("seed", "projection", "warmup", "weight_decay", "hard_negatives", "lag")
+MORE_THAN_0 = ("init_std", "learning_rate", "clip")
+FROM_0 = ("seed", "score_scale", "projection", "warmup", "weight_decay", "hard_negatives", "lag", "depth")
 KINDS = {
     bool: "True or False",
     int: "a whole number",
@@ -43,6 +43,7 @@ def _stage() -> dict:
         "steps": 0,
         "batch": 64,
         "k": 5,
+        "depth": 0,  # n: of the n best passages, those that hold the answer are read first (distant supervision)
         "learning_rate": 3e-5,
         "warmup": 100,
         "weight_decay": 0.01,
@@ -121,7 +122,8 @@ DEFAULTS = {
     "index": {"kind": "scann", "batch": 256, "shard": 65536, "dtype": "float32"},
     "retrieval": {
         "k": 5,
-        "score_scale": 1.0,  # score = scale * <query, document>: 1 for DPR, about 20 for normalised encoders
+        "score_scale": 0.0,  # score = scale * <query, document>; 0 stands for 1, as in DPR, or 20 if encoder.normalize
+        "learn_score_scale": False,  # learned from there, by train_retriever and with the question encoder
         "lag": 1,  # 1: encode the next questions before this batch's update, so that search overlaps; 0: after
     },
     "denoise": _stage(),  # the generator alone repairs passages with holes (BART's text infilling)
@@ -136,6 +138,11 @@ DEFAULTS = {
 def default_config() -> ConfigDict:
     """Every key there is; a configuration file starts from this and changes what it must. Letters are DESIGN's axes."""
     return ConfigDict(DEFAULTS)
+
+
+def score_scale(config: ConfigDict) -> float:
+    """The factor on inner products: scores of normalised embeddings differ by hundredths, a flat prior without one."""
+    return config.retrieval.score_scale or (20.0 if config.encoder.normalize else 1.0)
 
 
 def validate(config: ConfigDict) -> None:

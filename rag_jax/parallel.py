@@ -46,6 +46,12 @@ class Pmap:
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
         self._whole = NamedSharding(mesh, PartitionSpec())
 
+    def check_batch(self, key: str, batch: int, accumulation: int = 1) -> None:
+        """Raises UserError for a batch of the configuration that does not divide over the devices."""
+        if batch % (len(self.devices) * accumulation):
+            parts = f" x {accumulation} {key.rpartition('.')[0]}.accumulation" if accumulation > 1 else ""
+            raise UserError(f"config.{key}: found {batch}, expected a multiple of {len(self.devices)} devices{parts}")
+
     def step(self, function: Callable, **static: Any) -> Callable:
         """function(state, batch, across=...) -> (state, metrics), both whole on every device; the state is donated."""
         mapped = partial(function, across=MAPPED, **static)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rag_jax.command import checked, find_config, load_config, parse_flags
-from rag_jax.config import DEFAULTS, default_config, validate
+from rag_jax.config import DEFAULTS, default_config, score_scale, validate
 from rag_jax.errors import UserError
 from rag_jax.workdir import Workdir
 
@@ -45,6 +45,14 @@ def test_the_argument_after_a_colon_reaches_get_config(tmp_path):
 def test_defaults_only_lack_the_passages(config):
     assert problems(default_config())[0].startswith("data.passages: empty")
     validate(config)
+
+
+def test_the_score_scale_is_1_or_20_for_normalised_embeddings_unless_given(config):
+    assert score_scale(config) == 1
+    config.encoder.normalize = True
+    assert score_scale(config) == 20
+    config.retrieval.score_scale = 0.5
+    assert score_scale(config) == 0.5
 
 
 def test_a_changed_configuration_leaves_the_defaults_alone(config):

@@ -98,6 +98,7 @@ def test_a_question_that_cannot_be_answered(tiny_run, unchanged, arguments, stdi
     ("arguments", "message"),
     [
         (["--config.joint.k=31"], "config.joint.k: found 31, expected at most 30"),
+        (["--config.reader.depth=31"], "config.reader.depth: found 31, expected at most 30"),
         (["--config.data.train=damaged.jsonl"], "damaged.jsonl:2: not JSON"),
         (["--config.data.valid=missing.jsonl"], "missing.jsonl: cannot be read"),
         (["--config.generator.ffn=48"], "made with another configuration"),

@@ -21,8 +21,9 @@ ACCENTS = {
     "a": "áàâãäåă", "e": "éèêëě", "i": "íîï", "o": "óôõöø", "u": "úûü", "y": "ý", "c": "çčć", "d": "đð", "g": "ğ",
     "l": "ł", "n": "ñń", "s": "šşș", "t": "țþ", "z": "žż",
 }  # fmt: skip
-ACCENTED = 0.15  # share of made-up words with an accented letter, so that the pieces of such letters are learned too
-RESIZED = 0.25
+ACCENTED = 0.3  # share of made-up words with an accented letter, so that the pieces of such letters are learned too
+RESIZED = 0.4  # share of the names of several words that get another number of them, 1 to WORDS
+WORDS, PARTS = 5, 3  # long names of many pieces: what is hard to copy must be common in training
 OPENERS = ("(", "[", "{", '"', "'", "“", "‘", "«", "¿", "¡")
 TRIES = 50
 CHARACTER = 4  # the most bytes, hence tokens, of one character
@@ -65,13 +66,13 @@ class NameMaker:
         """A name like `answer`, word for word: made-up words in its case, numbers and symbols in their shape.
 
         "Marie Curie" may become "Trovelan Quith", "Fe" "Ku", "1867" "4920", "12 March 1990" "37 Oldrine 6215". A name
-        of several words has another number of them one time in four. None when no free name was found, as for a digit
+        of several words often has another number of them. None when no free name was found, as for a digit
         when all ten are blocked.
         """
         words = answer.split()
         named = len(words) > 1 and not any(character.isdecimal() for character in answer)
         if named and rng.random() < RESIZED:
-            words = [words[i] for i in rng.integers(len(words), size=rng.integers(1, 4))]
+            words = [words[i] for i in rng.integers(len(words), size=rng.integers(1, WORDS + 1))]
         drawn = [self._shaped(word, rng) if _has_shape(word) else self._word(word, rng) for word in words]
         if not words or None in drawn or drawn == words:
             return None
@@ -181,13 +182,15 @@ def _bank(rng: np.random.Generator, tokenizer: Tokenizer, blocked: Collection[st
     words: dict[str, None] = {}
     while len(words) < size:
         if starts and parts and rng.random() < 0.75:
-            word = _one(rng, starts) + "".join(_one(rng, parts) for _ in range(rng.integers(1, 3)))
+            word = _one(rng, starts) + "".join(_one(rng, parts) for _ in range(rng.integers(1, PARTS + 1)))
         else:
             word = "".join(_one(rng, ONSETS) + _one(rng, VOWELS) for _ in range(rng.integers(1, 4)))
             word = (word + _one(rng, CODAS)).capitalize()
         if rng.random() < ACCENTED:
-            place = int(rng.integers(1, len(word))) if len(word) > 1 else 0
-            word = word[:place] + _one(rng, ACCENTS.get(word[place], word[place])) + word[place + 1 :]
+            place = int(rng.integers(len(word)))
+            accented = _one(rng, ACCENTS.get(word[place].lower(), word[place]))
+            accented = accented.upper() if word[place].isupper() else accented
+            word = word[:place] + accented + word[place + 1 :]
         if 3 <= len(word) <= 14 and plain_word(word) not in blocked:
             words[word] = None
     return list(words)

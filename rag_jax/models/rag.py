@@ -16,23 +16,38 @@ from rag_jax.models.bert import BertConfig, BertEncoder
 
 @dataclass(frozen=True)
 class RagConfig:
-    """Both halves' configs, the marginal ('token' or 'sequence') and the factor on the inner products."""
+    """Both halves' configs, the marginal ('token' or 'sequence') and the scale of the document scores.
+
+    score_scale: the factor on the inner products, or where a learned one starts (learn_score_scale).
+    """
 
     question_encoder: BertConfig = field(default_factory=BertConfig)
     generator: BartConfig = field(default_factory=BartConfig)
     kind: str = "token"
     score_scale: float = 1.0
+    learn_score_scale: bool = False
 
 
 def init_params(config: RagConfig, key: jax.Array) -> dict[str, Any]:
-    """Returns fresh fp32 parameters {'question_encoder': ..., 'generator': ...}."""
+    """Returns fresh fp32 parameters {'question_encoder': ..., 'generator': ...} and, if learned, 'log_score_scale'."""
     key_encoder, key_generator = jax.random.split(key)
     ids, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
     encoder, generator = BertEncoder(config.question_encoder), Bart(config.generator)
     return {
         "question_encoder": jax.jit(encoder.init)(key_encoder, ids, mask)["params"],
         "generator": jax.jit(generator.init)(key_generator, ids, mask, ids)["params"],
+        **init_score_scale(config.score_scale if config.learn_score_scale else None),
     }
+
+
+def init_score_scale(scale: float | None) -> dict[str, jax.Array]:
+    """The parameter {'log_score_scale'} that starts at `scale`; nothing for None. The logarithm keeps it positive."""
+    return {} if scale is None else {"log_score_scale": jnp.log(jnp.float32(scale))}
+
+
+def score_scale(params: dict[str, Any], constant: float) -> jax.Array | float:
+    """The learned scale where the parameters hold one, else the constant."""
+    return jnp.exp(params["log_score_scale"]) if "log_score_scale" in params else constant
 
 
 def _rngs(dropout_key: jax.Array | None) -> dict[str, Any]:
@@ -44,19 +59,24 @@ def _rngs(dropout_key: jax.Array | None) -> dict[str, Any]:
 def encode_questions(
     config: RagConfig, params: dict[str, Any], ids_BQ: jax.Array, *, dropout_key: jax.Array | None = None
 ) -> jax.Array:
-    """Returns query_BE in fp32; padding is told by the encoder's pad id; dropout only when given a key."""
+    """Returns query_BE in fp32: the question's embedding times the score scale, so that score = <query, document>.
+
+    A positive factor changes the prior, never the order. Padding is told by the encoder's pad id; dropout only when
+    given a key.
+    """
     encoder = BertEncoder(config.question_encoder)
     mask_BQ = ids_BQ != config.question_encoder.pad_id
-    return encoder.apply({"params": params["question_encoder"]}, ids_BQ, mask_BQ, **_rngs(dropout_key))
+    embedding_BE = encoder.apply({"params": params["question_encoder"]}, ids_BQ, mask_BQ, **_rngs(dropout_key))
+    return score_scale(params, config.score_scale) * embedding_BE
 
 
-def document_scores(query_BE: jax.Array, document_BKE: jax.Array, scale: jax.Array | float = 1.0) -> jax.Array:
-    """Returns score_BK = scale * <query, document> in fp32 (Lewis et al. 2020, section 2.2).
+def document_scores(query_BE: jax.Array, document_BKE: jax.Array) -> jax.Array:
+    """Returns score_BK = <query, document> in fp32 (Lewis et al. 2020, section 2.2).
 
     DPR's scores are 60 to 75 with gaps of 0.5, so neither bf16 nor a device's default precision will do.
     """
     query_BE, document_BKE = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (query_BE, document_BKE))
-    return scale * jnp.einsum("BE,BKE->BK", query_BE, document_BKE, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("BE,BKE->BK", query_BE, document_BKE, precision=jax.lax.Precision.HIGHEST)
 
 
 def token_likelihood(

@@ -12,8 +12,8 @@ from rag_jax.api import rag_config
 from rag_jax.data import tasks
 from rag_jax.data.passages import build_store
 from rag_jax.data.vocabulary import load_or_train
-from rag_jax.errors import UserError
 from rag_jax.index.builder import build_index
+from rag_jax.models import rag
 from rag_jax.parallel import Pmap
 from rag_jax.training import init
 from rag_jax.training.retriever import encode_passages, passage_encoder
@@ -23,15 +23,12 @@ from rag_jax.workdir import Workdir
 def build(config: ConfigDict, place: Workdir, folder: str | Path) -> None:
     """Passages of config.data -> store -> vectors over all devices -> searcher, as an index in `folder`."""
     folder, parallel = Path(folder), Pmap()
-    if config.index.batch % len(parallel.devices):
-        raise UserError(
-            f"config.index.batch: found {config.index.batch}, expected a multiple of {len(parallel.devices)} devices"
-        )
+    parallel.check_batch("index.batch", config.index.batch)
     init.newest_retriever(place.retriever)  # before anything is written
     encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
-    model = rag_config(config, encoder_tokenizer, generator_tokenizer).question_encoder
+    model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     params = init.retriever_params(place.retriever, model, shared=config.retriever.shared, parallel=parallel)
-    weights, encoder = passage_encoder(params), parallel.batch(partial(encode_passages, model))
+    weights, encoder = passage_encoder(params), parallel.batch(partial(encode_passages, model.question_encoder))
 
     def encode(ids_BP: np.ndarray) -> np.ndarray:
         return parallel.to_host(encoder(weights, parallel.put_batch(ids_BP)))
@@ -45,8 +42,8 @@ def build(config: ConfigDict, place: Workdir, folder: str | Path) -> None:
             encode=encode,
             store=store,
             passage_ids=lambda titles, texts: encoder_tokenizer.passage_pair_ids(titles, texts, config.length.passage),
-            fingerprint=init.passage_fingerprint(model, params),
-            score_scale=config.retrieval.score_scale,
+            fingerprint=init.passage_fingerprint(model.question_encoder, params),
+            score_scale=float(rag.score_scale(params, model.score_scale)),
             kind=config.index.kind,
             shard_size=config.index.shard,
             batch_size=config.index.batch,

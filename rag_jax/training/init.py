@@ -16,10 +16,10 @@ from rag_jax.training import retriever
 from rag_jax.training.step import TrainState
 
 
-def retriever_params(folder: Path, config: BertConfig, *, shared: bool, parallel: Pmap) -> dict[str, Any]:
-    """The newest parameters of train_retriever: {'question_encoder'} and, unless shared, {'passage_encoder'}."""
+def retriever_params(folder: Path, model: rag.RagConfig, *, shared: bool, parallel: Pmap) -> dict[str, Any]:
+    """The newest parameters of train_retriever, as retriever.init_params makes them."""
     checkpoints, step = newest_retriever(folder)
-    init = jax.eval_shape(lambda key: retriever.init_params(config, key, shared=shared), jax.random.key(0))
+    init = jax.eval_shape(lambda key: retriever.init_params(model, key, shared=shared), jax.random.key(0))
     return checkpoints.restore(step, params=parallel.abstract_whole(init))["params"]
 
 
@@ -94,9 +94,9 @@ def restore_state(checkpoints: Checkpoints, step: int, like: TrainState, paralle
 
 
 def from_parts(model: rag.RagConfig, encoder: dict[str, Any], seed: int, parallel: Pmap) -> dict[str, Any]:
-    """The trained question encoder beside a freshly initialised generator."""
+    """The trained question encoder, with its learned scale if it has one, beside a freshly initialised generator."""
     params = rag.init_params(model, jax.random.key(seed))
-    return parallel.put_whole({"question_encoder": encoder["question_encoder"], "generator": params["generator"]})
+    return parallel.put_whole(params | {name: encoder[name] for name in params if name in encoder})
 
 
 _STEP = jax.ShapeDtypeStruct((), jax.numpy.int32)

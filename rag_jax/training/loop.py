@@ -27,7 +27,7 @@ from rag_jax.training.optim import learning_rate, optimizer
 from rag_jax.training.step import Objective, TrainState, train_step
 from rag_jax.workdir import Workdir
 
-TRAINED = {True: ("question_encoder", "generator"), False: ("generator",)}
+TRAINED = {True: ("question_encoder", "log_score_scale", "generator"), False: ("generator",)}
 
 
 def train(config: ConfigDict, place: Workdir) -> None:
@@ -38,9 +38,7 @@ def train(config: ConfigDict, place: Workdir) -> None:
     init.newest_retriever(place.retriever)  # before anything is written
     encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
-    encoder = init.retriever_params(
-        place.retriever, model.question_encoder, shared=config.retriever.shared, parallel=parallel
-    )
+    encoder = init.retriever_params(place.retriever, model, shared=config.retriever.shared, parallel=parallel)
     fingerprint = init.passage_fingerprint(model.question_encoder, encoder)
     index = open_index(place.index, expect_fingerprint=fingerprint, tokenizer=generator_tokenizer)
     check_k(config, stages, len(index.passages))
@@ -180,13 +178,8 @@ def make_source(name: str, stage: ConfigDict, config: ConfigDict, rag: Rag, ques
 
 def check_batches(config: ConfigDict, stages: dict[str, ConfigDict], parallel: Pmap) -> None:
     """Raises UserError for a batch that does not divide over the devices, before anything is loaded."""
-    devices = len(parallel.devices)
     for name, stage in stages.items():
-        if stage.batch % (devices * stage.accumulation):
-            raise UserError(
-                f"config.{name}.batch: found {stage.batch}, expected a multiple of {devices} devices"
-                + (f" x {stage.accumulation} {name}.accumulation" if stage.accumulation > 1 else "")
-            )
+        parallel.check_batch(f"{name}.batch", stage.batch, stage.accumulation)
     if not config.data.train or not config.data.valid:
         raise UserError(
             "config.data.train and data.valid: expected two files of questions, or 'demo:train' and 'demo:valid'"
@@ -195,7 +188,9 @@ def check_batches(config: ConfigDict, stages: dict[str, ConfigDict], parallel: P
 
 def check_k(config: ConfigDict, stages: dict[str, ConfigDict], passages: int) -> None:
     """Raises UserError for a k larger than the corpus."""
-    wanted = {"retrieval.k": config.retrieval.k, **{f"{name}.k": stage.k for name, stage in stages.items()}}
+    wanted = {"retrieval.k": config.retrieval.k}
+    for name, stage in stages.items():
+        wanted |= {f"{name}.k": stage.k, f"{name}.depth": stage.depth}
     for key, k in wanted.items():
         if k > passages:
             raise UserError(f"config.{key}: found {k}, expected at most {passages}, the passages of the index")

@@ -7,6 +7,7 @@ import optax
 from ml_collections import ConfigDict
 
 ADAM_EPSILON = 1e-8
+UNDECAYED = ("bias", "scale", "final_logits_bias", "log_score_scale")
 
 
 def learning_rate(stage: ConfigDict) -> optax.Schedule:
@@ -38,7 +39,5 @@ def optimizer(stage: ConfigDict, trained: tuple[str, ...]) -> optax.GradientTran
 
 
 def decayed(params: Any) -> Any:
-    """True for weight matrices and embeddings: everything but biases and LayerNorm scales."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key not in ("bias", "scale", "final_logits_bias"), params
-    )
+    """True for weight matrices and embeddings: everything but biases, LayerNorm scales and the score scale."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in UNDECAYED, params)

@@ -13,6 +13,7 @@ from rag_jax.data.formats import Passage, Question
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.metrics.text import normalise
+from rag_jax.models import rag
 from rag_jax.models.bert import BertConfig, BertEncoder
 from rag_jax.parallel import Across
 from rag_jax.training.step import TrainState
@@ -31,12 +32,13 @@ class PairBatch(NamedTuple):
     negative_BC: jax.Array
 
 
-def init_params(config: BertConfig, key: jax.Array, *, shared: bool) -> dict[str, Any]:
-    """{'question_encoder'} and, unless it is shared, {'passage_encoder'}, which starts from the same weights."""
+def init_params(model: rag.RagConfig, key: jax.Array, *, shared: bool) -> dict[str, Any]:
+    """{'question_encoder'}; unless it is shared, 'passage_encoder' from the same weights; if learned, the scale."""
     ids = jnp.zeros((1, 2), jnp.int32)
-    params = jax.jit(BertEncoder(config).init)(key, ids, ids > 0)["params"]
+    params = jax.jit(BertEncoder(model.question_encoder).init)(key, ids, ids > 0)["params"]
     names = ("question_encoder",) if shared else ("question_encoder", "passage_encoder")
-    return {name: jax.tree.map(jnp.copy, params) for name in names}
+    scale = rag.init_score_scale(model.score_scale if model.learn_score_scale else None)
+    return {name: jax.tree.map(jnp.copy, params) for name in names} | scale
 
 
 def passage_encoder(params: dict[str, Any]) -> Any:
@@ -70,7 +72,8 @@ def in_batch_loss(
     B, N, P = batch.passage_BNP.shape
     query_BE = encode(params["question_encoder"], batch.question_BQ, 0)
     passage_CE = across.gather(encode(passage_encoder(params), batch.passage_BNP.reshape(B * N, P), 1))
-    score_BC = scale * jnp.einsum("BE,CE->BC", query_BE, passage_CE, precision=jax.lax.Precision.HIGHEST)
+    query_BE = rag.score_scale(params, scale) * query_BE
+    score_BC = jnp.einsum("BE,CE->BC", query_BE, passage_CE, precision=jax.lax.Precision.HIGHEST)
     positive_B = (across.index() * B + jnp.arange(B)) * N
     is_positive_BC = jnp.arange(score_BC.shape[1])[None, :] == positive_B[:, None]
     score_BC = jnp.where(batch.negative_BC | is_positive_BC, score_BC, -jnp.inf)

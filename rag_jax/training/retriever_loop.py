@@ -26,12 +26,9 @@ from rag_jax.workdir import Workdir
 def train_retriever(config: ConfigDict, place: Workdir) -> None:
     """Trains question and passage encoder; called again, goes on from the last checkpoint."""
     settings, parallel = config.retriever, Pmap()
-    if settings.batch % len(parallel.devices):
-        raise UserError(
-            f"config.retriever.batch: found {settings.batch}, expected a multiple of {len(parallel.devices)} devices"
-        )
+    parallel.check_batch("retriever.batch", settings.batch)
     encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
-    model = rag_config(config, encoder_tokenizer, generator_tokenizer).question_encoder
+    model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     pairs = make_pairs(config, encoder_tokenizer)
     order = Batches(max(len(pairs.asked), 1), settings.batch, config.seed)
 
@@ -40,7 +37,7 @@ def train_retriever(config: ConfigDict, place: Workdir) -> None:
     checkpoints = Checkpoints(place.retriever)
     state = resume(checkpoints, TrainState(jnp.int32(0), params, tx.init(params)), parallel)
     step_function = parallel.step(
-        retriever_step, config=model, optimizer=tx, scale=config.retrieval.score_scale, seed=config.seed
+        retriever_step, config=model.question_encoder, optimizer=tx, scale=model.score_scale, seed=config.seed
     )
     start = int(state.step)
     with RunLog(place.retriever, resume_at=start) as log:

@@ -43,29 +43,43 @@ class QuestionSource:
         stage: ConfigDict, parallel: Pmap, *, name: str, names: NameMaker | None,
     ):  # fmt: skip
         self._questions, self._retriever, self._model, self._parallel = questions, retriever, model, parallel
-        self._k, self._share, self._seed, self._name = stage.k, stage.substitution, config.seed, name
+        self._k, self._depth, self._share = stage.k, stage.depth, stage.substitution
+        self._seed, self._name = config.seed, name
         self._length, self._compat = config.length, COMPAT[config.data.target_layout]
         self._order = Batches(len(questions), stage.batch, config.seed)
         self._encode = parallel.batch(partial(rag.encode_questions, model))
+        # A frozen encoder finds the same passages in every epoch: they are looked up once.
+        self._known: dict[int, tuple] | None = None if stage.train_question_encoder else {}
         self._names, self._substitution = names, Substitution(retriever.generator_tokenizer)
         self._marks = Marks.of(retriever.generator_tokenizer)
 
-    def encode(self, params: Any, step: int) -> jax.Array:
-        """Dispatches the question encoder on batch `step`; returns before it is done."""
+    def encode(self, params: Any, step: int) -> jax.Array | None:
+        """Dispatches the question encoder on batch `step`; returns before it is done. None where all is known."""
+        if self._known and all(index in self._known for index in self._order[step].tolist()):
+            return None
         return self._encode(params, self._parallel.put_batch(self._question_ids(step)))
 
-    def search(self, step: int, query: jax.Array) -> Found:
+    def search(self, step: int, query: jax.Array | None) -> Found:
         """The passages of batch `step` for its encoded questions; waits for the devices."""
-        texts = [question.text for question in self._asked(step)]
-        ids_BK, score_BK = self._retriever.search(texts, self._parallel.to_host(query), self._k)
-        prior_BK = np.asarray(document_log_prior(self._model.score_scale * score_BK, ids_BK >= 0))
+        indices = self._order[step].tolist()
+        if query is None:
+            ids_BK, score_BK = map(np.stack, zip(*(self._known[index] for index in indices), strict=True))
+        else:
+            texts = [question.text for question in self._asked(step)]
+            depth = max(self._k, self._depth)
+            ids_BK, score_BK = self._retriever.search(texts, self._parallel.to_host(query), depth)
+            if self._depth:
+                ids_BK, score_BK = self._holding_first(step, ids_BK, score_BK)
+            if self._known is not None:
+                self._known.update(zip(indices, zip(ids_BK, score_BK, strict=True), strict=True))
+        prior_BK = np.asarray(document_log_prior(score_BK, ids_BK >= 0))
         return Found(ids_BK, Health.of(ids_BK, prior_BK))
 
     def batch(self, step: int, ids_BK: np.ndarray) -> Batch:
         """The arrays of batch `step` for passages already found."""
         asked = self._asked(step)
         documents_BK = self._retriever.documents(ids_BK)
-        answers = [Form.of(self._retriever.generator_tokenizer, question.answers[0]) for question in asked]
+        answers = self._answers(step)
         if self._names is not None and self._share:
             rng = step_rng(self._seed, self._name, step)
             pairs = [self._renamed(*pair, rng) for pair in zip(documents_BK, answers, strict=True)]
@@ -85,6 +99,23 @@ class QuestionSource:
             target_BT=target_BT,
             weight_B=np.ones(len(asked), np.float32),
         )
+
+    def _holding_first(self, step: int, ids_BK: np.ndarray, score_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The k passages that come first when those that hold the answer stand before the others."""
+
+        def holds(document: Document, answer: Form) -> bool:
+            return self._substitution.substitute(document, answer, answer)[1].any()
+
+        answers = self._answers(step)
+        documents_BK = self._retriever.documents(ids_BK)
+        holds_BK = np.array(
+            [[holds(document, a) for document in row] for row, a in zip(documents_BK, answers, strict=True)]
+        )
+        order_BK = np.argsort(~holds_BK, axis=1, kind="stable")[:, : self._k]
+        return np.take_along_axis(ids_BK, order_BK, axis=1), np.take_along_axis(score_BK, order_BK, axis=1)
+
+    def _answers(self, step: int) -> list[Form]:
+        return [Form.of(self._retriever.generator_tokenizer, question.answers[0]) for question in self._asked(step)]
 
     def _asked(self, step: int) -> list[Question]:
         return [self._questions[index] for index in self._order[step]]

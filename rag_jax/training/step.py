@@ -14,7 +14,7 @@ from rag_jax.parallel import Across
 
 
 class TrainState(NamedTuple):
-    """Everything a step changes. step: int32, of the stage; params: {'question_encoder', 'generator'}."""
+    """Everything a step changes. step: int32, of the stage; params: of the model, as models/rag.py has them."""
 
     step: jax.Array
     params: dict[str, Any]
@@ -94,7 +94,7 @@ def loss_sums(
     query_BE = rag.encode_questions(config, params, batch.question_BQ, dropout_key=encoder_key)
     if not objective.train_question_encoder:
         query_BE = jax.lax.stop_gradient(query_BE)
-    score_BK = rag.document_scores(query_BE, batch.document_BKE, config.score_scale)
+    score_BK = rag.document_scores(query_BE, batch.document_BKE)
     prior_BK = document_log_prior(score_BK, batch.mask_BK)
     likelihood = rag.token_likelihood(
         config, params, batch.source_BKS, batch.token_BT, batch.target_BT, prior_BK,

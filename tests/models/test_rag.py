@@ -1,5 +1,6 @@
 """Losses and gradients against transformers' RAG; who gets gradient and who gets exactly none."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -84,7 +85,7 @@ def targets(labels):
 def forward(config, params, question, source, labels, document):
     """(likelihood, prior) of a batch."""
     target = jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=1)
-    scores = rag.document_scores(rag.encode_questions(config, params, question), document, config.score_scale)
+    scores = rag.document_scores(rag.encode_questions(config, params, question), document)
     prior = document_log_prior(scores)
     likelihood = rag.token_likelihood(config, params, source, labels, target, prior, smoothing=True)
     return likelihood._replace(vocabulary=None), prior
@@ -109,6 +110,20 @@ def our_loss(likelihood, prior, labels, kind, eps, exclude_bos):
         bos_id=0,
         compat="huggingface",
     )
+
+
+def test_the_score_scale_is_in_the_query_constant_or_learned(config, params, oracle):
+    question, _, _, document = make_batch(oracle, 3)
+    encode = jax.jit(rag.encode_questions, static_argnums=0)
+    plain = rag.document_scores(encode(config, params, question), document)
+    constant = rag.document_scores(encode(replace(config, score_scale=20.0), params, question), document)
+    learned = params | rag.init_score_scale(20.0)
+    np.testing.assert_allclose(constant, 20 * plain, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(rag.document_scores(encode(config, learned, question), document), constant, rtol=1e-6)
+    shapes = jax.eval_shape(
+        lambda: rag.init_params(replace(config, score_scale=20.0, learn_score_scale=True), jax.random.key(0))
+    )
+    assert shapes["log_score_scale"].shape == () and set(shapes) == {*params, "log_score_scale"}
 
 
 @pytest.mark.parametrize("documents", [1, 2, 3, 4])
@@ -141,11 +156,11 @@ def test_gradients_of_all_parameters_match(theirs, config, params, shapes, oracl
 
 def test_document_scores_are_fp32_at_highest_precision():
     query, document = jnp.ones((2, 4), jnp.bfloat16), jnp.ones((2, 3, 4), jnp.bfloat16)
-    jaxpr = jax.make_jaxpr(lambda q, d: rag.document_scores(q, d, 2.0))(query, document)
+    jaxpr = jax.make_jaxpr(rag.document_scores)(query, document)
     (dot,) = (e for e in jaxpr.eqns if e.primitive.name == "dot_general")
     assert dot.params["precision"] == (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
     assert {v.aval.dtype for v in (*dot.invars, *dot.outvars)} == {jnp.dtype("float32")}
-    np.testing.assert_array_equal(rag.document_scores(query, document, 2.0), np.full((2, 3), 8.0))
+    np.testing.assert_array_equal(rag.document_scores(query, document), np.full((2, 3), 4.0))
 
 
 def test_gradients_reach_only_what_was_read(config, params):

@@ -1,5 +1,7 @@
 """Where training starts from: the trained retriever and a fresh generator, or a checkpoint as if never stopped."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from rag_jax.checkpoint import Checkpoints
 from rag_jax.errors import UserError
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
-from rag_jax.training import init
+from rag_jax.training import init, retriever
 from rag_jax.training.optim import optimizer
 
 STAGE = ConfigDict({"steps": 10, "warmup": 0, "learning_rate": 0.1, "weight_decay": 0.1, "clip": 1.0})
@@ -27,7 +29,7 @@ def test_the_trained_retriever_is_read_whole(tiny, params, tmp_path, shared):
     encoder = params["question_encoder"]
     trees = {"question_encoder": encoder} | ({} if shared else {"passage_encoder": jax.tree.map(np.negative, encoder)})
     save_retriever(tmp_path / "retriever", trees)
-    read = init.retriever_params(tmp_path / "retriever", tiny.bert, shared=shared, parallel=Pmap())
+    read = init.retriever_params(tmp_path / "retriever", tiny.config(), shared=shared, parallel=Pmap())
     assert jax.tree.structure(read) == jax.tree.structure(trees) and tiny.bits(read) == tiny.bits(trees)
     assert all(leaf.is_fully_replicated and len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(read))
     names = {name: init.passage_fingerprint(tiny.bert, {"question_encoder": tree}) for name, tree in trees.items()}
@@ -43,7 +45,7 @@ def test_without_a_trained_retriever_the_command_is_named(tiny, tmp_path, made):
     with pytest.raises(
         UserError, match=r"retriever: holds no trained retriever; run `python -m rag_jax.train_retriever`"
     ):
-        init.retriever_params(folder, tiny.bert, shared=True, parallel=Pmap())
+        init.retriever_params(folder, tiny.config(), shared=True, parallel=Pmap())
     assert folder.exists() == made
 
 
@@ -51,7 +53,7 @@ def test_a_retriever_of_another_size_is_told_from_ours(tiny, params, tmp_path):
     encoder = {"question_encoder": params["question_encoder"]}
     save_retriever(tmp_path / "retriever", encoder)
     with pytest.raises(UserError, match="another configuration") as error:
-        init.retriever_params(tmp_path / "retriever", tiny.bert, shared=False, parallel=Pmap())
+        init.retriever_params(tmp_path / "retriever", tiny.config(), shared=False, parallel=Pmap())
     assert "params/passage_encoder/embeddings/token: found nothing, expected (20, 16)" in str(error.value)
 
 
@@ -64,6 +66,15 @@ def test_parts_are_the_trained_encoder_and_a_fresh_generator(tiny, params):
     table = np.asarray(parts["generator"]["shared"]["embedding"])
     assert abs(table.mean()) < 0.1 and table.std() == pytest.approx(tiny.bart.init_std, rel=0.2)
     assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(parts))
+    assert "log_score_scale" not in parts
+
+
+def test_a_learned_score_scale_goes_on_from_the_retriever_s(tiny, params):
+    model = replace(tiny.config(), learn_score_scale=True)
+    encoder = {"question_encoder": params["question_encoder"], "log_score_scale": np.float32(1.25)}
+    assert init.from_parts(model, encoder, 1, Pmap())["log_score_scale"] == 1.25
+    fresh = retriever.init_params(model, jax.random.key(0), shared=True)
+    assert float(fresh["log_score_scale"]) == pytest.approx(np.log(model.score_scale))
 
 
 def test_a_run_goes_on_as_if_it_had_never_stopped(tiny, params, tmp_path):

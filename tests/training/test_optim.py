@@ -37,7 +37,7 @@ def shapes():
     """The real parameter tree, projection and all, by shape only."""
     bert = BertConfig(vocab_size=20, width=16, layers=3, heads=2, ffn=24, positions=12, projection=8)
     bart = BartConfig(vocab_size=24, width=16, encoder_layers=3, decoder_layers=2, heads=2, ffn=24, positions=12)
-    return jax.eval_shape(lambda: rag.init_params(rag.RagConfig(bert, bart), jax.random.key(0)))
+    return jax.eval_shape(lambda: rag.init_params(rag.RagConfig(bert, bart, learn_score_scale=True), jax.random.key(0)))
 
 
 def test_what_is_decayed_in_the_real_parameter_tree(shapes):
@@ -56,7 +56,9 @@ def test_what_is_decayed_in_the_real_parameter_tree(shapes):
         "position",
         "type",
     }
-    assert {name.split("/")[-1] for name, on in mask.items() if not on} == {"bias", "scale", "final_logits_bias"}
+    assert {name.split("/")[-1] for name, on in mask.items() if not on} == {
+        "bias", "scale", "final_logits_bias", "log_score_scale"
+    }  # fmt: skip
     norms = {name for name in mask if "norm" in name}
     assert len(norms) == 2 * (3 + 3 + 4)  # BERT 1 + 2; BART's encoder 1 + 2, decoder 1 + 3
     assert not any(mask[name] for name in norms)

@@ -21,8 +21,12 @@ from rag_jax.training.retriever import (
 )
 from rag_jax.training.step import TrainState
 
-B, Q, P, SCALE = 8, 5, 7, 0.3
-CASES = {"shared": 1, "two encoders": 3}  # passages a question: the positive, and 0 or 2 hard negatives
+B, Q, P, SCALE, LEARNED = 8, 5, 7, 0.3, 0.5
+CASES = {
+    "shared": 1,
+    "two encoders": 3,
+    "learned scale": 3,
+}  # passages a question: the positive, and 0 or 2 hard negatives
 
 
 def pair_batch(N, seed=0):
@@ -48,6 +52,7 @@ def weights(tiny, params):
     return {
         "shared": {"question_encoder": encoder},
         "two encoders": {"question_encoder": encoder, "passage_encoder": other},
+        "learned scale": {"question_encoder": encoder, "log_score_scale": np.log(np.float32(LEARNED))},
     }
 
 
@@ -76,9 +81,9 @@ def test_the_loss_is_the_softmax_computed_by_hand(tiny, weights, stepped, case):
     encode = jax.jit(partial(encode_passages, tiny.bert))
     query_BE = np.asarray(encode(weights[case]["question_encoder"], batch.question_BQ), np.float64)
     passage_CE = np.asarray(encode(passage_encoder(weights[case]), batch.passage_BNP.reshape(-1, P)), np.float64)
-    losses, hits = [], 0
+    losses, hits, scale = [], 0, LEARNED if case == "learned scale" else SCALE
     for b, query_E in enumerate(query_BE):
-        score_C, positive = SCALE * passage_CE @ query_E, b * CASES[case]
+        score_C, positive = scale * passage_CE @ query_E, b * CASES[case]
         rivals = [c for c in range(len(score_C)) if c != positive and batch.negative_BC[b, c]]
         losses.append(np.log(1 + sum(np.exp(score_C[c] - score_C[positive]) for c in rivals)))
         hits += all(score_C[positive] > score_C[c] for c in rivals)
@@ -118,7 +123,7 @@ def test_both_encoders_learn_and_masked_passages_teach_nothing(tiny, stepped, co
 
 
 def test_an_encoder_of_its_own_starts_from_the_same_weights(tiny):
-    shared, both = (init_params(tiny.bert, jax.random.key(5), shared=shared) for shared in (True, False))
+    shared, both = (init_params(tiny.config(), jax.random.key(5), shared=shared) for shared in (True, False))
     assert list(shared) == ["question_encoder"] and list(both) == ["question_encoder", "passage_encoder"]
     assert tiny.bits(both["passage_encoder"]) == tiny.bits(both["question_encoder"]) == tiny.bits(shared)
     assert passage_encoder(shared) is shared["question_encoder"]

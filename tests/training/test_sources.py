@@ -76,11 +76,11 @@ def names(world):
 
 @pytest.fixture(scope="module")
 def make_source(world, names, devices):
-    def make(substitution=0.0, name="reader", layout="generation"):
+    def make(substitution=0.0, name="reader", layout="generation", frozen=False, depth=0):
         config = world.config.copy_and_resolve_references()
         config.data.target_layout = layout
         stage = config.reader
-        stage.update(batch=8, k=3, substitution=substitution)
+        stage.update(batch=8, k=3, depth=depth, substitution=substitution, train_question_encoder=not frozen)
         return QuestionSource(
             QUESTIONS, world.retriever, world.model, config, stage, devices[8], name=name, names=names
         )
@@ -118,10 +118,35 @@ def test_search_finds_the_nearest_passages_of_the_encoded_questions(world, make_
     score_BN = query_BE @ index.vectors.read(0, len(PASSAGES)).astype(np.float64).T
     expected_BK = np.argsort(-score_BN, axis=1)[:, :3]
     np.testing.assert_array_equal(found.ids_BK, expected_BK)
-    prior_BK = np.asarray(document_log_prior(0.5 * np.take_along_axis(score_BN, expected_BK, axis=1), None))
+    prior_BK = np.asarray(document_log_prior(np.take_along_axis(score_BN, expected_BK, axis=1), None))
     health = Health.of(expected_BK, prior_BK)
     assert (found.health.distinct, found.health.questions) == (health.distinct, 8)
     assert found.health.information == pytest.approx(health.information, rel=1e-3)
+
+
+def test_passages_that_hold_the_answer_come_first_where_that_is_asked(world, make_source):
+    source, plain = make_source(depth=len(PASSAGES)), make_source(depth=0)
+    query = source.encode(world.params, 3)
+    found_BK = source.search(3, query).ids_BK
+    assert (found_BK[:, :2] != plain.search(3, query).ids_BK[:, :2]).any()
+    query_BE = np.asarray(query).reshape(8, -1)
+    score_BN = query_BE @ world.retriever.index.vectors.read(0, len(PASSAGES)).T
+    for question, found_K, score_N in zip(asked(3), found_BK, score_BN, strict=True):
+        holds_N = np.array([question.answers[0] in passage.title + passage.text for passage in PASSAGES])
+        assert holds_N.sum() == 2
+        expected = sorted(range(len(PASSAGES)), key=lambda row: (not holds_N[row], -score_N[row]))
+        np.testing.assert_array_equal(found_K, expected[:3])
+
+
+def test_what_a_frozen_encoder_finds_is_looked_up_once(world, make_source):
+    frozen, trained = make_source(frozen=True), make_source()
+    epoch = -(-len(QUESTIONS) // 8)
+    for step in (*range(epoch), epoch + 1):
+        query = frozen.encode(world.params, step)
+        assert (query is None) == (step > epoch)
+        found, expected = frozen.search(step, query), trained.search(step, trained.encode(world.params, step))
+        np.testing.assert_array_equal(found.ids_BK, expected.ids_BK)
+        assert found.health.information == pytest.approx(expected.health.information, rel=1e-5)
 
 
 def test_a_batch_holds_questions_passages_and_answers(world, make_source):

@@ -51,7 +51,7 @@ def computed(tiny, params):
         }
         config = tiny.config()
         query_BE = rag.encode_questions(config, params, batch.question_BQ)
-        score_BK = rag.document_scores(query_BE, batch.document_BKE, config.score_scale)
+        score_BK = rag.document_scores(query_BE, batch.document_BKE)
         said = rag.token_likelihood(
             config, params, batch.source_BKS, batch.token_BT, batch.target_BT, jnp.zeros_like(score_BK), smoothing=True
         )
@@ -86,6 +86,18 @@ def test_the_summed_loss_is_the_marginal_computed_by_hand(tiny, computed, kind, 
     loss_B = -by_hand(kind, score_BK, smoothed_BKT, batch, scored_BT)
     np.testing.assert_allclose(sums[kind, smoothing].loss, (loss_B * batch.weight_B).sum(), rtol=2e-6)
     assert sums[kind, smoothing].tokens == scored_BT[: tiny.padding].sum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_learned_scale_has_the_gradient_of_the_scores(tiny, params, gradient_of, kind):
+    batch = tiny.batch()
+    learned = params | {"log_score_scale": np.log(np.float32(tiny.config().score_scale))}
+    _, of_params, of_documents = gradient_of(kind)(learned, batch)
+    _, without, _ = gradient_of(kind)(params, batch)
+    # d loss / d log s = sum of score * d loss / d score = sum of document * d loss / d document.
+    assert of_params["log_score_scale"] == pytest.approx((of_documents * batch.document_BKE).sum(), rel=1e-4)
+    assert abs(of_params.pop("log_score_scale")) > 1e-4
+    tiny.assert_close(of_params, without)
 
 
 @pytest.mark.parametrize("kind", KINDS)
