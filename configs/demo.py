@@ -52,7 +52,7 @@ def get_config(kind: str = "token"):
         substitution=0.7,
         train_question_encoder=False,
     )
-    config.joint.update(steps=100, batch=32, k=5, learning_rate=3e-4, warmup=10)
+    config.joint.update(steps=100, batch=32, k=5, learning_rate=1e-4, warmup=10)
     config.decode.max_length = 22
     config.evaluate.update(batch=64, every=500, questions=200)
     config.hot_swap.questions = ("demo:offices_2016", "demo:offices_2018")
