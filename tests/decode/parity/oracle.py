@@ -1,7 +1,7 @@
 """What transformers answers to a case, how near a tie its choices were, and whether the case is worth asking."""
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +20,13 @@ class Answers(NamedTuple):
     gap: float
 
 
-@lru_cache(maxsize=None)
+@cache
 def models(world: World) -> Models:
     """Both sides' models of a world."""
     return Models(world)
 
 
-@lru_cache(maxsize=None)
+@cache
 def answers(case: Case) -> Answers:
     """The tokens are float32's; the gap is float64's, and between the two only a tie may change a token."""
     token_BNT = _generate(case, models(case.world).plain)

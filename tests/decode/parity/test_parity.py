@@ -16,6 +16,7 @@ SHORT = {("token", 3, 1), ("token", 2, 3), ("token", 5, 5), ("sequence", 3, 3)} 
 ALL = [shape for kind in CASES for shape in shapes(kind)]
 TIER = {False: [shape for shape in ALL if (shape.kind, shape.K, shape.M) in SHORT], True: ALL}
 TIERS = [False, pytest.param(True, marks=pytest.mark.long)]
+SHAPES = [shape if shape in TIER[False] else pytest.param(shape, marks=pytest.mark.long) for shape in ALL]
 
 
 def named(shape: Shape) -> str:
