@@ -1,6 +1,6 @@
 """Decoding problems for both sides: shapes, which cost a compilation each, and options, which cost none."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,3 +103,15 @@ def _case(shape: Shape, number: int) -> Case:
         "no_repeat_ngram_size": pick(0, 0, 0, 0, 1, 2, 3),
     }
     return Case(shape, number, world, padded=bool(random.integers(2)), options=tuple(options.items()))
+
+
+def sampling_cases(count: int) -> list[Case]:
+    """Every reshaping of the distribution, with the other options; greedy search's shape."""
+    shape, found = shapes("token")[10], []
+    assert shape.M == 1
+    for case in cases(shape, count):
+        turn = case.number
+        warps = {"temperature": (1.0, 0.6, 1.8)[turn % 3], "top_k": (0, 4, 12)[turn // 3 % 3], "seed": turn}
+        warps["top_p"] = (1.0, 0.9, 0.4)[(turn + turn // 3) % 3]
+        found.append(replace(case, options=(("mode", "sample"), *case.options, *warps.items())))
+    return found

@@ -46,7 +46,10 @@ def settings(case: Case) -> dict[str, Any]:
     """Every generation setting, in their words; their lengths count the start token."""
     options, world = dict(case.options), case.world
     return {
-        "do_sample": False,
+        "do_sample": options.get("mode") == "sample",
+        "temperature": options.get("temperature", 1.0),
+        "top_k": options.get("top_k", 0),
+        "top_p": options.get("top_p", 1.0),
         "num_beams": case.shape.M,
         "num_return_sequences": case.shape.N,
         "max_length": case.shape.T + 1,
@@ -89,6 +92,24 @@ def _generate(case: Case, of_world: dict[str, Any], processors: Any = None) -> n
     assert (output_RT[:, 0] == case.world.start_id).all()
     output_RT = np.pad(output_RT[:, 1:], ((0, 0), (0, shape.T + 1 - output_RT.shape[1])), constant_values=1)
     return output_RT.reshape(-1, shape.N, shape.T).astype(np.int32)
+
+
+@torch.no_grad()
+def sampled(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens that transformers drew, token_BT, and the probabilities it drew them from, [T, B, V]; T its longest."""
+    torch.manual_seed(case.number)
+    output = (
+        models(case.world)
+        .plain["token"]
+        .generate(
+            **contexts(case, torch.float32),
+            **settings(case),
+            n_docs=case.shape.K,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+    )
+    return output.sequences[:, 1:].numpy(), torch.stack(output.scores).softmax(dim=-1).numpy()
 
 
 class Traits(NamedTuple):
