@@ -111,11 +111,17 @@ class Attention(nn.Module):
         """Returns key and value, each [R, S, H, C]."""
         return self._heads(self.key(source_RSD)), self._heads(self.value(source_RSD))
 
-    def attend(self, x_RTD, key_RSHC, value_RSHC, bias_RHTS, deterministic: bool) -> jax.Array:
-        """Returns [R, T, D]: what each position of x reads from the keys and values."""
-        weight_RHTS = attention.attention_weights(self._heads(self.query(x_RTD)), key_RSHC, bias_RHTS)
+    def attend(self, x_RTD, key_RSHC, value_RSHC, bias_RHTS, deterministic: bool, held: dict | None = None):
+        """Returns [R, T, D]: what each position of x reads from keys and values, those held from earlier first.
+
+        held: from core.attention.hold; with it, key and value may be None.
+        """
+        held = held or {"key": None, "value": None}
+        query_RTHC = self._heads(self.query(x_RTD))
+        weight_RHTS = attention.attention_weights(query_RTHC, key_RSHC, bias_RHTS, held["key"])
         weight_RHTS = self.dropout(weight_RHTS, deterministic)
-        return self.out(attention.weighted_values(weight_RHTS, value_RSHC).reshape(x_RTD.shape))
+        y_RTHC = attention.weighted_values(weight_RHTS, value_RSHC, held["value"])
+        return self.out(y_RTHC.reshape(x_RTD.shape))
 
     def __call__(self, x_RTD, bias_RHTS, deterministic: bool) -> jax.Array:
         """Self-attention [R, T, D] -> [R, T, D]."""
