@@ -90,7 +90,8 @@ def step(rules: Rules, state: BeamState, candidates: Candidates) -> tuple[BeamSt
     onward_BM, chosen_BM = jax.lax.top_k(onward_BC, M)
     running = Hypotheses(onward_BM, _take(said, chosen_BM))
 
-    ends_BC = ends_BC & (jnp.arange(score_BC.shape[1]) < M)[None]
+    # Of a beam that is not there nothing ends: it would say again what another says.
+    ends_BC = ends_BC & (jnp.arange(score_BC.shape[1]) < M)[None] & (score_BC > NOWHERE / 2)
     penalty = length.astype(jnp.float32) ** rules.length_penalty
     final_BC = score_BC / penalty + jnp.where(ends_BC, 0.0, NOWHERE)
     merged_BX = jnp.concatenate([state.finished.score_BM, final_BC], axis=1)

@@ -98,5 +98,6 @@ def warp(rules: Rules, logp_BMV: jax.Array) -> jax.Array:
     sorted_BMV = jnp.where(sorted_BMV < least_BM1, -jnp.inf, sorted_BMV)
     below_BMV = jnp.cumsum(jax.nn.softmax(sorted_BMV, axis=2), axis=2)
     keep_BMV = (below_BMV > 1 - rules.top_p) | (rules.top_p >= 1) | (jnp.arange(V) == V - 1)[None, None]
+    keep_BMV = keep_BMV & (sorted_BMV > -jnp.inf)
     least_BM1 = jnp.min(jnp.where(keep_BMV, sorted_BMV, jnp.inf), axis=2, keepdims=True)
     return jnp.where(score_BMV < least_BM1, -jnp.inf, score_BMV)
