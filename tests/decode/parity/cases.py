@@ -12,6 +12,7 @@ from .worlds import World
 SOURCE, QUESTIONS = 8, 2
 VOCABULARIES = (24, 40, 67, 101)
 SEEDS = 3
+CASES = {"token": 20, "sequence": 13}  # of every shape
 
 
 @dataclass(frozen=True)
@@ -61,26 +62,21 @@ class Case:
 
 
 def shapes(kind: str) -> list[Shape]:
-    """RAG-Token under every pair of documents and beams, RAG-Sequence under a dozen; vocabularies take turns."""
-    grid = [(K, M) for K in range(1, 6) for M in range(1, 6)]
-    pairs = grid if kind == "token" else [pair for place, pair in enumerate(grid) if place % 2 == 0][1:]
-    return [
-        Shape(
-            kind,
-            VOCABULARIES[turn % 4],
-            K,
-            M,
-            N=1 + (2 * turn + K) % M,
-            T=(8, 12)[turn % 2],
-            start_id=(2, 2, 0)[turn % 3],
-        )
-        for turn, (K, M) in enumerate(pairs)
-    ]
+    """Three numbers of beams for every number of documents, and the reverse; RAG-Sequence half of them.
+
+    Vocabularies, lengths and start tokens take turns.
+    """
+    pairs = [(K, M) for K in range(1, 6) for M in range(1, 6) if (K + 2 * M) % 5 < 3]
+    found = []
+    for turn, (K, M) in enumerate(pairs if kind == "token" else pairs[::2]):
+        N, T, start_id = 1 + (2 * turn + K) % M, (8, 12)[turn % 2], (2, 2, 0)[turn % 3]
+        found.append(Shape(kind, VOCABULARIES[turn % len(VOCABULARIES)], K, M, N, T, start_id))
+    return found
 
 
-def cases(shape: Shape, count: int) -> list[Case]:
-    """The first `count` cases of a shape."""
-    return [_case(shape, number) for number in range(count)]
+def cases(shape: Shape) -> list[Case]:
+    """All cases of a shape."""
+    return [_case(shape, number) for number in range(CASES[shape.kind])]
 
 
 def _case(shape: Shape, number: int) -> Case:
@@ -93,23 +89,23 @@ def _case(shape: Shape, number: int) -> Case:
     bias = pick({}, {}, {}, {"bos_bias": 4.0}, {"pad_bias": 0.5})
     world = World(shape.V, seed=number % SEEDS, start_id=shape.start_id, **bias)
     word = [int(token) for token in random.integers(3, shape.V, 4)]
+    forbidden = ((word[1],), (word[2], word[3])), ((0, 0), (shape.start_id, word[0]), (2,))
     options = {
         "length_penalty": pick(1.0, 1.0, 0.0, 0.5, 2.0, -1.0),
         "early_stopping": pick(False, True, "never"),
         "min_length": pick(0, 0, 2, 5),
         "forced_bos_id": pick(None, None, None, 0, word[0]),
         "forced_eos_id": pick(None, None, 2),
-        "bad_words": pick((), (), ((word[1],), (word[2], word[3])), ((0, 0), (shape.start_id, word[0]), (2,))),
+        "bad_words": pick(*forbidden) if shape.T == 8 else (),  # they are of one size: one program
         "no_repeat_ngram_size": pick(0, 0, 0, 0, 1, 2, 3),
     }
     return Case(shape, number, world, padded=bool(random.integers(2)), options=tuple(options.items()))
 
 
-def sampling_cases(count: int) -> list[Case]:
+def sampling_cases() -> list[Case]:
     """Every reshaping of the distribution, with the other options; greedy search's shape."""
-    shape, found = shapes("token")[10], []
-    assert shape.M == 1
-    for case in cases(shape, count):
+    shape, found = next(shape for shape in shapes("token") if shape.M == 1 and shape.K > 1), []
+    for case in cases(shape)[:18]:  # twice all warps
         turn = case.number
         warps = {"temperature": (1.0, 0.6, 1.8)[turn % 3], "top_k": (0, 4, 12)[turn // 3 % 3], "seed": turn}
         warps["top_p"] = (1.0, 0.9, 0.4)[(turn + turn // 3) % 3]

@@ -18,7 +18,7 @@ from .cases import Case, sampling_cases
 from .oracle import models, sampled
 from .watch import EOS
 
-CASES = sampling_cases(18)
+CASES = sampling_cases()
 DRAWS, SEEDS = 64, 16
 
 
@@ -57,7 +57,7 @@ def test_distributions(case):
         open_B = ~(token_BT[:, :t] == EOS).any(axis=1)
         logp_BMV = constrain(rules, EOS, jnp.asarray(marginal_BTV[:, None, t]), token_BMT, jnp.int32(t))
         found_BV = jax.nn.softmax(warp(rules, logp_BMV)[:, 0], axis=1)
-        assert_allclose(found_BV[open_B], expected_TBV[t, open_B], atol=2e-6)
+        assert_allclose(found_BV[open_B], expected_TBV[t, open_B], rtol=1e-4, atol=1e-6)
         assert_array_equal(found_BV[open_B] > 0, expected_TBV[t, open_B] > 0)
 
 
