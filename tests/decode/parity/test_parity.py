@@ -18,7 +18,7 @@ def tiered(shape: Shape):
     return pytest.param(shape, marks=marks, id=f"{shape.kind}-V{shape.V}-K{shape.K}-M{shape.M}")
 
 
-@pytest.mark.parametrize("shape", map(tiered, ALL))
+@pytest.mark.parametrize("shape", [tiered(shape) for shape in ALL])
 def test_tokens(shape, request):
     asked = cases(shape) if request.config.getoption("--long") else cases(shape)[:SHORT_CASES]
     wrong = [case for case in asked if verdict(case) == "wrong"]
