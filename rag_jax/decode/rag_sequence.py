@@ -54,7 +54,7 @@ def thorough(
     proposals = propose(config, params, memory, prior_BK, rules, length=length, beams=beams)
     token_BCT, there_BC, logp_BKC = proposals
     missing_BKC = (logp_BKC == -jnp.inf) & there_BC[:, None] & (prior_BK > -jnp.inf)[:, :, None]
-    paid_BCT = counted(config.generator, token_BCT)
+    paid_BCT = counted(config.generator, token_BCT) & (jnp.arange(length) < rules.max_length)[None, None]
     judged_BKC = judge(config, params, memory, token_BCT, missing_BKC, paid_BCT)
     return _rank(
         config.generator, proposals._replace(logp_BKC=jnp.where(missing_BKC, judged_BKC, logp_BKC)), prior_BK, count

@@ -43,18 +43,18 @@ def judge(
         index_RG = jax.lax.dynamic_slice_in_dim(order_RC, turn * G, G, axis=1)
         live_RG = (turn * G + jnp.arange(G))[None] < count_R[:, None]
         token_RGT, paid_RGT = (x[row_R1 // K, index_RG] for x in (candidate_BCT, paid_BCT))
-        logp_RGT = _by_tree(config, params, memory, token_RGT, live_RG)
-        logp_RG = jnp.sum(jnp.where(paid_RGT & live_RG[:, :, None], logp_RGT, 0.0), axis=2)
-        return turn + 1, logp_RC.at[row_R1, index_RG].add(logp_RG)
+        paid_RGT = paid_RGT & live_RG[:, :, None]
+        logp_RGT = _by_tree(config, params, memory, token_RGT, paid_RGT)
+        return turn + 1, logp_RC.at[row_R1, index_RG].add(jnp.sum(jnp.where(paid_RGT, logp_RGT, 0.0), axis=2))
 
     nothing = jnp.int32(0), jnp.zeros((R, C), jnp.float32)
     return jax.lax.while_loop(some_left, some_more, nothing)[1].reshape(B, K, C)
 
 
-def _by_tree(config: RagConfig, params: dict, memory: Memory, token_RGT: jax.Array, live_RG: jax.Array) -> jax.Array:
-    """log p(y_t|x,z,y_<t) [R, G, T] of the live candidates, up to `</s>`."""
+def _by_tree(config: RagConfig, params: dict, memory: Memory, token_RGT: jax.Array, paid_RGT: jax.Array) -> jax.Array:
+    """log p(y_t|x,z,y_<t) [R, G, T] of the tokens marked paid."""
     R, G, T = token_RGT.shape
-    home_RGT, node_RGT = beginnings(token_RGT, live_RG, config.generator.eos_id)
+    home_RGT, node_RGT = beginnings(token_RGT, paid_RGT)
     shares = _SHARES if R * G * T > _LITTLE and G > 1 else _SHARES[-1:]
     sizes = [-(-int(share * G * T) // 8) * 8 for share in shares]
     most = jnp.max(jnp.sum(node_RGT, axis=(1, 2)))
@@ -65,18 +65,17 @@ def _by_tree(config: RagConfig, params: dict, memory: Memory, token_RGT: jax.Arr
     return jax.lax.switch(jnp.sum(most > jnp.array(sizes)), [with_room(min(N, G * T)) for N in sizes])
 
 
-def beginnings(token_RGT: jax.Array, live_RG: jax.Array, eos_id: int) -> tuple[jax.Array, jax.Array]:
-    """Where each candidate's beginnings y_<t are read: (the first live candidate with the same [R, G, T],
+def beginnings(token_RGT: jax.Array, paid_RGT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where each candidate's beginnings y_<t are read: (the first candidate with the same [R, G, T],
 
-    whether that is itself, and something follows it, [R, G, T]).
+    whether that is itself and it is still to be paid for [R, G, T]).
     """
+    unpaid_RGT = jax.lax.cumsum(paid_RGT.astype(jnp.int32), axis=2, reverse=True) > 0
     same_RGGT = jnp.cumprod(token_RGT[:, :, None] == token_RGT[:, None], axis=3, dtype=jnp.int32) > 0
     same_RGGT = jnp.pad(same_RGGT[..., :-1], ((0, 0), (0, 0), (0, 0), (1, 0)), constant_values=True)
-    home_RGT = jnp.argmax(same_RGGT & live_RG[:, None, :, None], axis=2)
-    ends_RGT = (token_RGT == eos_id).astype(jnp.int32)
-    unended_RGT = jnp.cumsum(ends_RGT, axis=2) == ends_RGT
+    home_RGT = jnp.argmax(same_RGGT & unpaid_RGT[:, None], axis=2)
     itself_RGT = home_RGT == jnp.arange(token_RGT.shape[1])[None, :, None]
-    return home_RGT, itself_RGT & unended_RGT & live_RG[:, :, None]
+    return home_RGT, itself_RGT & unpaid_RGT
 
 
 def _decode_tree(config, params, memory: Memory, token_RGT, home_RGT, node_RGT, N: int) -> jax.Array:
