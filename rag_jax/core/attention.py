@@ -25,44 +25,32 @@ def causal_bias(length: int) -> jax.Array:
     return seen_bias(jnp.tril(jnp.ones((1, length, length), bool)))
 
 
-def attention_weights(
-    query_RTHC: jax.Array, key_RSHC: jax.Array | None, bias_RHTS: jax.Array | None, held_RHCP: jax.Array | None = None
-) -> jax.Array:
-    """Softmax over the keys of scaled scores, in fp32 or wider for any input (Vaswani et al. 2017, eq. 1).
+def hold(key_RSHC: jax.Array, value_RSHC: jax.Array) -> dict[str, jax.Array]:
+    """Keys [R, H, C, S] and values [R, H, S, C]: what lies together is multiplied together, in every later call."""
+    return {"key": jnp.moveaxis(key_RSHC, 1, 3), "value": jnp.moveaxis(value_RSHC, 1, 2)}
 
-    bias_RHTS: added to the scores; axes of size one are spread. held_RHCP: keys kept from earlier, laid out so that
-    every product with few queries reads them as they lie; they stand before the others. Returns [R, H, T, P + S] in
-    the query's dtype.
+
+def attention_weights(query_RTHC: jax.Array, key_RHCS: jax.Array, bias_RHTS: jax.Array | None) -> jax.Array:
+    """Softmax over S of scaled scores, in fp32 or wider for any input (Vaswani et al. 2017, eq. 1).
+
+    bias_RHTS: added to the scores; axes of size one are spread. Returns [R, H, T, S] in the query's dtype.
     """
+    R, T, H, C = query_RTHC.shape
     wide = jnp.promote_types(query_RTHC.dtype, jnp.float32)
-    query_RTHC = query_RTHC * query_RTHC.shape[-1] ** -0.5
-    scores = []
-    if held_RHCP is not None:
-        scores.append(jnp.einsum("RTHC,RHCP->RHTP", query_RTHC, held_RHCP, preferred_element_type=wide))
-    if key_RSHC is not None:
-        scores.append(jnp.einsum("RTHC,RSHC->RHTS", query_RTHC, key_RSHC, preferred_element_type=wide))
-    score_RHTS = scores[0] if len(scores) == 1 else jnp.concatenate(scores, axis=-1)
+    query_XTC = jnp.moveaxis(query_RTHC * C**-0.5, 2, 1).reshape(R * H, T, C)
+    # One batch axis: given R and H apart, XLA transposes on a CPU, and takes up to five times as long.
+    score_XTS = jnp.matmul(query_XTC, key_RHCS.reshape(R * H, C, -1), preferred_element_type=wide)
+    score_RHTS = score_XTS.reshape(R, H, T, -1)
     if bias_RHTS is not None:
         score_RHTS = score_RHTS + bias_RHTS.astype(wide)
     return jax.nn.softmax(score_RHTS, axis=-1).astype(query_RTHC.dtype)
 
 
-def weighted_values(
-    weight_RHTS: jax.Array, value_RSHC: jax.Array | None, held_RHPC: jax.Array | None = None
-) -> jax.Array:
-    """Returns [R, T, H, C]: each head's values, held ones first, averaged with its weights."""
-    held = 0 if held_RHPC is None else held_RHPC.shape[2]
-    parts = []
-    if held_RHPC is not None:
-        parts.append(jnp.einsum("RHTP,RHPC->RTHC", weight_RHTS[..., :held], held_RHPC))
-    if value_RSHC is not None:
-        parts.append(jnp.einsum("RHTS,RSHC->RTHC", weight_RHTS[..., held:], value_RSHC))
-    return sum(parts[1:], parts[0])
-
-
-def hold(key_RSHC: jax.Array, value_RSHC: jax.Array) -> dict[str, jax.Array]:
-    """Keys [R, H, C, S] and values [R, H, S, C] as later calls read them."""
-    return {"key": jnp.moveaxis(key_RSHC, 1, 3), "value": jnp.moveaxis(value_RSHC, 1, 2)}
+def weighted_values(weight_RHTS: jax.Array, value_RHSC: jax.Array) -> jax.Array:
+    """Returns [R, T, H, C]: each head's values averaged with its weights."""
+    R, H, T, S = weight_RHTS.shape
+    y_XTC = jnp.matmul(weight_RHTS.reshape(R * H, T, S), value_RHSC.reshape(R * H, S, -1))
+    return jnp.moveaxis(y_XTC.reshape(R, H, T, -1), 1, 2)
 
 
 def write_cache(cache: dict[str, jax.Array], new: dict[str, jax.Array], slot: jax.Array | int) -> dict[str, jax.Array]:

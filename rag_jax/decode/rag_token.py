@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from rag_jax.core import beam
 from rag_jax.core.constraints import Rules, constrain, warp
 from rag_jax.core.marginal import logsumexp, next_token_marginal
-from rag_jax.models.bart import Bart, BartConfig
+from rag_jax.models.bart import Bart, BartConfig, apart, init_cache
 from rag_jax.models.rag import RagConfig
 
 
@@ -128,12 +128,14 @@ def _run(config, params, memory, prior_BK, rules: Rules, length: int, groups: in
     state = _State(
         beam.start(nothing, open_G, beams),
         jnp.zeros((G, beams, length), jnp.int32),
-        Bart(generator).init_cache(B * K, length * groups * beams),
+        init_cache(generator, B * K, length * groups * beams),
     )
+
+    layers = apart(generator, params["generator"], memory.cross)
 
     def step(state: _State) -> _State:
         position, said = state.beams.position, state.beams.running.said
-        logits_RMV, cache = _next_logits(config, params, memory, state, groups)
+        logits_RMV, cache = _next_logits(config, params, layers, memory.mask_RS, state, groups)
         logits_GKMV = _by_group(logits_RMV, B, K, groups)
         marginal_GMV, offset_GKM = next_token_marginal(logits_GKMV, prior_GK)
         logp_GMV = constrain(rules, generator.eos_id, marginal_GMV, said.token_BMT, position)
@@ -154,35 +156,34 @@ def _run(config, params, memory, prior_BK, rules: Rules, length: int, groups: in
     return jax.lax.while_loop(lambda state: jnp.any(state.beams.open_B), step, state).beams
 
 
-def _next_logits(config, params, memory: Memory, state: _State, groups: int) -> tuple[jax.Array, Any]:
+def _next_logits(config, params, layers, mask_RS, state: _State, groups: int) -> tuple[jax.Array, Any]:
     """Shows the last token of every beam of every group to all documents: (logits [R, groups * M, V] fp32, cache)."""
     generator, position = config.generator, state.beams.position
     token_GMT = state.beams.running.said.token_BMT
     G, M, T = token_GMT.shape
     B, Q = G // groups, groups * M
-    K = memory.mask_RS.shape[0] // B
+    K = mask_RS.shape[0] // B
     last_GM = jnp.where(position == 0, generator.start_id, token_GMT[:, :, position - 1])
     token_RQ = jnp.repeat(last_GM.reshape(B, Q), K, axis=0)
 
     # The key of place t of beam q lies in slot t * Q + (the beam that q's answer was then).
-    first_G = (jnp.arange(G) % groups * M)[:, None, None]
-    slot_BQT = (first_G + state.ancestor_BMT).reshape(B, Q, T)
-    held_BQTQ = slot_BQT[..., None] == jnp.arange(Q)[None, None, None]
-    held_BQTQ = held_BQTQ & (jnp.arange(T) < position)[None, None, :, None]
-    itself_BQQ = jnp.broadcast_to(jnp.eye(Q, dtype=bool), (B, Q, Q))
-    sees_BQP = jnp.concatenate([held_BQTQ.reshape(B, Q, T * Q), itself_BQQ], axis=2)
+    beam_GM1, place_T = (jnp.arange(G)[:, None] % groups * M + jnp.arange(M)[None])[:, :, None], jnp.arange(T)
+    slot_GMT = beam_GM1 - jnp.arange(M)[None, :, None] + state.ancestor_BMT
+    slot_GMT = jnp.where((place_T == position)[None, None], beam_GM1, slot_GMT)
+    sees_BQTQ = slot_GMT.reshape(B, Q, T)[..., None] == jnp.arange(Q)[None, None, None]
+    sees_BQTQ = sees_BQTQ & (place_T <= position)[None, None, :, None]
 
     model, variables = Bart(generator), {"params": params["generator"]}
     hidden_RQD, cache = model.apply(
         variables,
         token_RQ,
-        memory.cross,
-        memory.mask_RS,
+        layers,
+        mask_RS,
         place_RT=jnp.broadcast_to(position, (1, Q)),
-        sees_RTP=jnp.repeat(sees_BQP, K, axis=0),
+        sees_RTP=jnp.repeat(sees_BQTQ.reshape(B, Q, T * Q), K, axis=0),
         cache=state.cache,
         slot=position * Q,
-        method="decode",
+        method="step",
     )
     return model.apply(variables, hidden_RQD, method="logits"), cache
 

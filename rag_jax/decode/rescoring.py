@@ -94,13 +94,13 @@ def _decode_tree(config, params, memory: Memory, token_RGT, home_RGT, node_RGT, 
     step_RNN = jnp.take_along_axis(path_RNT, jnp.broadcast_to(place_RN[:, None], (R, N, N)), axis=2)
     sees_RNN = (step_RNN == jnp.arange(N)[None, None]) & (place_RN[:, None] <= place_RN[:, :, None])
 
-    hidden_RND, _ = Bart(generator).apply(
+    hidden_RND = Bart(generator).apply(
         {"params": params["generator"]},
         input_RGT.reshape(R, G * T)[row_R1, flat_RN],
         memory.cross,
         memory.mask_RS,
         place_RT=place_RN,
-        sees_RTP=sees_RNN,
+        sees_RTT=sees_RNN,
         method="decode",
     )
     embedding_VD, bias_V = params["generator"]["shared"]["embedding"], params["generator"]["final_logits_bias"]

@@ -1,6 +1,7 @@
 """BART, the encoder-decoder that writes the answer (Lewis et al. 2019)."""
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -134,19 +135,21 @@ class DecoderLayer(nn.Module):
 
     def cross(self, memory_RSD: jax.Array) -> dict[str, jax.Array]:
         """Returns the memory's keys [R, H, C, S] and values [R, H, S, C]."""
-        return attention.hold(*self.cross_attention.keys_values(memory_RSD))
+        return self.cross_attention.keys_values(memory_RSD)
 
-    def __call__(self, x_RTD, cross, cache, bias_RHTP, memory_R11S, deterministic):
-        """Returns (x_RTD, its self-attention keys and values as the cache holds them).
+    def __call__(self, x_RTD, cross, cache, slot, bias_RHTP, memory_R11S, deterministic):
+        """Returns (x_RTD, cache): attends to the cache with these tokens written from `slot` on, or without a cache
 
-        cache: keys and values of earlier calls, read before these tokens' own; or None.
+        to these tokens alone.
         """
-        key, value = self.self_attention.keys_values(x_RTD)
-        y = self.self_attention.attend(x_RTD, key, value, bias_RHTP, deterministic, cache)
+        held = self.self_attention.keys_values(x_RTD)
+        if cache is not None:
+            held = cache = attention.write_cache(cache, held, slot)
+        y = self.self_attention.attend(x_RTD, held, bias_RHTP, deterministic)
         x = self.self_attention_norm(x_RTD + self.dropout(y, deterministic))
-        y = self.cross_attention.attend(x, None, None, memory_R11S, deterministic, cross)
+        y = self.cross_attention.attend(x, cross, memory_R11S, deterministic)
         x = self.cross_attention_norm(x + self.dropout(y, deterministic))
-        return self.feed_forward(x, deterministic), attention.hold(key, value)
+        return self.feed_forward(x, deterministic), cache
 
 
 class Encoder(nn.Module):
@@ -188,21 +191,27 @@ class Decoder(nn.Module):
         config = self.config
         return scan_layers(body, self.layers, None, None, length=config.decoder_layers, remat=config.remat)[1]
 
-    def __call__(self, x_RTD, cross, mask_RS, place_RT, sees_RTP, cache, slot, deterministic):
-        """Returns (hidden_RTD, cache); see Bart.decode."""
-        bias = attention.causal_bias(x_RTD.shape[1]) if sees_RTP is None else attention.seen_bias(sees_RTP)
+    def __call__(self, x_RTD, cross, mask_RS, place_RT, sees_RTT, deterministic):
+        """Returns hidden_RTD; see Bart.decode."""
+        bias = attention.causal_bias(x_RTD.shape[1]) if sees_RTT is None else attention.seen_bias(sees_RTT)
         memory = attention.padding_bias(mask_RS)
 
-        def body(layer, x_RTD, of_layer):
-            x_RTD, new = layer(x_RTD, *of_layer, bias, memory, deterministic)
-            return x_RTD, None if cache is None else new
+        def body(layer, x_RTD, cross):
+            return layer(x_RTD, cross, None, 0, bias, memory, deterministic)
 
         x_RTD = self.placement(x_RTD, place_RT, deterministic)
         config = self.config
-        x_RTD, new = scan_layers(
-            body, self.layers, x_RTD, (cross, cache), length=config.decoder_layers, remat=config.remat
-        )
-        return x_RTD, None if cache is None else attention.write_cache(cache, new, slot)
+        return scan_layers(body, self.layers, x_RTD, cross, length=config.decoder_layers, remat=config.remat)[0]
+
+    def step(self, x_RTD, layers, mask_RS, place_RT, sees_RTP, cache, slot):
+        """Returns (hidden_RTD, cache); see Bart.step."""
+        bias, memory = attention.seen_bias(sees_RTP), attention.padding_bias(mask_RS)
+        x_RTD, written = self.placement(x_RTD, place_RT, True), []
+        for (params, cross), cache_of_layer in zip(layers, cache, strict=True):
+            layer = DecoderLayer(self.config.block, parent=None)
+            x_RTD, new = layer.apply({"params": params}, x_RTD, cross, cache_of_layer, slot, bias, memory, True)
+            written.append(new)
+        return x_RTD, tuple(written)
 
 
 class Bart(nn.Module):
@@ -224,15 +233,6 @@ class Bart(nn.Module):
         """Returns the memory's keys [L, R, H, C, S] and values [L, R, H, S, C] for every decoder layer."""
         return self.decoder.cross(memory_RSD)
 
-    def init_cache(self, rows: int, slots: int) -> dict[str, jax.Array]:
-        """Returns an empty cache of P slots a row, key [L, R, H, C, P] and value [L, R, H, P, C]."""
-        config = self.config
-        lead, channels = (config.decoder_layers, rows, config.heads), config.width // config.heads
-        return {
-            "key": jnp.zeros((*lead, channels, slots), config.dtype),
-            "value": jnp.zeros((*lead, slots, channels), config.dtype),
-        }
-
     def decode(
         self,
         token_RT: jax.Array,
@@ -240,28 +240,41 @@ class Bart(nn.Module):
         mask_RS: jax.Array,
         *,
         place_RT: jax.Array | None = None,
-        sees_RTP: jax.Array | None = None,
-        cache: Any = None,
-        slot: jax.Array | int = 0,
+        sees_RTT: jax.Array | None = None,
         deterministic: bool = True,
-    ) -> tuple[jax.Array, Any]:
-        """Returns (hidden_RTD, cache): the T tokens of a row all attend to the one memory of their row.
+    ) -> jax.Array:
+        """Returns hidden_RTD: the T tokens of a row all attend to the one memory of their row.
 
         By themselves they are a sequence from place 0 on, each seeing itself and those before it. Several sequences
-        of a row, or a tree of them, stand side by side when `place_RT` says where each token stands and `sees_RTP`
-        which keys it sees: the P slots of the cache, if there is one, then the T tokens. With a cache (from
-        init_cache) these tokens are written into it from `slot` on; nothing in it is ever moved.
-        cross: from `cross`.
+        of a row, or a tree of them, stand side by side when `place_RT` says where each token stands and `sees_RTT`
+        which tokens it sees. cross: from `cross`.
         """
-        x_RTD = self.shared(token_RT)
-        return self.decoder(x_RTD, cross, mask_RS, place_RT, sees_RTP, cache, slot, deterministic)
+        return self.decoder(self.shared(token_RT), cross, mask_RS, place_RT, sees_RTT, deterministic)
+
+    def step(
+        self,
+        token_RT: jax.Array,
+        layers: Any,
+        mask_RS: jax.Array,
+        *,
+        place_RT: jax.Array,
+        sees_RTP: jax.Array,
+        cache: Any,
+        slot: jax.Array | int,
+    ) -> tuple[jax.Array, Any]:
+        """`decode` with a cache (from init_cache): the tokens are written into its slots from `slot` on, and each
+
+        sees those of its P slots that `sees_RTP` says, its own among them. Nothing in it is ever moved. layers: from
+        `apart`. Returns (hidden_RTD, cache).
+        """
+        return self.decoder.step(self.shared(token_RT), layers, mask_RS, place_RT, sees_RTP, cache, slot)
 
     def __call__(
         self, source_RS: jax.Array, mask_RS: jax.Array, token_RT: jax.Array, *, deterministic: bool = True
     ) -> jax.Array:
         """Returns hidden_RTD for target tokens given whole, as in training."""
         cross = self.cross(self.encode(source_RS, mask_RS, deterministic=deterministic))
-        return self.decode(token_RT, cross, mask_RS, deterministic=deterministic)[0]
+        return self.decode(token_RT, cross, mask_RS, deterministic=deterministic)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Returns [..., V] in fp32: hidden [..., D] against the shared table, plus the bias."""
@@ -269,3 +282,24 @@ class Bart(nn.Module):
         table_VD = self.shared.embedding
         scores = jnp.einsum("...D,VD->...V", hidden.astype(wide), table_VD.astype(wide), precision="highest")
         return scores + self.final_logits_bias.astype(wide).reshape((1,) * (hidden.ndim - 1) + (-1,))
+
+
+def apart(config: BartConfig, params: Any, cross: Any) -> tuple[Any, ...]:
+    """The decoder's layers one by one, each (parameters, crossing keys and values), for `Bart.step`.
+
+    A scan copies each layer's slice before it is read, which is nothing beside a training step's work, and half of a
+    step's of one token a row.
+    """
+    stacked = (params["decoder"]["layers"], cross)
+    layers = tuple(jax.tree.map(itemgetter(i), stacked) for i in range(config.decoder_layers))
+    return jax.lax.optimization_barrier(layers)
+
+
+def init_cache(config: BartConfig, rows: int, slots: int) -> tuple[dict[str, jax.Array], ...]:
+    """An empty cache of P slots a row for every layer, key [R, H, C, P] and value [R, H, P, C]."""
+    channels = config.width // config.heads
+    empty = {
+        "key": jnp.zeros((rows, config.heads, channels, slots), config.dtype),
+        "value": jnp.zeros((rows, config.heads, slots, channels), config.dtype),
+    }
+    return (empty,) * config.decoder_layers

@@ -11,7 +11,7 @@ import transformers
 
 from rag_jax.hub import rules
 from rag_jax.hub.convert import from_huggingface
-from rag_jax.models.bart import Bart, BartConfig, sinusoidal_table
+from rag_jax.models.bart import Bart, BartConfig, apart, init_cache, sinusoidal_table
 
 SOURCE_LENGTHS = (8, 3, 1)
 R, S, T, M = 3, 8, 5, 3
@@ -118,14 +118,14 @@ def steps(config, params, cross, mask, token_RMT, ancestor):
     @jax.jit
     def step(token_RM, cache, position, sees_MP):
         place = {"place_RT": jnp.full((1, beams), position), "sees_RTP": sees_MP[None], "slot": position * beams}
-        return run(config, params, token_RM, cross, mask, cache=cache, method="decode", **place)
+        return run(config, params, token_RM, layers, mask, cache=cache, method="step", **place)
 
-    cache, hidden = Bart(config).init_cache(R, beams * length), []
+    layers, cache, hidden = apart(config, params, cross), init_cache(config, R, beams * length), []
     for t in range(length):
-        sees_MP = np.zeros((beams, beams * length + beams), bool)
+        sees_MP = np.zeros((beams, beams * length), bool)
         for m in range(beams):
             sees_MP[m, ancestor(t)[m] + beams * np.arange(t)] = True
-        sees_MP[:, beams * length :] = np.eye(beams)
+            sees_MP[m, t * beams + m] = True
         states, cache = step(token_RMT[:, :, t], cache, t, sees_MP)
         hidden.append(states)
     return np.stack(hidden, axis=2)
@@ -158,8 +158,8 @@ def test_a_tree_of_tokens_decodes_like_its_branches(model, inputs, decoded):
     sees = np.tril(np.ones((8, 8), bool))
     sees[5:, 2:5] = False
     tokens = np.concatenate([one, other[:, 2:]], axis=1)
-    tree = {"place_RT": place, "sees_RTP": sees[None], "method": "decode"}
-    hidden, _ = jax.jit(partial(run, config, **tree))(params, tokens, cross, mask)
+    tree = {"place_RT": place, "sees_RTT": sees[None], "method": "decode"}
+    hidden = jax.jit(partial(run, config, **tree))(params, tokens, cross, mask)
     whole = jax.jit(partial(run, config))
     np.testing.assert_allclose(hidden[:, :5], whole(params, source, mask, one), atol=1e-5)
     np.testing.assert_allclose(hidden[:, 5:], whole(params, source, mask, other)[:, 2:], atol=1e-5)
@@ -182,22 +182,21 @@ def test_memory_is_never_copied_per_beam(oracle):
         partial(run, config, method="cross"), shapes_of(config), shape((rows, source, 16), jnp.float32)
     )
     program = jax.make_jaxpr(
-        lambda p, token, cross, mask, cache, place, sees: run(
-            config, p, token, cross, mask, cache=cache, place_RT=place, sees_RTP=sees, method="decode"
+        lambda p, token, layers, mask, cache, place, sees: run(
+            config, p, token, layers, mask, cache=cache, place_RT=place, sees_RTP=sees, slot=0, method="step"
         )
     )(
         shapes_of(config),
         shape((rows, beams), jnp.int32),
-        cross,
+        jax.eval_shape(partial(apart, config), shapes_of(config), cross),
         shape((rows, source), bool),
-        Bart(config).init_cache(rows, beams * places),
+        init_cache(config, rows, beams * places),
         shape((1, beams), jnp.int32),
-        shape((rows, beams, beams * places + beams), bool),
+        shape((rows, beams, beams * places), bool),
     )
     sizes = [aval.size for aval in arrays_within(program.jaxpr)]
-    # The cache [L, R, H, C, P] and the scores [R, H, M, S] are the largest; keys per beam would be [R, M, S, D].
-    cache = config.decoder_layers * rows * 16 * beams * places
-    assert max(sizes) == max(rows * 2 * beams * source, cache)
+    # The scores [R, H, M, S] are the largest; one copy of a layer's keys per beam would be [R, M, S, D].
+    assert max(sizes) == rows * 2 * max(beams * source, source * 8)
     assert max(sizes) < rows * beams * source * 16
     # Crossing keys are given, so that no dense layer sees the memory again.
     assert (rows, source, 16) not in [aval.shape for aval in arrays_within(program.jaxpr)]
