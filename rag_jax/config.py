@@ -245,7 +245,7 @@ def _decode_problems(config: ConfigDict) -> Iterator[str]:
     if decode.min_length > decode.max_length:
         yield f"decode.min_length: found {decode.min_length}, expected at most decode.max_length = {decode.max_length}"
     candidates = decode.beams * (1 if of_token else config.retrieval.k)
-    if decode.mode != "sample" and decode.answers > candidates:
+    if decode.mode != "sample" and decode.answers > candidates > 0:
         beams = "decode.beams" if of_token else "decode.beams * retrieval.k"
         yield f"decode.answers: found {decode.answers}, expected at most {beams} = {candidates}"
     if decode.mode == "sample" and decode.beams != 1:

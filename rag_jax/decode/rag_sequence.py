@@ -55,7 +55,8 @@ def thorough(
     token_BCT, there_BC, logp_BKC = proposals
     missing_BKC = (logp_BKC == -jnp.inf) & there_BC[:, None] & (prior_BK > -jnp.inf)[:, :, None]
     paid_BCT = counted(config.generator, token_BCT) & (jnp.arange(length) < rules.max_length)[None, None]
-    judged_BKC = judge(config, params, memory, token_BCT, missing_BKC, paid_BCT)
+    most = (prior_BK.shape[1] - 1) * beams  # all that the other documents found
+    judged_BKC = judge(config, params, memory, token_BCT, missing_BKC, paid_BCT, most)
     return _rank(
         config.generator, proposals._replace(logp_BKC=jnp.where(missing_BKC, judged_BKC, logp_BKC)), prior_BK, count
     )
@@ -101,7 +102,8 @@ def as_huggingface(
     first_T = jnp.arange(length) == 0
     paid_BCT = (token_BCT != generator.pad_id) & ~(begins_B[:, None, None] & first_T[None, None])
     missing_BKC = there_BC[:, None] & there_BK[:, :, None]
-    judged_BKC = judge(config, params, read(config, params, source_BKS), token_BCT, missing_BKC, paid_BCT)
+    masked = read(config, params, source_BKS)
+    judged_BKC = judge(config, params, masked, token_BCT, missing_BKC, paid_BCT, token_BCT.shape[1])
     single_BC = token_BCT[:, :, 1] == generator.pad_id
     judged_BKC = judged_BKC - jnp.where(single_BC[:, None] & there_BK[:, :, None], prior_BK[:, :, None], 0.0)
     judged_BKC = jnp.where(missing_BKC, judged_BKC, -jnp.inf)

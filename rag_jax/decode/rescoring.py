@@ -15,7 +15,7 @@ from rag_jax.models.rag import RagConfig
 # Tokens judged at once: enough to fill a device, and few enough that the widest layer's states stay small.
 _TOKENS = 8192
 # Sizes of tree a program is compiled for, of the size without shared beginnings; one where there is little to do.
-_SHARES, _LITTLE = (0.25, 0.5, 0.75, 1.0), 2048
+_SHARES, _LITTLE = (0.25, 0.5, 0.75, 1.0), 1024
 
 
 def judge(
@@ -25,13 +25,19 @@ def judge(
     candidate_BCT: jax.Array,
     missing_BKC: jax.Array,
     paid_BCT: jax.Array,
+    most: int,
 ) -> jax.Array:
-    """log p(y|x,z) [B, K, C] of the candidates marked missing, summed over the tokens marked paid; 0 elsewhere."""
+    """log p(y|x,z) [B, K, C] of the candidates marked missing, summed over the tokens marked paid; 0 elsewhere.
+
+    most: how many candidates a document can miss.
+    """
     (B, C, T), K = candidate_BCT.shape, missing_BKC.shape[1]
     R = B * K
     missing_RC = missing_BKC.reshape(R, C)
     count_R = jnp.sum(missing_RC, axis=1)
-    G = min(C, max(1, _TOKENS // (R * T)))
+    if most == 0:
+        return jnp.zeros((B, K, C), jnp.float32)
+    G = min(most, max(1, _TOKENS // (R * T)))
     order_RC = jnp.pad(jnp.argsort(~missing_RC, axis=1, stable=True), ((0, 0), (0, -C % G)))
     row_R1 = jnp.arange(R)[:, None]
 

@@ -124,7 +124,7 @@ def test_judging_equals_the_whole_model(tiny, make_params, make_inputs, candidat
     @jax.jit
     def judge(missing_BKC):
         memory = rag_token.read(config, params, source_BKS)
-        return rescoring.judge(config, params, memory, jnp.array(candidates), missing_BKC, paid_BCT)
+        return rescoring.judge(config, params, memory, jnp.array(candidates), missing_BKC, paid_BCT, 6)
 
     logp_BKC = judge(missing_BKC)
     for b in range(2):
@@ -141,7 +141,7 @@ def test_trees_of_every_size_agree(tiny, make_params, make_inputs, candidates, m
 
     def judge(missing_BKC):
         memory = rag_token.read(config, params, source_BKS)
-        return rescoring.judge(config, params, memory, jnp.array(candidates), missing_BKC, paid_BCT)
+        return rescoring.judge(config, params, memory, jnp.array(candidates), missing_BKC, paid_BCT, 6)
 
     masks = [jnp.arange(6)[None, None] < jnp.full((2, 3, 1), count) for count in (1, 2, 3, 6)]
     plain = jax.jit(judge)
