@@ -14,6 +14,7 @@ from rag_jax.workdir import Workdir
 command.define_flags()
 flags.DEFINE_string("index", None, "Folder of another index made by the same encoder; by default WORKDIR/index.")
 flags.DEFINE_bool("json", False, "One JSON object a line instead of a table.")
+flags.DEFINE_bool("tokens", False, "Also which passages every token came from (RAG-Token).")
 flags.DEFINE_integer("k", None, "Passages to read; by default what the run was trained with.")
 
 
@@ -33,21 +34,24 @@ def main(argv) -> None:
 
     settings = command.checked(options.config) if options.config else None
     rag = Rag.load(place.folder, index=options.index, config=settings)
-    for batch in rag.answer_batch(questions, k=options.k):
+    for batch in rag.answer_batch(questions, k=options.k, token_posterior=options.tokens):
         for answer in batch:
             print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if options.json else table(answer))
 
 
 def table(answer) -> str:
-    """An answer for people: its probability, then a row per passage with posterior and prior."""
-    rows = [
-        f"{answer.question}\n  {answer.text}   (probability {math.exp(answer.log_prob):.3f})",
-        "  posterior  prior",
+    """An answer for people, with the others if there are: probabilities, then a row per passage: posterior, prior."""
+    bound = "at least " if answer.lower_bound else ""
+    rows = [answer.question]
+    rows += [
+        f"  {other.text}   (probability {bound}{math.exp(other.log_prob):.3f})" for other in (answer, *answer.others)
     ]
+    rows += ["  posterior  prior"]
     rows += [
         f"     {document.posterior:6.3f} {document.prior:6.3f}  {document.title}: {document.text}"
         for document in answer.documents
     ]
+    rows += [f"  {' '.join(f'{share:.2f}' for share in token.posterior)}  {token.text}" for token in answer.tokens]
     return "\n".join(rows) + "\n"
 
 

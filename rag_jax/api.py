@@ -1,7 +1,8 @@
 """Rag: a trained model with its index, which answers questions; the walk that answer, evaluate and training share."""
 
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,14 +17,14 @@ from rag_jax.core.marginal import document_log_prior
 from rag_jax.data.text import Document as Pieces
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_or_train
-from rag_jax.decode.generate import DecodeConfig, answer_posterior, generate, texts
+from rag_jax.decode.generate import STOPPING, DecodeConfig, Generated, bucket, generate, texts
 from rag_jax.errors import UserError
 from rag_jax.index.base import open_index
 from rag_jax.models import rag
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 from rag_jax.parallel import Pmap
-from rag_jax.retrieve import Retriever, check_questions
+from rag_jax.retrieve import Retriever, check_documents, check_questions
 from rag_jax.workdir import Workdir
 
 
@@ -43,13 +44,28 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token of an answer's text and log p(z|x,y_1..y_i) as far as it tells, of the answer's documents in order."""
+
+    text: str
+    posterior: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Answer:
-    """An answer, log p(y|x) in nats (`</s>` counted, `<s>` not), and its documents by falling posterior."""
+    """An answer, log p(y|x) in nats (`</s>` counted, `<s>` not), and its documents by falling posterior.
+
+    lower_bound: whether log_prob is one, as fast RAG-Sequence decoding leaves documents out. tokens: the posterior of
+    every text token, if asked for. others: the next best answers, if the configuration asks for several.
+    """
 
     question: str
     text: str
     log_prob: float
     documents: tuple[Document, ...]
+    lower_bound: bool = False
+    tokens: tuple[Token, ...] = ()
+    others: tuple["Answer", ...] = ()
 
 
 class Retrieved(NamedTuple):
@@ -61,11 +77,10 @@ class Retrieved(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What the generator said: texts, log p(y|x), and the documents' posterior probabilities."""
+    """What the generator said: the answers' texts by falling score, and all that is known of them, as numpy arrays."""
 
-    texts_B: list[str]
-    log_prob_B: np.ndarray
-    posterior_BK: np.ndarray
+    texts_BN: list[list[str]]
+    generated: Generated
 
 
 def rag_config(config: ConfigDict, encoder: Tokenizer, generator: Tokenizer) -> rag.RagConfig:
@@ -85,6 +100,29 @@ def rag_config(config: ConfigDict, encoder: Tokenizer, generator: Tokenizer) -> 
     )
 
 
+def decode_config(config: ConfigDict) -> DecodeConfig:
+    """The decoding that a configuration describes, but for `bad_words`, which need a tokenizer."""
+    d = config.decode
+    stopping = {str(name): name for name in STOPPING}
+    same = ("mode", "beams", "max_length", "min_length", "length_penalty", "temperature", "top_k", "top_p", "seed")
+    return DecodeConfig(
+        kind=config.kind,
+        num_return_sequences=d.answers,
+        early_stopping=stopping[d.early_stopping],
+        forced_bos_id=None if d.forced_bos < 0 else d.forced_bos,
+        forced_eos_id=None if d.forced_eos < 0 else d.forced_eos,
+        no_repeat_ngram_size=d.no_repeat,
+        compat=d.compat or None,
+        **{name: d[name] for name in same},
+    )
+
+
+def bad_words(words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    """Token ids of every word, at the start of a text and after a space."""
+    spelled = [form for word in words if word.strip() for form in (word.strip(), f" {word.strip()}")]
+    return tuple(dict.fromkeys(map(tuple, tokenizer.encode_batch(spelled)))) if spelled else ()
+
+
 class Rag:
     """Question encoder, index, passages and generator, ready to answer; batches are padded to few shapes."""
 
@@ -92,11 +130,12 @@ class Rag:
         self.model, self.params, self.retriever, self.config = model, params, retriever, config
         self.parallel = parallel
         self._encode = parallel.batch(partial(rag.encode_questions, model))
-        decode = DecodeConfig(kind=model.kind, max_length=config.decode.max_length)
+        self.decode = replace(
+            decode_config(config), bad_words=bad_words(config.decode.bad_words, retriever.generator_tokenizer)
+        )
 
-        def read(params: Any, batch: tuple[jax.Array, jax.Array]):
-            generated = generate(model, decode, params, *batch)
-            return generated.token_BT, generated.log_prob_B, answer_posterior(model, generated)
+        def read(params: Any, batch: tuple[jax.Array, jax.Array]) -> Generated:
+            return generate(model, self.decode, params, *batch)
 
         self._read = parallel.batch(read)
 
@@ -140,18 +179,30 @@ class Rag:
         opened = open_index(folder, expect_fingerprint=fingerprint, tokenizer=self.retriever.generator_tokenizer)
         self.retriever = self.retriever._replace(index=opened)
 
-    def answer(self, questions: Sequence[str], *, k: int | None = None) -> list[Answer]:
+    def answer(self, questions: Sequence[str], *, k: int | None = None, token_posterior: bool = False) -> list[Answer]:
         """Answers questions from their k best passages (by default the configuration's retrieval.k)."""
-        return [answer for batch in self.answer_batch(questions, k=k) for answer in batch]
+        batches = self.answer_batch(questions, k=k, token_posterior=token_posterior)
+        return [answer for batch in batches for answer in batch]
 
-    def answer_batch(self, questions: Sequence[str], *, k: int | None = None) -> Iterator[list[Answer]]:
-        """Yields the answers batch by batch: encode, search, read."""
+    def answer_batch(
+        self, questions: Sequence[str], *, k: int | None = None, token_posterior: bool = False
+    ) -> Iterator[list[Answer]]:
+        """Yields the answers batch by batch: encode, search, read.
+
+        token_posterior: also tell for every token of a RAG-Token answer which documents it came from.
+        """
         check_questions(questions)
+        if token_posterior and self.decode.kind != "token":
+            raise UserError("token_posterior: found kind 'sequence', which has one posterior for a whole answer")
+        long = self.retriever.too_long(questions)
+        if long:
+            limit = self.retriever.length.question
+            warnings.warn(f"{long} of {len(questions)} questions exceed {limit} tokens and were cut", stacklevel=2)
         for start in range(0, len(questions), self.config.evaluate.batch):
             batch = questions[start : start + self.config.evaluate.batch]
             found = self.retrieve(batch, k=k)
             reading = self.read(batch, self.retriever.documents(found.ids_BK), found.prior_BK)
-            yield [self._answer(question, row, found, reading) for row, question in enumerate(batch)]
+            yield [self._answers(question, row, found, reading, token_posterior) for row, question in enumerate(batch)]
 
     def retrieve(self, questions: Sequence[str], *, k: int | None = None) -> Retrieved:
         """The k best passages of each question, with scores and prior."""
@@ -168,29 +219,61 @@ class Rag:
 
     def read(self, questions: Sequence[str], documents_BK: Sequence[Sequence[Pieces]], prior_BK: np.ndarray) -> Reading:
         """What the generator answers from given documents (tokens of title and text) and their log prior."""
-        rows = self._rows(len(questions))
-        source_BKS = _pad(self.retriever.sources(documents_BK, questions), rows)
-        batch = self.parallel.put_batch((source_BKS, _pad(prior_BK, rows)))
-        token_BT, log_prob_B, posterior_BK = self.parallel.to_host(self._read(self.params, batch))
-        count = len(questions)
-        said = [text.strip() for text in texts(token_BT[:count], self.retriever.generator_tokenizer)]
-        return Reading(said, log_prob_B[:count], posterior_BK[:count])
+        check_documents(questions, documents_BK, prior_BK)
+        rows, count = self._rows(len(questions)), len(questions)
+        source_BKS = self._shorter(self.retriever.sources(documents_BK, questions))
+        batch = self.parallel.put_batch((_pad(source_BKS, rows), _pad(prior_BK, rows)))
+        generated = self.parallel.to_host(self._read(self.params, batch))
+        generated = jax.tree.map(lambda array: array[:count], generated)
+        tokenizer = self.retriever.generator_tokenizer
+        said = [[text.strip() for text in texts(token_NT, tokenizer)] for token_NT in generated.token_BNT]
+        return Reading(said, generated)
+
+    def _shorter(self, source_BKS: np.ndarray) -> np.ndarray:
+        """The sources without the padding that all have in common, but for what makes their length a rare one."""
+        if self.decode.compat and self.decode.kind == "sequence":
+            return source_BKS  # there padding is read
+        used_S = (source_BKS != self.model.generator.pad_id).any(axis=(0, 1))
+        longest = len(used_S) - int(np.argmax(used_S[::-1]))
+        return source_BKS[:, :, : bucket(longest, 32)]
 
     def _rows(self, count: int) -> int:
         """The batch size that `count` questions are padded to: the next power of two, a multiple of the devices."""
         devices = len(self.parallel.devices)
         return -(-max(1 << (count - 1).bit_length(), devices) // devices) * devices
 
-    def _answer(self, question: str, row: int, found: Retrieved, reading: Reading) -> Answer:
-        prior_K = np.exp(found.prior_BK[row])
+    def _answers(self, question: str, row: int, found: Retrieved, reading: Reading, tokens: bool) -> Answer:
+        """The best answer, with the others that there are."""
+        there = [n for n, value in enumerate(reading.generated.log_prob_BN[row]) if n == 0 or value > -np.inf]
+        best, *others = [self._answer(question, row, n, found, reading, tokens) for n in there]
+        return replace(best, others=tuple(others))
+
+    def _answer(self, question: str, row: int, n: int, found: Retrieved, reading: Reading, tokens: bool) -> Answer:
+        prior_K, generated = np.exp(found.prior_BK[row]), reading.generated
+        posterior_K = generated.posterior_BNK[row, n]
+        order = [place for place in np.argsort(-posterior_K, kind="stable").tolist() if found.ids_BK[row, place] >= 0]
         documents = []
-        for place, passage_row in enumerate(found.ids_BK[row].tolist()):
-            if passage_row >= 0:
-                passage = self.retriever.index.passages[passage_row]
-                numbers = (found.score_BK[row, place], prior_K[place], reading.posterior_BK[row, place])
-                documents.append(Document(passage.id, passage.title, passage.text, *map(float, numbers)))
-        documents.sort(key=lambda document: -document.posterior)
-        return Answer(question, reading.texts_B[row], float(reading.log_prob_B[row]), tuple(documents))
+        for place in order:
+            passage = self.retriever.index.passages[int(found.ids_BK[row, place])]
+            numbers = (found.score_BK[row, place], prior_K[place], posterior_K[place])
+            documents.append(Document(passage.id, passage.title, passage.text, *map(float, numbers)))
+        return Answer(
+            question,
+            reading.texts_BN[row][n],
+            float(generated.log_prob_BN[row, n]),
+            tuple(documents),
+            lower_bound=self.decode.mode == "fast",
+            tokens=self._tokens(generated, row, n, order) if tokens else (),
+        )
+
+    def _tokens(self, generated: Generated, row: int, n: int, order: list[int]) -> tuple[Token, ...]:
+        tokenizer = self.retriever.generator_tokenizer
+        share_KT = np.exp(generated.posterior_BNKT[row, n])
+        return tuple(
+            Token(tokenizer.decode([token]), tuple(share_KT[order, t].tolist()))
+            for t, token in enumerate(generated.token_BNT[row, n].tolist())
+            if token not in tokenizer.special_ids
+        )
 
 
 def _pad(array: np.ndarray, rows: int) -> np.ndarray:

@@ -19,6 +19,9 @@ CHOICES = {
     "encoder.remat": ("none", "full", "dots"),
     "generator.remat": ("none", "full", "dots"),
     "generator.position_init": ("normal", "sinusoidal"),
+    "decode.mode": ("", "search", "sample", "thorough", "fast"),
+    "decode.early_stopping": ("False", "True", "never"),
+    "decode.compat": ("", "huggingface"),
     "index.kind": ("scann", "exact"),
     "index.dtype": ("float32", "bfloat16"),
     "retrieval.lag": (0, 1),
@@ -26,8 +29,13 @@ CHOICES = {
 # What a number may be, by the last part of its key; all others are 1 or more.
 SHARES = ("inverse_cloze", "substitution")
 LOSSES = ("dropout", "attention_dropout", "activation_dropout", "label_smoothing")
-MORE_THAN_0 = ("init_std", "learning_rate", "clip")
-FROM_0 = ("seed", "score_scale", "projection", "warmup", "weight_decay", "hard_negatives", "lag", "depth")
+MORE_THAN_0 = ("init_std", "learning_rate", "clip", "temperature")
+FROM_0 = (
+    "seed", "score_scale", "projection", "warmup", "weight_decay", "hard_negatives", "lag", "depth", "min_length",
+    "top_k", "no_repeat",
+)  # fmt: skip
+FROM_MINUS_1 = ("forced_bos", "forced_eos")
+ANY = ("length_penalty",)
 KINDS = {
     bool: "True or False",
     int: "a whole number",
@@ -129,7 +137,24 @@ DEFAULTS = {
     "denoise": _stage(),  # the generator alone repairs passages with holes (BART's text infilling)
     "reader": _stage(),  # reader warm-up: question encoder frozen, answers substituted
     "joint": _stage(),  # question encoder and generator together: the paper's training
-    "decode": {"max_length": 24},
+    "decode": {  # see decode.generate.DecodeConfig; n documents are read: retrieval.k, or the k of a call
+        "mode": "",  # kind 'token': 'search' or 'sample'; 'sequence': 'thorough' or 'fast'; '': the first of them
+        "beams": 1,  # 1: greedy
+        "answers": 1,  # to every question
+        "max_length": 24,  # tokens, `<s>` and `</s>` counted
+        "min_length": 0,  # tokens before `</s>`
+        "length_penalty": 1.0,
+        "early_stopping": "False",  # or 'True' or 'never'
+        "forced_bos": -1,  # id of the first token; -1: none
+        "forced_eos": -1,  # id of the token at max_length
+        "bad_words": ("",),  # words and phrases never said
+        "no_repeat": 0,  # no sequence of so many tokens twice
+        "temperature": 1.0,
+        "top_k": 0,  # 0: all
+        "top_p": 1.0,
+        "seed": 0,
+        "compat": "",  # 'huggingface': transformers' tokens, mistakes included
+    },
     "evaluate": {"batch": 64, "every": 500, "questions": 200, "recall": (1, 5)},
     "hot_swap": {"questions": ("", "")},  # two editions of the answers to the same questions
 }
@@ -212,6 +237,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     }.items():
         if not 4 <= _get(config, key) <= _get(config, limit):
             yield f"{key}: found {_get(config, key)}, expected 4 to {limit} = {_get(config, limit)}"
+    yield from _decode_problems(config)
     for name in STAGES:
         batch, parts = config[name].batch, config[name].accumulation
         if parts > 0 and batch % parts:
@@ -220,13 +246,35 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         yield f"hot_swap.questions: found {config.hot_swap.questions!r}, expected two files, one an edition"
 
 
+def _decode_problems(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with decode.* taken together."""
+    decode, of_token = config.decode, config.kind == "token"
+    fitting = ("search", "sample") if of_token else ("thorough", "fast")
+    if decode.mode in CHOICES["decode.mode"][1:] and decode.mode not in fitting:
+        yield f"decode.mode: found {decode.mode!r}, expected {' or '.join(fitting)} with kind = {config.kind!r}"
+    if decode.min_length > decode.max_length:
+        yield f"decode.min_length: found {decode.min_length}, expected at most decode.max_length = {decode.max_length}"
+    candidates = decode.beams * (1 if of_token else config.retrieval.k)
+    if decode.mode != "sample" and decode.answers > candidates > 0:
+        beams = "decode.beams" if of_token else "decode.beams * retrieval.k"
+        yield f"decode.answers: found {decode.answers}, expected at most {beams} = {candidates}"
+    if decode.mode == "sample" and decode.beams != 1:
+        yield f"decode.beams: found {decode.beams}, expected 1 with decode.mode = 'sample'"
+
+
 def _range_problems(key: str, value: Any) -> Iterator[str]:
     """What is wrong with a number, or with one of several."""
     group, _, name = key.rpartition(".")
     for number in value if isinstance(value, tuple) else [value]:
         if isinstance(number, str | bool):
             continue
-        if name in SHARES:
+        if name in ANY:
+            right, expected = True, "any"
+        elif name == "top_p":
+            right, expected = 0 < number <= 1, "more than 0, at most 1"
+        elif name in FROM_MINUS_1:
+            right, expected = number >= -1, "-1 (none) or more"
+        elif name in SHARES:
             right, expected = 0 <= number <= 1, "0 to 1"
         elif name in LOSSES:
             right, expected = 0 <= number < 1, "0 to below 1"

@@ -27,6 +27,10 @@ class Retriever(NamedTuple):
         """Question encoder inputs, ids_BQ int32."""
         return self.encoder_tokenizer.question_ids(questions, self.length.question)
 
+    def too_long(self, questions: Sequence[str]) -> int:
+        """How many questions do not fit into the question encoder's input whole."""
+        return sum(len(ids) + 2 > self.length.question for ids in self.encoder_tokenizer.encode_batch(questions))
+
     def search(self, questions: Sequence[str], query_BE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the k best passages, ids_BK int64, and their inner products; -1 and -inf past the corpus."""
         return self.index.search(Queries(list(questions), query_BE), k)
@@ -51,6 +55,18 @@ class Retriever(NamedTuple):
             marks=Marks.of(self.generator_tokenizer),
             policy=self.truncation,
         )
+
+
+def check_documents(questions: Sequence[str], documents_BK: Sequence[Sequence[Document]], prior_BK: np.ndarray) -> None:
+    """Raises UserError unless every question has as many documents as the prior says."""
+    if len(documents_BK) != len(questions):
+        raise UserError(f"documents: found {len(documents_BK)} lists for {len(questions)} questions; give one for each")
+    for number, documents_K in enumerate(documents_BK, 1):
+        if len(documents_K) != prior_BK.shape[1]:
+            raise UserError(
+                f"documents of question {number}: found {len(documents_K)}, expected {prior_BK.shape[1]}, one for each "
+                "probability of the prior"
+            )
 
 
 def check_questions(questions: Sequence[str]) -> None:

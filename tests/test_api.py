@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ import rag_jax
 from rag_jax import Answer, Document, Rag
 from rag_jax.errors import UserError
 from rag_jax.index.base import open_index
+from rag_jax.workdir import Workdir
 
 QUESTIONS = ["who is mayor of Cladow?", "Jarrow: which year?", "what is the river of Hexwold?", "why?", "Gritsea"]
 
@@ -115,6 +117,94 @@ def test_the_best_documents_are_the_ones_with_the_largest_scores(tiny_rag, answe
     for ids_K, answer in zip(found.ids_BK, answers, strict=True):
         ids = {tiny_rag.retriever.index.passages[row].id for row in ids_K[:3].tolist()}
         assert ids == {document.id for document in answer.documents}
+
+
+@pytest.fixture(scope="module")
+def decoding(tiny_run):
+    """decode.* settings -> the same run, decoded so."""
+
+    def load(**settings):
+        config = Workdir(tiny_run.workdir).load_config()
+        config.kind = settings.pop("kind", "token")
+        config.decode.update(settings)
+        return Rag.load(tiny_run.workdir, config=config)
+
+    return load
+
+
+def test_several_answers_by_falling_score(decoding):
+    for answer in decoding(beams=4, answers=3).answer(QUESTIONS[:2]):
+        assert len(answer.others) == 2 and not answer.lower_bound
+        for one in (answer, *answer.others):
+            assert one.question == answer.question and one.log_prob <= 0
+            assert {document.id for document in one.documents} == {document.id for document in answer.documents}
+
+
+def test_the_tokens_of_an_answer_and_where_they_came_from(tiny_rag):
+    (plain,) = tiny_rag.answer(QUESTIONS[:1])
+    (answer,) = tiny_rag.answer(QUESTIONS[:1], token_posterior=True)
+    assert plain.tokens == () and answer.text == plain.text
+    assert "".join(token.text for token in answer.tokens).strip() == answer.text
+    shares = np.array([token.posterior for token in answer.tokens])
+    assert shares.shape == (len(answer.tokens), 3)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(shares.mean(axis=0), [d.posterior for d in answer.documents], rtol=1e-4, atol=1e-6)
+
+
+def test_rag_sequence_has_one_posterior_and_fast_a_lower_bound(decoding):
+    slow, quick = (decoding(kind="sequence", mode=mode, beams=2, answers=2) for mode in ("thorough", "fast"))
+    with pytest.raises(UserError, match="token_posterior: found kind 'sequence'"):
+        slow.answer(QUESTIONS[:1], token_posterior=True)
+    (judged,), (found,) = slow.answer(QUESTIONS[:1]), quick.answer(QUESTIONS[:1])
+    assert found.lower_bound and not judged.lower_bound
+    assert found.log_prob <= judged.log_prob + 1e-5
+    for answer in (judged, *judged.others, found):
+        assert sum(document.posterior for document in answer.documents) == pytest.approx(1, abs=1e-5)
+
+
+def test_words_never_said(decoding, answers):
+    word = next(word for answer in answers for word in answer.text.split())
+    for answer in decoding(beams=2, bad_words=(word,)).answer(QUESTIONS):
+        assert word not in answer.text.split()
+
+
+def test_a_stream_of_questions_compiles_a_handful_of_programs(decoding):
+    """Differently many, differently long, in several batches: programs of the encoder and of the reader."""
+    rag, compiled = decoding(beams=2), []
+    listen = jax.monitoring.register_event_duration_secs_listener
+    listen(
+        lambda event, _, **__: compiled.append(event) if event == "/jax/core/compile/backend_compile_duration" else 0
+    )
+    for count in (1, 2, 5, 8):
+        rag.answer(["where is Jarrow" + " now" * (n % 4) for n in range(count)])
+    seen = len(compiled)
+    assert 0 < seen < 12
+    for count in (3, 7, 4, 11, 6):
+        rag.answer(["who is mayor" + " now" * (n % 3) for n in range(count)])
+    assert len(compiled) == seen
+
+
+def test_sources_lose_the_padding_that_all_share(tiny_rag, decoding):
+    pad, source_BKS = tiny_rag.model.generator.pad_id, np.full((2, 3, 40), 5)
+    source_BKS[..., 33:] = pad
+    assert tiny_rag._shorter(source_BKS).shape == (2, 3, 40)
+    source_BKS[..., 20:] = pad
+    np.testing.assert_array_equal(tiny_rag._shorter(source_BKS), source_BKS[..., :32])
+    assert decoding(kind="sequence", compat="huggingface")._shorter(source_BKS).shape == (2, 3, 40)
+
+
+def test_long_questions_are_counted(tiny_rag):
+    with pytest.warns(UserWarning, match="1 of 2 questions exceed 16 tokens and were cut"):
+        tiny_rag.answer([QUESTIONS[0], "who is mayor of " * 12 + "Cladow?"])
+
+
+def test_documents_that_do_not_fit_the_prior(tiny_rag):
+    found = tiny_rag.retrieve(QUESTIONS[:2])
+    documents = tiny_rag.retriever.documents(found.ids_BK)
+    with pytest.raises(UserError, match="documents: found 1 lists for 2 questions"):
+        tiny_rag.read(QUESTIONS[:2], documents[:1], found.prior_BK)
+    with pytest.raises(UserError, match="documents of question 2: found 2, expected 3"):
+        tiny_rag.read(QUESTIONS[:2], [documents[0], documents[1][:2]], found.prior_BK)
 
 
 def test_no_questions_no_answers(tiny_rag):

@@ -76,6 +76,15 @@ def test_a_changed_configuration_leaves_the_defaults_alone(config):
         ("reader.substitution", -0.5, "found -0.5, expected 0 to 1"),
         ("joint.learning_rate", 0.0, "found 0.0, expected more than 0"),
         ("joint.accumulation", 5, None),
+        ("decode.mode", "fast", "found 'fast', expected search or sample with kind = 'token'"),
+        ("decode.early_stopping", "yes", "found 'yes', expected one of False, True, never"),
+        ("decode.beams", 0, "found 0, expected 1 or more"),
+        ("decode.answers", 2, "found 2, expected at most decode.beams = 1"),
+        ("decode.min_length", 25, "found 25, expected at most decode.max_length = 24"),
+        ("decode.max_length", 1025, "found 1025, expected 4 to generator.positions = 1024"),
+        ("decode.forced_bos", -2, "found -2, expected -1 (none) or more"),
+        ("decode.temperature", 0.0, "found 0.0, expected more than 0"),
+        ("decode.top_p", 0.0, "found 0.0, expected more than 0, at most 1"),
         ("evaluate.recall", (1, 0), "found (1, 0), expected 1 or more"),
         ("hot_swap.questions", ("one",), "found ('one',), expected two files, one an edition"),
     ],
@@ -87,9 +96,27 @@ def test_a_wrong_value_names_key_value_and_what_is_right(config, key, value, pro
     assert problems(config) == [f"{key}: {problem}"]
 
 
+def test_decoding_that_does_not_fit_together(config):
+    config.decode.update(mode="sample", beams=2)
+    assert problems(config) == ["decode.beams: found 2, expected 1 with decode.mode = 'sample'"]
+    config.decode.update(mode="thorough", answers=11)
+    config.kind = "sequence"
+    assert problems(config) == ["decode.answers: found 11, expected at most decode.beams * retrieval.k = 10"]
+
+
 def test_the_edges_of_the_ranges_are_right(config):
     config.update_from_flattened_dict(
-        {"reader.substitution": 1.0, "encoder.dropout": 0.0, "joint.steps": 0, "seed": 0, "length.source": 1024}
+        {
+            "reader.substitution": 1.0,
+            "encoder.dropout": 0.0,
+            "joint.steps": 0,
+            "seed": 0,
+            "length.source": 1024,
+            "decode.length_penalty": -1.0,
+            "decode.forced_eos": 2,
+            "decode.top_p": 1.0,
+            "decode.bad_words": ("a b",),
+        }
     )
     validate(config)
 

@@ -65,8 +65,7 @@ def token_log_likelihood(
         joint_BKtV = logit_BKtV + (widen(prior_BK)[:, :, None] - total_BKt)[..., None]
         return total_BKt, jnp.sum(logsumexp(joint_BKtV, axis=1), axis=2)
 
-    if block is None:
-        block = max(1, min(-(-_ROWS_PER_BLOCK // (B * K)), _LOGITS_PER_BLOCK // (B * K * V)))
+    block = block or _block(B * K, V)
     total_BKT, marginal_sum_BT = _in_blocks(over_vocabulary, hidden_BKTD, -(-T // block))
 
     # A product and a sum: exact in fp32 on every device, and next to the logits they cost nothing.
@@ -77,6 +76,24 @@ def token_log_likelihood(
         mean_D = jnp.mean(embedding_VD, axis=0)[None, None, None, :]
         mean_logp_BKT = jnp.sum(hidden_BKTD * mean_D, axis=3) + jnp.mean(bias_V) - total_BKT
     return TokenLikelihood(target_logit_BKT - total_BKT, mean_logp_BKT, marginal_sum_BT, V)
+
+
+def log_normaliser(hidden_RTD: Array, embedding_VD: Array, bias_V: Array) -> Array:
+    """log sum_v exp(logit of v) at every position, [R, T] in fp32: blocked as above."""
+    (R, T, _), V = hidden_RTD.shape, embedding_VD.shape[0]
+    embedding_VD, bias_V = widen(embedding_VD), widen(bias_V)
+
+    def total(hidden_RKtD: Array) -> tuple[Array, None]:
+        logit_RKtV = jnp.einsum("rktd,vd->rktv", hidden_RKtD, embedding_VD, precision="highest")
+        return jax.nn.logsumexp(logit_RKtV + bias_V[None, None, None, :], axis=3), None
+
+    block = _block(R, V)
+    return _in_blocks(total, widen(hidden_RTD)[:, None], -(-T // block))[0][:, 0]
+
+
+def _block(rows: int, V: int) -> int:
+    """How many positions of so many rows make a block of logits."""
+    return max(1, min(-(-_ROWS_PER_BLOCK // rows), _LOGITS_PER_BLOCK // (rows * V)))
 
 
 def _in_blocks(function, x_BKTD: Array, blocks: int) -> tuple[Array, Array | None]:

@@ -1,28 +1,21 @@
 """RAG-Token decoding: one autoregressive generator whose next token is a mixture over the documents.
 
 Lewis et al. 2020, section 2.5: p(y_i|x,y_<i) = sum_z p(z|x) p(y_i|x,z,y_<i) is an ordinary transition
-probability, so an ordinary search runs on it. The search over a single document is plain BART decoding;
-RAG-Sequence uses that.
+probability, so an ordinary search runs on it: greedy, beams, or sampling. The search over a single document is plain
+BART decoding; RAG-Sequence uses that.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rag_jax.models.bart import Bart, BartConfig
+from rag_jax.core import beam
+from rag_jax.core.constraints import Rules, constrain, warp
+from rag_jax.core.marginal import logsumexp, next_token_marginal
+from rag_jax.models.bart import Bart, BartConfig, apart, init_cache
 from rag_jax.models.rag import RagConfig
-
-
-class Generated(NamedTuple):
-    """Answers: tokens (pad after `</s>`), log p(y|x), each token's log-posterior of documents; in nats.
-
-    A token's posterior is proportional to p(z|x) p(y_i|x,z,y_<i); where nothing was said it is the prior.
-    """
-
-    token_BT: jax.Array
-    log_prob_B: jax.Array
-    posterior_BKT: jax.Array
 
 
 class Memory(NamedTuple):
@@ -32,120 +25,204 @@ class Memory(NamedTuple):
     mask_RS: jax.Array
 
 
-class _State(NamedTuple):
-    position: jax.Array
-    last_B: jax.Array
-    open_B: jax.Array
-    cache: Any
-    generated: Generated
+class Said(NamedTuple):
+    """M answers of a question so far: tokens (then pads), log p(y|x), each token's log-posterior of documents; nats.
 
-
-def greedy(
-    config: RagConfig, params: dict, source_BKS: jax.Array, prior_BK: jax.Array, *, max_length: int
-) -> Generated:
-    """Takes the likeliest next token under the mixture until `</s>` or until there are `max_length` tokens.
-
-    `source_BKS` are generator inputs, `prior_BK` log p(z|x) with -inf for a document that is not there. A
-    question without documents gets only pads and log-probability -inf. What counts: see `counted`.
+    A token's posterior is proportional to p(z|x) p(y_i|x,z,y_<i); where nothing was said it is the prior.
     """
-    return search(config, params, read(config, params, source_BKS), prior_BK, max_length=max_length)
+
+    token_BMT: jax.Array
+    log_prob_BM: jax.Array
+    posterior_BMKT: jax.Array
 
 
-def read(config: RagConfig, params: dict, source_BKS: jax.Array) -> Memory:
-    """Encodes every (question, document) row of `source_BKS` and makes its cross keys and values."""
+class _State(NamedTuple):
+    """ancestor_BMT: which beam's cache slot holds the key of place t of a beam's answer: the cache never moves."""
+
+    beams: beam.BeamState
+    ancestor_BMT: jax.Array
+    cache: Any
+
+
+def read(config: RagConfig, params: dict, source_BKS: jax.Array, *, padding: bool = False) -> Memory:
+    """Encodes every (question, document) row of `source_BKS` and makes its cross keys and values.
+
+    padding: whether padding is read as if it were text, as transformers' RAG-Sequence does when it proposes.
+    """
     source_RS = source_BKS.reshape(-1, source_BKS.shape[-1])
-    mask_RS = source_RS != config.generator.pad_id
+    mask_RS = (source_RS != config.generator.pad_id) | padding
     model, variables = Bart(config.generator), {"params": params["generator"]}
     memory_RSD = model.apply(variables, source_RS, mask_RS, method="encode")
     return Memory(model.apply(variables, memory_RSD, method="cross"), mask_RS)
 
 
-def search(config: RagConfig, params: dict, memory: Memory, prior_BK: jax.Array, *, max_length: int) -> Generated:
-    """Greedy search over documents already read: the rows of `memory` are B questions times K documents."""
-    generator, (B, K) = config.generator, prior_BK.shape
-    open_B = jnp.any(prior_BK > -jnp.inf, axis=1)
-    start = _State(
-        position=jnp.int32(0),
-        last_B=jnp.full((B,), generator.start_id, jnp.int32),
-        open_B=open_B,
-        cache=Bart(generator).init_cache(B * K, 1, max_length),
-        generated=Generated(
-            token_BT=jnp.full((B, max_length), generator.pad_id, jnp.int32),
-            log_prob_B=jnp.where(open_B, 0.0, -jnp.inf),
-            posterior_BKT=jnp.broadcast_to(prior_BK[:, :, None], (B, K, max_length)),
-        ),
-    )
-
-    def some_open(state: _State) -> jax.Array:
-        return (state.position < max_length) & jnp.any(state.open_B)
-
-    def step(state: _State) -> _State:
-        joint_BKMV, cache = next_token(
-            config, params, state.last_B[:, None], memory, state.cache, state.position, prior_BK
-        )
-        joint_BKV = joint_BKMV[:, :, 0]
-        marginal_BV = jax.nn.logsumexp(joint_BKV, axis=1)
-        best_B = jnp.argmax(marginal_BV, axis=-1).astype(jnp.int32)
-        return _advance(generator, state, cache, best_B, joint_BKV, marginal_BV)
-
-    return jax.lax.while_loop(some_open, step, start).generated
-
-
-def next_token(
+def search(
     config: RagConfig,
     params: dict,
-    token_BM: jax.Array,
     memory: Memory,
-    cache: Any,
-    position: jax.Array,
     prior_BK: jax.Array,
-) -> tuple[jax.Array, Any]:
-    """Shows the last tokens of M beams to all documents: (log p(z|x) + log p(y_i|x,z,y_<i) [B,K,M,V], cache).
+    rules: Rules,
+    *,
+    length: int,
+    beams: int,
+) -> beam.Hypotheses:
+    """The `beams` best answers found over documents already read, with their `Said`; by falling score.
 
-    In fp32. The logsumexp over K is the mixture (section 2.1, equation RAG-Token); less the mixture it is the
-    documents' posterior. A document whose prior is -inf is -inf throughout.
+    The rows of `memory` are B questions times K documents; a document whose prior is -inf is not there, a question
+    without documents says nothing. One beam takes the likeliest next token each time (greedy search). length: how
+    many tokens there is room for, at least rules.max_length.
     """
-    (B, K), M = prior_BK.shape, token_BM.shape[1]
-    model, variables = Bart(config.generator), {"params": params["generator"]}
-    token_RMT = jnp.repeat(token_BM, K, axis=0)[:, :, None]
-    hidden_RMTD, cache = model.apply(
-        variables, token_RMT, memory.cross, memory.mask_RS, cache=cache, position=position, method="decode"
+    if beams == 1:
+        rules = rules._replace(early_stopping=jnp.int32(beam.WHEN_FULL))
+        choose = partial(beam.best, count=1)
+    else:
+        choose = partial(beam.best, count=2 * beams)  # so many that M remain even if M of them end
+    state = _run(config, params, memory, prior_BK, rules, length, 1, beams, lambda score, _: choose(score))
+    return beam.finish(state, beams)
+
+
+def sample(
+    config: RagConfig,
+    params: dict,
+    memory: Memory,
+    prior_BK: jax.Array,
+    rules: Rules,
+    *,
+    length: int,
+    draws: int,
+) -> beam.Hypotheses:
+    """Draws N answers from the mixture, reshaped by temperature, top k and top p; see `search`.
+
+    A question's draws depend on the seed and on its place in the batch, not on how large the batch is.
+    """
+    B = prior_BK.shape[0]
+
+    def choose(score_GMV: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        key = jax.random.fold_in(jax.random.key(rules.seed), position)
+        key_B = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(B))
+        key_BN = jax.vmap(partial(jax.random.split, num=draws))(key_B)
+        warped_GMV = warp(rules, score_GMV)
+        token_GM = jax.vmap(jax.random.categorical)(key_BN.reshape(-1), warped_GMV[:, 0])[:, None].astype(jnp.int32)
+        score_GM = jnp.take_along_axis(score_GMV[:, 0], token_GM, axis=1)
+        return score_GM, jnp.zeros_like(token_GM), token_GM
+
+    rules = rules._replace(early_stopping=jnp.int32(beam.WHEN_FULL))
+    state = _run(config, params, memory, prior_BK, rules, length, draws, 1, choose)
+    return jax.tree.map(lambda x: x.reshape(B, draws, *x.shape[2:]), beam.finish(state, 1))
+
+
+def _run(config, params, memory, prior_BK, rules: Rules, length: int, groups: int, beams: int, choose):
+    """Searches G = B * groups times with M beams each: groups of a question share its documents, not their beams.
+
+    choose: (scores [G, M, V] of all continuations, position) -> (score, beam, token) of the candidates [G, C].
+    """
+    generator, (B, K) = config.generator, prior_BK.shape
+    G = B * groups
+    prior_GK = jnp.repeat(prior_BK, groups, axis=0)
+    open_G = jnp.any(prior_GK > -jnp.inf, axis=1)
+    nothing = Said(
+        jnp.full((G, beams, length), generator.pad_id, jnp.int32),
+        jnp.broadcast_to(jnp.where(open_G, 0.0, -jnp.inf)[:, None], (G, beams)),
+        jnp.broadcast_to(prior_GK[:, None, :, None], (G, beams, K, length)),
     )
-    logits_RMTV = model.apply(variables, hidden_RMTD, method="logits")
-    logp_BKMV = jax.nn.log_softmax(logits_RMTV.astype(jnp.float32)).reshape(B, K, M, -1)
-    return prior_BK[:, :, None, None] + logp_BKMV, cache
+    state = _State(
+        beam.start(nothing, open_G, beams),
+        jnp.zeros((G, beams, length), jnp.int32),
+        init_cache(generator, B * K, length * groups * beams),
+    )
+
+    layers = apart(generator, params["generator"], memory.cross)
+
+    def step(state: _State) -> _State:
+        position, said = state.beams.position, state.beams.running.said
+        logits_RMV, cache = _next_logits(config, params, layers, memory.mask_RS, state, groups)
+        logits_GKMV = _by_group(logits_RMV, B, K, groups)
+        marginal_GMV, offset_GKM = next_token_marginal(logits_GKMV, prior_GK)
+        logp_GMV = constrain(rules, generator.eos_id, marginal_GMV, said.token_BMT, position)
+        # Several readers follow: without the barrier each would compute the marginal again.
+        score_GMV = jax.lax.optimization_barrier(logp_GMV + state.beams.running.score_BM[:, :, None])
+        score_GC, parent_GC, token_GC = choose(score_GMV, position)
+        g, k = jnp.arange(G)[:, None, None], jnp.arange(K)[None, :, None]
+        chosen = (g, k, parent_GC[:, None], token_GC[:, None])
+        joint_GKC = logits_GKMV[chosen] + offset_GKM[chosen[:3]]
+        said = _say(generator, said, parent_GC, token_GC, joint_GKC, position)
+        ends_GC = (token_GC == generator.eos_id) | (position + 1 >= rules.max_length)
+        beams_state, kept_GM = beam.step(rules, state.beams, beam.Candidates(score_GC, said, ends_GC))
+        parent_GM = jnp.take_along_axis(parent_GC, kept_GM, axis=1)
+        ancestor_GMT = jnp.take_along_axis(state.ancestor_BMT, parent_GM[:, :, None], axis=1)
+        ancestor_GMT = ancestor_GMT.at[:, :, position].set(parent_GM)
+        return _State(beams_state, ancestor_GMT, cache)
+
+    return jax.lax.while_loop(lambda state: jnp.any(state.beams.open_B), step, state).beams
 
 
-def counted(generator: BartConfig, token_BT: jax.Array) -> jax.Array:
-    """Marks the tokens whose probability an answer pays, mask_BT: all up to `</s>`, but not a leading `<s>`.
+def _next_logits(config, params, layers, mask_RS, state: _State, groups: int) -> tuple[jax.Array, Any]:
+    """Shows the last token of every beam of every group to all documents: (logits [R, groups * M, V] fp32, cache)."""
+    generator, position = config.generator, state.beams.position
+    token_GMT = state.beams.running.said.token_BMT
+    G, M, T = token_GMT.shape
+    B, Q = G // groups, groups * M
+    K = mask_RS.shape[0] // B
+    last_GM = jnp.where(position == 0, generator.start_id, token_GMT[:, :, position - 1])
+    token_RQ = jnp.repeat(last_GM.reshape(B, Q), K, axis=0)
+
+    # The key of place t of beam q lies in slot t * Q + (the beam that q's answer was then).
+    beam_GM1, place_T = (jnp.arange(G)[:, None] % groups * M + jnp.arange(M)[None])[:, :, None], jnp.arange(T)
+    slot_GMT = beam_GM1 - jnp.arange(M)[None, :, None] + state.ancestor_BMT
+    slot_GMT = jnp.where((place_T == position)[None, None], beam_GM1, slot_GMT)
+    sees_BQTQ = slot_GMT.reshape(B, Q, T)[..., None] == jnp.arange(Q)[None, None, None]
+    sees_BQTQ = sees_BQTQ & (place_T <= position)[None, None, :, None]
+
+    model, variables = Bart(generator), {"params": params["generator"]}
+    hidden_RQD, cache = model.apply(
+        variables,
+        token_RQ,
+        layers,
+        mask_RS,
+        place_RT=jnp.broadcast_to(position, (1, Q)),
+        sees_RTP=jnp.repeat(sees_BQTQ.reshape(B, Q, T * Q), K, axis=0),
+        cache=state.cache,
+        slot=position * Q,
+        method="step",
+    )
+    return model.apply(variables, hidden_RQD, method="logits"), cache
+
+
+def _by_group(logits_RQV: jax.Array, B: int, K: int, groups: int) -> jax.Array:
+    """[B * K, groups * M, V] -> [B * groups, K, M, V]."""
+    Q, V = logits_RQV.shape[1:]
+    logits = logits_RQV.reshape(B, K, groups, Q // groups, V)
+    return (logits if groups == 1 else jnp.moveaxis(logits, 2, 1)).reshape(B * groups, K, Q // groups, V)
+
+
+def _say(
+    generator: BartConfig,
+    said: Said,
+    parent_BC: jax.Array,
+    token_BC: jax.Array,
+    joint_BKC: jax.Array,
+    position: jax.Array,
+) -> Said:
+    """What candidates have said: their parent's answer, the token, its probability and its posterior."""
+    logp_BC = logsumexp(joint_BKC, axis=1)
+    token_BMT, log_prob_BM, posterior_BMKT = jax.tree.map(
+        lambda x: jnp.take_along_axis(x, parent_BC.reshape(*parent_BC.shape, *(1,) * (x.ndim - 2)), axis=1), said
+    )
+    counts_BC = (position > 0) | (token_BC != generator.bos_id)
+    posterior_BCK = jnp.swapaxes(joint_BKC - jnp.where(logp_BC == -jnp.inf, 0.0, logp_BC)[:, None], 1, 2)
+    return Said(
+        token_BMT.at[:, :, position].set(token_BC),
+        log_prob_BM + jnp.where(counts_BC, logp_BC, 0.0),
+        posterior_BMKT.at[:, :, :, position].set(posterior_BCK),
+    )
+
+
+def counted(generator: BartConfig, token_XT: jax.Array) -> jax.Array:
+    """Marks the tokens whose probability an answer pays, [..., T]: all up to `</s>`, but not a leading `<s>`.
 
     A pad said before `</s>` is paid for; transformers makes it free, so that an answer of pads wins.
     """
-    ends_BT = (token_BT == generator.eos_id).astype(jnp.int32)
-    leading_BT = (jnp.arange(token_BT.shape[1]) == 0)[None, :] & (token_BT == generator.bos_id)
-    return (jnp.cumsum(ends_BT, axis=1) == ends_BT) & ~leading_BT
-
-
-def _advance(
-    generator: BartConfig,
-    state: _State,
-    cache: Any,
-    best_B: jax.Array,
-    joint_BKV: jax.Array,
-    marginal_BV: jax.Array,
-) -> _State:
-    """Appends the chosen tokens to the open questions; a closed one gets a pad and keeps what it has."""
-    open_B, position = state.open_B, state.position
-    token_BT, log_prob_B, posterior_BKT = state.generated
-    logp_B = jnp.take_along_axis(marginal_BV, best_B[:, None], axis=1)[:, 0]
-    joint_BK = jnp.take_along_axis(joint_BKV, best_B[:, None, None], axis=2)[:, :, 0]
-    posterior_BK = jnp.where(open_B[:, None], joint_BK - logp_B[:, None], posterior_BKT[:, :, position])
-    last_B = jnp.where(open_B, best_B, generator.pad_id)
-    token_BT = token_BT.at[:, position].set(last_B)
-    counts_B = open_B & ((position > 0) | (best_B != generator.bos_id))
-    generated = Generated(
-        token_BT,
-        log_prob_B + jnp.where(counts_B, logp_B, 0.0),
-        posterior_BKT.at[:, :, position].set(posterior_BK),
-    )
-    return _State(position + 1, last_B, open_B & (best_B != generator.eos_id), cache, generated)
+    ends_XT = (token_XT == generator.eos_id).astype(jnp.int32)
+    leading_XT = token_XT == generator.bos_id
+    leading_XT = leading_XT & (jnp.arange(token_XT.shape[-1]) == 0).reshape(*(1,) * (token_XT.ndim - 1), -1)
+    return (jnp.cumsum(ends_XT, axis=-1) == ends_XT) & ~leading_XT

@@ -65,7 +65,8 @@ def predict(
         passages = rag.retriever.index.passages
         for row, question in enumerate(batch):
             ids = tuple(passages[place].id for place in found.ids_BK[row].tolist() if place >= 0)
-            yield Prediction(question, reading.texts_B[row], float(reading.log_prob_B[row]), tuple(answers[row]), ids)
+            log_prob = float(reading.generated.log_prob_BN[row, 0])
+            yield Prediction(question, reading.texts_BN[row][0], log_prob, tuple(answers[row]), ids)
 
 
 def exact_match_of(rag: Rag, questions: Sequence[Question]) -> float:

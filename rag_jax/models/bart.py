@@ -1,6 +1,7 @@
 """BART, the encoder-decoder that writes the answer (Lewis et al. 2019)."""
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -101,18 +102,22 @@ class Placement(nn.Module):
     config: BartConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, position: jax.Array | int, deterministic: bool) -> jax.Array:
-        """x [..., T, D] at places position .. position + T - 1."""
+    def __call__(self, x_RTD: jax.Array, place_RT: jax.Array | None, deterministic: bool) -> jax.Array:
+        """x_RTD at the given places, or at 0 .. T - 1."""
         config = self.config
-        check_length(x.shape[-2], config.positions, "generator")
+        length = x_RTD.shape[1]
         shape = (config.positions + POSITION_OFFSET, config.width)
         if config.position_init == "sinusoidal":
             table_PD = self.param("position", lambda _: jnp.asarray(sinusoidal_table(*shape, config.init_std)))
         else:
             table_PD = self.param("position", nn.initializers.normal(config.init_std), shape)
-        place_TD = jax.lax.dynamic_slice_in_dim(table_PD, position + POSITION_OFFSET, x.shape[-2])
-        x = x + place_TD.astype(x.dtype).reshape((1,) * (x.ndim - 2) + place_TD.shape)
-        return Dropout(config.dropout)(LayerNorm(NORM_EPS, name="norm")(x), deterministic)
+        if place_RT is None:
+            check_length(length, config.positions, "generator")
+            place_RTD = table_PD[None, POSITION_OFFSET : POSITION_OFFSET + length]
+        else:
+            place_RTD = table_PD[place_RT + POSITION_OFFSET]
+        x_RTD = x_RTD + place_RTD.astype(x_RTD.dtype)
+        return Dropout(config.dropout)(LayerNorm(NORM_EPS, name="norm")(x_RTD), deterministic)
 
 
 class DecoderLayer(nn.Module):
@@ -129,28 +134,22 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(self.block.dropout)
 
     def cross(self, memory_RSD: jax.Array) -> dict[str, jax.Array]:
-        """Returns the memory's keys and values, each [R, S, H, C]."""
-        return dict(zip(("key", "value"), self.cross_attention.keys_values(memory_RSD), strict=True))
+        """Returns the memory's keys [R, H, C, S] and values [R, H, S, C]."""
+        return self.cross_attention.keys_values(memory_RSD)
 
-    def __call__(self, x_RMTD, cross, cache, position, causal_11TS, memory_R11S, deterministic):
-        """Returns (x_RMTD, this call's self-attention keys and values [R, M, T, H, C]).
+    def __call__(self, x_RTD, cross, cache, slot, bias_RHTP, memory_R11S, deterministic):
+        """Returns (x_RTD, cache): attends to the cache with these tokens written from `slot` on, or without a cache
 
-        cache: keys and values [R, M, T_max, H, C] of earlier positions, or None to attend within this call.
+        to these tokens alone.
         """
-        rows, beams, length, width = x_RMTD.shape
-        key, value = self.self_attention.keys_values(x_RMTD)
-        new = {"key": key, "value": value}
+        held = self.self_attention.keys_values(x_RTD)
         if cache is not None:
-            key, value = (attention.write_cache(cache[name], new[name], position) for name in ("key", "value"))
-        key, value = (a.reshape(rows * beams, *a.shape[2:]) for a in (key, value))
-        x = x_RMTD.reshape(rows * beams, length, width)
-        y = self.self_attention.attend(x, key, value, causal_11TS, deterministic)
-        x = self.self_attention_norm(x + self.dropout(y, deterministic))
-        # All beams of a row ask the same memory: they are more queries, not more copies of the keys.
-        x = x.reshape(rows, beams * length, width)
-        y = self.cross_attention.attend(x, cross["key"], cross["value"], memory_R11S, deterministic)
+            held = cache = attention.write_cache(cache, held, slot)
+        y = self.self_attention.attend(x_RTD, held, bias_RHTP, deterministic)
+        x = self.self_attention_norm(x_RTD + self.dropout(y, deterministic))
+        y = self.cross_attention.attend(x, cross, memory_R11S, deterministic)
         x = self.cross_attention_norm(x + self.dropout(y, deterministic))
-        return self.feed_forward(x, deterministic).reshape(x_RMTD.shape), new
+        return self.feed_forward(x, deterministic), cache
 
 
 class Encoder(nn.Module):
@@ -169,7 +168,7 @@ class Encoder(nn.Module):
         def body(layer, x_RSD, _):
             return layer(x_RSD, bias_R11S, deterministic), None
 
-        x_RSD = self.placement(x_RSD, 0, deterministic)
+        x_RSD = self.placement(x_RSD, None, deterministic)
         config = self.config
         return scan_layers(body, self.layers, x_RSD, None, length=config.encoder_layers, remat=config.remat)[0]
 
@@ -184,7 +183,7 @@ class Decoder(nn.Module):
         self.layers = DecoderLayer(self.config.block)
 
     def cross(self, memory_RSD: jax.Array) -> dict[str, jax.Array]:
-        """Returns keys and values of every layer, each [L, R, S, H, C]."""
+        """Returns keys [L, R, H, C, S] and values [L, R, H, S, C] of every layer."""
 
         def body(layer, carry, _):
             return carry, layer.cross(memory_RSD)
@@ -192,24 +191,27 @@ class Decoder(nn.Module):
         config = self.config
         return scan_layers(body, self.layers, None, None, length=config.decoder_layers, remat=config.remat)[1]
 
-    def __call__(self, x_RMTD, cross, mask_RS, cache, position, deterministic):
-        """Returns (hidden_RMTD, cache); see Bart.decode."""
-        length = x_RMTD.shape[2]
-        causal = attention.causal_bias(length, length if cache is None else cache["key"].shape[3], position)
+    def __call__(self, x_RTD, cross, mask_RS, place_RT, sees_RTT, deterministic):
+        """Returns hidden_RTD; see Bart.decode."""
+        bias = attention.causal_bias(x_RTD.shape[1]) if sees_RTT is None else attention.seen_bias(sees_RTT)
         memory = attention.padding_bias(mask_RS)
 
-        def body(layer, x_RMTD, of_layer):
-            x_RMTD, new = layer(x_RMTD, *of_layer, position, causal, memory, deterministic)
-            return x_RMTD, None if cache is None else new
+        def body(layer, x_RTD, cross):
+            return layer(x_RTD, cross, None, 0, bias, memory, deterministic)
 
-        x_RMTD = self.placement(x_RMTD, position, deterministic)
+        x_RTD = self.placement(x_RTD, place_RT, deterministic)
         config = self.config
-        x_RMTD, new = scan_layers(
-            body, self.layers, x_RMTD, (cross, cache), length=config.decoder_layers, remat=config.remat
-        )
-        if cache is not None:
-            cache = jax.tree.map(lambda old, new: attention.write_cache(old, new, position), cache, new)
-        return x_RMTD, cache
+        return scan_layers(body, self.layers, x_RTD, cross, length=config.decoder_layers, remat=config.remat)[0]
+
+    def step(self, x_RTD, layers, mask_RS, place_RT, sees_RTP, cache, slot):
+        """Returns (hidden_RTD, cache); see Bart.step."""
+        bias, memory = attention.seen_bias(sees_RTP), attention.padding_bias(mask_RS)
+        x_RTD, written = self.placement(x_RTD, place_RT, True), []
+        for (params, cross), cache_of_layer in zip(layers, cache, strict=True):
+            layer = DecoderLayer(self.config.block, parent=None)
+            x_RTD, new = layer.apply({"params": params}, x_RTD, cross, cache_of_layer, slot, bias, memory, True)
+            written.append(new)
+        return x_RTD, tuple(written)
 
 
 class Bart(nn.Module):
@@ -228,39 +230,51 @@ class Bart(nn.Module):
         return self.encoder(self.shared(source_RS), mask_RS, deterministic)
 
     def cross(self, memory_RSD: jax.Array) -> dict[str, jax.Array]:
-        """Returns the memory's keys and values for every decoder layer, each [L, R, S, H, C]."""
+        """Returns the memory's keys [L, R, H, C, S] and values [L, R, H, S, C] for every decoder layer."""
         return self.decoder.cross(memory_RSD)
-
-    def init_cache(self, rows: int, beams: int, length: int) -> dict[str, jax.Array]:
-        """Returns an empty cache, key and value [L, R, M, T_max, H, C]; beams are reordered along axis 2."""
-        config = self.config
-        shape = (config.decoder_layers, rows, beams, length, config.heads, config.width // config.heads)
-        return {"key": jnp.zeros(shape, config.dtype), "value": jnp.zeros(shape, config.dtype)}
 
     def decode(
         self,
-        token_RMT: jax.Array,
+        token_RT: jax.Array,
         cross: Any,
         mask_RS: jax.Array,
         *,
-        cache: Any = None,
-        position: jax.Array | int = 0,
+        place_RT: jax.Array | None = None,
+        sees_RTT: jax.Array | None = None,
         deterministic: bool = True,
-    ) -> tuple[jax.Array, Any]:
-        """Returns (hidden_RMTD, cache): M sequences a row, all attending to the one memory of their row.
+    ) -> jax.Array:
+        """Returns hidden_RTD: the T tokens of a row all attend to the one memory of their row.
 
-        cross: from `cross`. Without a cache the T tokens see only one another, causally. With one (from
-        init_cache) they stand at places position .. position + T - 1, see all earlier places, and are written
-        into it; the caller keeps position + T within T_max.
+        By themselves they are a sequence from place 0 on, each seeing itself and those before it. Several sequences
+        of a row, or a tree of them, stand side by side when `place_RT` says where each token stands and `sees_RTT`
+        which tokens it sees. cross: from `cross`.
         """
-        return self.decoder(self.shared(token_RMT), cross, mask_RS, cache, position, deterministic)
+        return self.decoder(self.shared(token_RT), cross, mask_RS, place_RT, sees_RTT, deterministic)
+
+    def step(
+        self,
+        token_RT: jax.Array,
+        layers: Any,
+        mask_RS: jax.Array,
+        *,
+        place_RT: jax.Array,
+        sees_RTP: jax.Array,
+        cache: Any,
+        slot: jax.Array | int,
+    ) -> tuple[jax.Array, Any]:
+        """`decode` with a cache (from init_cache): the tokens are written into its slots from `slot` on, and each
+
+        sees those of its P slots that `sees_RTP` says, its own among them. Nothing in it is ever moved. layers: from
+        `apart`. Returns (hidden_RTD, cache).
+        """
+        return self.decoder.step(self.shared(token_RT), layers, mask_RS, place_RT, sees_RTP, cache, slot)
 
     def __call__(
         self, source_RS: jax.Array, mask_RS: jax.Array, token_RT: jax.Array, *, deterministic: bool = True
     ) -> jax.Array:
         """Returns hidden_RTD for target tokens given whole, as in training."""
         cross = self.cross(self.encode(source_RS, mask_RS, deterministic=deterministic))
-        return self.decode(token_RT[:, None], cross, mask_RS, deterministic=deterministic)[0][:, 0]
+        return self.decode(token_RT, cross, mask_RS, deterministic=deterministic)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Returns [..., V] in fp32: hidden [..., D] against the shared table, plus the bias."""
@@ -268,3 +282,24 @@ class Bart(nn.Module):
         table_VD = self.shared.embedding
         scores = jnp.einsum("...D,VD->...V", hidden.astype(wide), table_VD.astype(wide), precision="highest")
         return scores + self.final_logits_bias.astype(wide).reshape((1,) * (hidden.ndim - 1) + (-1,))
+
+
+def apart(config: BartConfig, params: Any, cross: Any) -> tuple[Any, ...]:
+    """The decoder's layers one by one, each (parameters, crossing keys and values), for `Bart.step`.
+
+    A scan copies each layer's slice before it is read, which is nothing beside a training step's work, and half of a
+    step's of one token a row.
+    """
+    stacked = (params["decoder"]["layers"], cross)
+    layers = tuple(jax.tree.map(itemgetter(i), stacked) for i in range(config.decoder_layers))
+    return jax.lax.optimization_barrier(layers)
+
+
+def init_cache(config: BartConfig, rows: int, slots: int) -> tuple[dict[str, jax.Array], ...]:
+    """An empty cache of P slots a row for every layer, key [R, H, C, P] and value [R, H, P, C]."""
+    channels = config.width // config.heads
+    empty = {
+        "key": jnp.zeros((rows, config.heads, channels, slots), config.dtype),
+        "value": jnp.zeros((rows, config.heads, slots, channels), config.dtype),
+    }
+    return (empty,) * config.decoder_layers

@@ -107,19 +107,19 @@ class Attention(nn.Module):
     def _heads(self, x_RSD: jax.Array) -> jax.Array:
         return x_RSD.reshape(*x_RSD.shape[:-1], self.block.heads, -1)
 
-    def keys_values(self, source_RSD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns key and value, each [R, S, H, C]."""
-        return self._heads(self.key(source_RSD)), self._heads(self.value(source_RSD))
+    def keys_values(self, source_RSD: jax.Array) -> dict[str, jax.Array]:
+        """Returns key [R, H, C, S] and value [R, H, S, C]."""
+        return attention.hold(self._heads(self.key(source_RSD)), self._heads(self.value(source_RSD)))
 
-    def attend(self, x_RTD, key_RSHC, value_RSHC, bias_RHTS, deterministic: bool) -> jax.Array:
-        """Returns [R, T, D]: what each position of x reads from the keys and values."""
-        weight_RHTS = attention.attention_weights(self._heads(self.query(x_RTD)), key_RSHC, bias_RHTS)
+    def attend(self, x_RTD, held: dict[str, jax.Array], bias_RHTS, deterministic: bool) -> jax.Array:
+        """Returns [R, T, D]: what each position of x reads from keys and values."""
+        weight_RHTS = attention.attention_weights(self._heads(self.query(x_RTD)), held["key"], bias_RHTS)
         weight_RHTS = self.dropout(weight_RHTS, deterministic)
-        return self.out(attention.weighted_values(weight_RHTS, value_RSHC).reshape(x_RTD.shape))
+        return self.out(attention.weighted_values(weight_RHTS, held["value"]).reshape(x_RTD.shape))
 
     def __call__(self, x_RTD, bias_RHTS, deterministic: bool) -> jax.Array:
         """Self-attention [R, T, D] -> [R, T, D]."""
-        return self.attend(x_RTD, *self.keys_values(x_RTD), bias_RHTS, deterministic)
+        return self.attend(x_RTD, self.keys_values(x_RTD), bias_RHTS, deterministic)
 
 
 class FeedForward(nn.Module):

@@ -1,158 +1,117 @@
+"""The settings of a decoding: what is refused, what is compiled, what comes out; and strings."""
+
 import jax
 import numpy as np
 import pytest
-import torch
-import transformers
 from numpy.testing import assert_allclose, assert_array_equal
 
 from rag_jax.decode import generate as module
-from rag_jax.decode.generate import DecodeConfig, answer_posterior, generate, texts
+from rag_jax.decode.generate import DecodeConfig, bucket, generate, operands, texts
 from rag_jax.errors import UserError
-from rag_jax.hub import rules
-from rag_jax.hub.convert import to_huggingface
 
 LENGTH = 8
-HUGGING_FACE = {
-    "num_beams": 1,
-    "do_sample": False,
-    "max_length": LENGTH + 1,  # theirs counts the start token
-    "min_length": 0,
-    "decoder_start_token_id": 2,
-    "bos_token_id": 0,
-    "pad_token_id": 1,
-    "eos_token_id": 2,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-}
-
-
-@pytest.fixture(scope="module")
-def oracle(tiny):
-    """(class, K, params) -> the transformers model with our generator's weights."""
-    sizes = tiny[0].generator
-    question_encoder = transformers.DPRConfig(
-        vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
-    generator = transformers.BartConfig(
-        vocab_size=sizes.vocab_size,
-        d_model=sizes.width,
-        encoder_layers=sizes.encoder_layers,
-        decoder_layers=sizes.decoder_layers,
-        encoder_attention_heads=sizes.heads,
-        decoder_attention_heads=sizes.heads,
-        encoder_ffn_dim=sizes.ffn,
-        decoder_ffn_dim=sizes.ffn,
-        max_position_embeddings=sizes.positions,
-        forced_eos_token_id=None,
-    )
-    models = {}
-
-    def load(kind, K, params):
-        if (kind, K) not in models:
-            config = transformers.RagConfig.from_question_encoder_generator_configs(
-                question_encoder, generator, n_docs=K
-            )
-            models[kind, K] = getattr(transformers, kind)(config=config).eval()
-        model = models[kind, K]
-        arrays = to_huggingface(params["generator"], rules.bart())
-        tensors = {name: torch.tensor(array) for name, array in arrays.items()}
-        missing, surplus = model.rag.generator.load_state_dict(tensors, strict=False)
-        assert not surplus
-        assert {name.rsplit(".", 2)[-2] for name in missing} <= {"embed_tokens", "lm_head"}
-        return model
-
-    return load
-
-
-def contexts(source_BKS, prior_BK):
-    """What transformers' generate and forward want instead of a retriever."""
-    source_RS = torch.tensor(source_BKS.reshape(-1, source_BKS.shape[-1])).long()
-    return {
-        "context_input_ids": source_RS,
-        "context_attention_mask": (source_RS != 1).long(),
-        "doc_scores": torch.tensor(prior_BK),
-    }
-
-
-def without_start(output):
-    """Their token_BT in our layout: no start token, padded to LENGTH."""
-    output = output.numpy()
-    assert (output[:, 0] == 2).all()
-    return np.pad(output[:, 1:], ((0, 0), (0, LENGTH + 1 - output.shape[1])), constant_values=1)
-
-
-@pytest.mark.parametrize("K", [1, 2, 3])
-def test_rag_token_parity(tiny, oracle, make_params, make_inputs, K):
-    config, _ = tiny
-    for seed in range(5):
-        params, (source_BKS, prior_BK) = make_params(seed, pad_bias=-30.0), make_inputs(seed, 2, K)
-        model, inputs = oracle("RagTokenForGeneration", K, params), contexts(source_BKS, prior_BK)
-        with torch.no_grad():
-            output = model.generate(**inputs, n_docs=K, **HUGGING_FACE)
-            loss_B = model(**inputs, n_docs=K, labels=output).loss.numpy()
-        generated = generate(config, DecodeConfig("token", LENGTH), params, source_BKS, prior_BK)
-        assert_array_equal(generated.token_BT, without_start(output))
-        # Theirs pays for a leading <s>.
-        plain_B = np.asarray(generated.token_BT[:, 0]) != 0
-        assert_allclose(-np.asarray(generated.log_prob_B)[plain_B], loss_B[plain_B], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("K", [1, 3])
-def test_rag_sequence_parity(tiny, oracle, make_params, make_inputs, beginning_with_bos, K):
-    config, naive = tiny
-    compared = 0
-    for seed in range(40):
-        # No padding: 5.23 infers no mask for it when it proposes, and masks it when it judges.
-        source_BKS, prior_BK = make_inputs(seed, 1, K, shortest=6)
-        params, source_BKS = beginning_with_bos(make_params(seed, -0.5, pad_bias=-30.0), source_BKS)
-        first_K = naive.logp_KTV(params, source_BKS[0], [])[:, 0].argmax(axis=1)
-        if 0 in first_K and (first_K != 0).any():
-            continue  # theirs then makes the candidates that begin with <s> pay for it
-        compared += 1
-        if compared > 4:
-            break
-        model, inputs = oracle("RagSequenceForGeneration", K, params), contexts(source_BKS, prior_BK)
-        with torch.no_grad():
-            output = model.generate(**inputs, n_docs=K, **HUGGING_FACE)
-            loss_B = model(**inputs, labels=output, exclude_bos_score=True).loss.numpy()
-        generated = generate(config, DecodeConfig("sequence", LENGTH), params, source_BKS, prior_BK)
-        assert_array_equal(generated.token_BT, without_start(output))
-        assert_allclose(-np.asarray(generated.log_prob_B), loss_B, rtol=1e-4, atol=1e-4)
-    assert compared > 4
 
 
 @pytest.mark.parametrize("kind", ["token", "sequence"])
-def test_a_shape_is_compiled_once(tiny, make_params, make_inputs, kind):
+def test_numbers_are_operands(tiny, make_params, make_inputs, kind):
+    """One program for every setting of a plan, and for all lengths of a bucket."""
     config, _ = tiny
     inputs = make_inputs(0, 2, 3)
-    generate(config, DecodeConfig(kind, LENGTH), make_params(0), *inputs)
+    settings = [
+        {},
+        {"max_length": 5, "min_length": 3, "length_penalty": 0.3, "early_stopping": "never"},
+        {"max_length": 6, "forced_bos_id": 0, "forced_eos_id": 2, "no_repeat_ngram_size": 2, "early_stopping": True},
+        {"bad_words": ((5, 6), (7, 8))},
+        {"bad_words": ((2,), (3, 4), (1, 9))},
+    ]
+    generate(config, DecodeConfig(kind, beams=2, max_length=LENGTH), make_params(0), *inputs)
+    generate(config, DecodeConfig(kind, beams=2, max_length=7, bad_words=((3, 4), (4, 4))), make_params(0), *inputs)
     programs = module._compiled._cache_size()
-    generate(config, DecodeConfig(kind, LENGTH), make_params(1), *inputs)
+    for changed in settings:
+        decode = DecodeConfig(kind, beams=2, **{"max_length": LENGTH} | changed)
+        assert generate(config, decode, make_params(1), *inputs).token_BNT.shape == (2, 1, decode.max_length)
     assert module._compiled._cache_size() == programs
 
 
-def test_answer_posterior_by_hand(tiny):
+def test_a_shorter_answer_is_the_beginning_of_a_longer_one(tiny, make_params, make_inputs):
     config, _ = tiny
-    sequence = module.rag_sequence.Generated(None, None, np.log([[0.25, 0.75]]))
-    assert_allclose(answer_posterior(config, sequence), [[0.25, 0.75]], rtol=1e-6)
-    posterior_BKT = np.log([[[0.9, 0.2, 0.4, 0.5], [0.1, 0.8, 0.6, 0.5]]] * 2).astype(np.float32)
-    token = module.rag_token.Generated(np.array([[0, 5, 6, 2], [2, 1, 1, 1]]), None, posterior_BKT)
-    assert_allclose(answer_posterior(config, token), [[0.3, 0.7], [0.5, 0.5]], rtol=1e-5)
+    arrays = make_params(3, eos_bias=-9.0), *make_inputs(3, 2, 3)
+    whole, cut = (generate(config, DecodeConfig(max_length=length), *arrays) for length in (8, 5))
+    assert_array_equal(cut.token_BNT, whole.token_BNT[..., :5])
+    assert_allclose(cut.posterior_BNKT, whole.posterior_BNKT[..., :5], rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["token", "sequence"])
-def test_posteriors_sum_to_one(tiny, make_params, make_inputs, kind):
+def test_posterior_by_hand(tiny):
+    posterior_BNKT = np.log([[[[0.9, 0.2, 0.4, 0.5], [0.1, 0.8, 0.6, 0.5]]] * 2]).astype(np.float32)
+    token_BNT = np.array([[[0, 5, 6, 2], [2, 1, 1, 1]]])
+    mean_BNK = module._mean_posterior(tiny[0].generator, token_BNT, posterior_BNKT)
+    assert_allclose(mean_BNK, [[[0.3, 0.7], [0.5, 0.5]]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("token", "search"), ("sequence", "thorough"), ("sequence", "fast")])
+def test_posteriors_sum_to_one(tiny, make_params, make_inputs, kind, mode):
     config, _ = tiny
-    generated = generate(config, DecodeConfig(kind, LENGTH), make_params(0), *make_inputs(0, 2, 3))
-    assert_allclose(np.sum(answer_posterior(config, generated), axis=1), [1.0, 1.0], rtol=1e-5)
+    decode = DecodeConfig(kind, mode, beams=2, num_return_sequences=2, max_length=LENGTH)
+    generated = generate(config, decode, make_params(0), *make_inputs(0, 2, 3))
+    assert_allclose(np.sum(generated.posterior_BNK, axis=2), np.ones((2, 2)), rtol=1e-5)
+    assert (np.diff(generated.score_BN) <= 0).all()
+    if kind == "token":
+        assert_allclose(np.exp(generated.posterior_BNKT).sum(axis=2), np.ones((2, 2, LENGTH)), rtol=1e-5)
+    else:
+        assert generated.posterior_BNKT is None
 
 
-def test_refuses_what_it_cannot_do(tiny, make_params, make_inputs):
-    arrays = make_params(0), *make_inputs(0, 1, 2)
-    with pytest.raises(UserError, match=r"decode.kind: found 'tokens', expected 'token' or 'sequence'"):
-        generate(tiny[0], DecodeConfig("tokens", LENGTH), *arrays)
-    with pytest.raises(UserError, match=r"decode.max_length: found 17, expected 1 to 16"):
-        generate(tiny[0], DecodeConfig("token", 17), *arrays)
+def test_operands_of_words(tiny):
+    rules = operands(tiny[0], DecodeConfig(bad_words=((2,), (3, 4), (5, 6, 7), (8,))))
+    assert_array_equal(rules.bad_word_NL, [[-1, -1, 3, 4], [-1, 5, 6, 7], [-1, -1, -1, 8], [-1] * 4])
+    assert operands(tiny[0], DecodeConfig(bad_words=((2,),))).bad_word_NL.size == 0
+    assert (rules.before, operands(tiny[0], DecodeConfig(compat="huggingface")).before) == (-1, 2)
+
+
+def test_bucket():
+    assert [bucket(size, 8) for size in (1, 8, 9, 16, 17, 100)] == [8, 8, 16, 16, 32, 128]
+    assert [bucket(size, 1) for size in (0, 1, 2, 3)] == [1, 1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "tokens"}, r"kind: found 'tokens', expected 'token' or 'sequence'"),
+        ({"mode": "thorough"}, r"mode: found 'thorough', expected 'search' or 'sample' for kind 'token'"),
+        ({"kind": "sequence", "mode": "sample"}, r"mode: found 'sample', expected 'thorough' or 'fast'"),
+        ({"beams": 0}, r"beams: found 0, expected 1 or more"),
+        ({"mode": "sample", "beams": 2}, r"beams: found 2, expected 1 with decode.mode 'sample'"),
+        ({"num_return_sequences": 0}, r"num_return_sequences: found 0, expected 1 or more"),
+        ({"beams": 3, "num_return_sequences": 4}, r"num_return_sequences: found 4, expected 1 to 3"),
+        (
+            {"kind": "sequence", "num_return_sequences": 3},
+            r"num_return_sequences: found 3, expected 1 to 2, .*1 times 2 documents",
+        ),
+        ({"max_length": 17}, r"max_length: found 17, expected 1 to 16, the generator's positions"),
+        ({"max_length": 0}, r"max_length: found 0"),
+        ({"min_length": 9, "max_length": 8}, r"min_length: found 9, expected 0 to decode.max_length = 8"),
+        ({"early_stopping": "always"}, r"early_stopping: found 'always', expected False, True or 'never'"),
+        ({"forced_bos_id": 20}, r"forced_bos_id: found 20, expected None or 0 to 19"),
+        ({"bad_words": ((3,), ())}, r"bad_words: .* none empty"),
+        ({"bad_words": ((20,),)}, r"bad_words: .* from 0 to 19"),
+        ({"no_repeat_ngram_size": -1}, r"no_repeat_ngram_size: found -1"),
+        ({"temperature": 0.0}, r"temperature: found 0.0, expected more than 0; for the likeliest"),
+        ({"top_k": -1}, r"top_k: found -1"),
+        ({"top_p": 1.5}, r"top_p: found 1.5, expected more than 0, up to 1"),
+        ({"compat": "fairseq"}, r"compat: found 'fairseq', expected None or 'huggingface'"),
+    ],
+)
+def test_refuses_what_it_cannot_do(tiny, make_params, make_inputs, settings, message):
+    programs = module._compiled._cache_size()
+    with pytest.raises(UserError, match=f"^decode.{message}"):
+        generate(tiny[0], DecodeConfig(**{"max_length": LENGTH} | settings), make_params(0), *make_inputs(0, 1, 2))
+    assert module._compiled._cache_size() == programs
+
+
+def test_documents_need_their_prior(tiny, make_params, make_inputs):
+    source_BKS, prior_BK = make_inputs(0, 2, 3)
+    with pytest.raises(UserError, match=r"documents: found sources for \[2, 3\] .* prior for \[2, 2\]"):
+        generate(tiny[0], DecodeConfig(max_length=LENGTH), make_params(0), source_BKS, prior_BK[:, :2])
 
 
 class WordTokenizer:

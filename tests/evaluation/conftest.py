@@ -8,6 +8,7 @@ import pytest
 from rag_jax.api import Reading, Retrieved
 from rag_jax.data.formats import Passage, Question
 from rag_jax.data.tokenizer import train_byte_bpe
+from rag_jax.decode.generate import Generated
 
 MAYORS = {"Brimholt": "Ada Quist", "Cladow": "Bo Rook", "Dunmere": "Cyd Stane", "Eskford": "Dov Thrup"}
 
@@ -39,7 +40,8 @@ class Reader:
     def read(self, texts, documents_BK, prior_BK):
         firsts = [self.tokenizer.decode(documents_K[0][1]) for documents_K in documents_BK]
         said = [self.say(question, text) for question, text in zip(texts, firsts, strict=True)]
-        return Reading(said, np.full(len(said), -1.0), np.exp(prior_BK))
+        one_BN = np.full((len(said), 1), -1.0)
+        return Reading([[text] for text in said], Generated(None, one_BN, one_BN, np.exp(prior_BK)[:, None], None))
 
 
 def copies(question, text):

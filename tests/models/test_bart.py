@@ -11,7 +11,7 @@ import transformers
 
 from rag_jax.hub import rules
 from rag_jax.hub.convert import from_huggingface
-from rag_jax.models.bart import Bart, BartConfig, sinusoidal_table
+from rag_jax.models.bart import Bart, BartConfig, apart, init_cache, sinusoidal_table
 
 SOURCE_LENGTHS = (8, 3, 1)
 R, S, T, M = 3, 8, 5, 3
@@ -101,58 +101,68 @@ def test_causal_and_padding_gradients_are_exactly_zero(model):
 
 @pytest.fixture(scope="module")
 def decoded(model, inputs, oracle):
-    """(crossing keys, tokens of M beams a row, their uncached states)."""
+    """(crossing keys, tokens of M beams a row, the states of each beam decoded as a row of its own)."""
     config, params = model
     source, mask, _ = inputs
-
-    @jax.jit
-    def uncached(params, token_RMT):
-        cross = run(config, params, run(config, params, source, mask, method="encode"), method="cross")
-        return cross, run(config, params, token_RMT, cross, mask, method="decode")[0]
-
-    token_RMT = oracle.tokens((R, M, T), 44, seed=2)
-    cross, hidden_RMTD = uncached(params, token_RMT)
-    return cross, token_RMT, hidden_RMTD
-
-
-def test_beams_decode_like_rows_of_their_own(model, inputs, decoded):
-    config, params = model
-    source, mask, _ = inputs
-    _, token_RMT, hidden_RMTD = decoded
     whole = jax.jit(partial(run, config))
-    for m in range(M):
-        np.testing.assert_allclose(hidden_RMTD[:, m], whole(params, source, mask, token_RMT[:, m]), atol=1e-5)
+    token_RMT = oracle.tokens((R, M, T), 44, seed=2)
+    hidden_RMTD = np.stack([whole(params, source, mask, token_RMT[:, m]) for m in range(M)], axis=1)
+    encode = jax.jit(lambda params: run(config, params, source, mask, method="encode"))
+    return run(config, params, encode(params), method="cross"), token_RMT, hidden_RMTD
 
 
-@pytest.mark.parametrize(("beams", "steps"), [(1, 1), (M, 1), (M, 2)])
-def test_cached_steps_equal_the_uncached_decode(model, inputs, decoded, beams, steps):
-    config, params = model
-    cross, token_RMT, hidden_RMTD = decoded
-    mask = inputs[1]
-
-    @jax.jit
-    def step(token_RMT, cache, position):
-        return run(config, params, token_RMT, cross, mask, cache=cache, position=position, method="decode")
-
-    cache = Bart(config).init_cache(R, beams, T + 1)
-    for t in range(0, T - steps + 1, steps):
-        hidden, cache = step(token_RMT[:, :beams, t : t + steps], cache, jnp.int32(t))
-        np.testing.assert_allclose(hidden, hidden_RMTD[:, :beams, t : t + steps], atol=1e-5)
-
-
-def test_cached_beams_can_change_places(model, inputs, decoded):
-    config, params = model
-    cross, token_RMT, hidden_RMTD = decoded
-    order = jnp.array([2, 0, 1])
+def steps(config, params, cross, mask, token_RMT, ancestor):
+    """States of beams decoded place by place: at place t, beam m goes on from what beam ancestor(t)[m] was before."""
+    beams, length = token_RMT.shape[1:]
 
     @jax.jit
-    def step(token_RMT, cache, position):
-        return run(config, params, token_RMT, cross, inputs[1], cache=cache, position=position, method="decode")
+    def step(token_RM, cache, position, sees_MP):
+        place = {"place_RT": jnp.full((1, beams), position), "sees_RTP": sees_MP[None], "slot": position * beams}
+        return run(config, params, token_RM, layers, mask, cache=cache, method="step", **place)
 
-    _, cache = step(token_RMT[..., :4], Bart(config).init_cache(R, M, T), jnp.int32(0))
-    cache = jax.tree.map(lambda leaf: leaf[:, :, order], cache)
-    hidden, _ = step(token_RMT[:, order, 4:], cache, jnp.int32(4))
-    np.testing.assert_allclose(hidden, hidden_RMTD[:, order, 4:], atol=1e-5)
+    layers, cache, hidden = apart(config, params, cross), init_cache(config, R, beams * length), []
+    for t in range(length):
+        sees_MP = np.zeros((beams, beams * length), bool)
+        for m in range(beams):
+            sees_MP[m, ancestor(t)[m] + beams * np.arange(t)] = True
+            sees_MP[m, t * beams + m] = True
+        states, cache = step(token_RMT[:, :, t], cache, t, sees_MP)
+        hidden.append(states)
+    return np.stack(hidden, axis=2)
+
+
+@pytest.mark.parametrize("beams", [1, M])
+def test_cached_steps_equal_the_uncached_decode(model, inputs, decoded, beams):
+    cross, token_RMT, hidden_RMTD = decoded
+    hidden = steps(*model, cross, inputs[1], token_RMT[:, :beams], lambda t: np.arange(beams))
+    np.testing.assert_allclose(hidden, hidden_RMTD[:, :beams], atol=1e-5)
+
+
+def test_beams_change_places_while_the_cache_stays(model, inputs, decoded):
+    """At the last place the beams swap: each goes on from what another one said."""
+    cross, token_RMT, hidden_RMTD = decoded
+    order = np.array([2, 0, 1])
+    token_RMT = np.concatenate([token_RMT[:, :, :-1], token_RMT[:, order, -1:]], axis=2)
+    hidden = steps(*model, cross, inputs[1], token_RMT, lambda t: order if t == T - 1 else np.arange(M))
+    np.testing.assert_allclose(hidden[:, :, -1], hidden_RMTD[:, order, -1], atol=1e-5)
+
+
+def test_a_tree_of_tokens_decodes_like_its_branches(model, inputs, decoded):
+    """Two answers that share their first two tokens, side by side in one row."""
+    config, params = model
+    source, mask, _ = inputs
+    cross, token_RMT, _ = decoded
+    one = token_RMT[:, 0]
+    other = np.concatenate([one[:, :2], token_RMT[:, 1, 2:]], axis=1)
+    place = np.array([[0, 1, 2, 3, 4, 2, 3, 4]])
+    sees = np.tril(np.ones((8, 8), bool))
+    sees[5:, 2:5] = False
+    tokens = np.concatenate([one, other[:, 2:]], axis=1)
+    tree = {"place_RT": place, "sees_RTT": sees[None], "method": "decode"}
+    hidden = jax.jit(partial(run, config, **tree))(params, tokens, cross, mask)
+    whole = jax.jit(partial(run, config))
+    np.testing.assert_allclose(hidden[:, :5], whole(params, source, mask, one), atol=1e-5)
+    np.testing.assert_allclose(hidden[:, 5:], whole(params, source, mask, other)[:, 2:], atol=1e-5)
 
 
 def arrays_within(jaxpr):
@@ -166,26 +176,27 @@ def arrays_within(jaxpr):
 
 def test_memory_is_never_copied_per_beam(oracle):
     config = oracle.bart(vocab_size=30, width=16, heads=2, ffn=16, positions=64)
-    rows, beams, source = 2, 7, 64
+    rows, beams, source, places = 2, 7, 64, 4
     shape = jax.ShapeDtypeStruct
     cross = jax.eval_shape(
         partial(run, config, method="cross"), shapes_of(config), shape((rows, source, 16), jnp.float32)
     )
     program = jax.make_jaxpr(
-        lambda p, token, cross, mask, cache, t: run(
-            config, p, token, cross, mask, cache=cache, position=t, method="decode"
+        lambda p, token, layers, mask, cache, place, sees: run(
+            config, p, token, layers, mask, cache=cache, place_RT=place, sees_RTP=sees, slot=0, method="step"
         )
     )(
         shapes_of(config),
-        shape((rows, beams, 1), jnp.int32),
-        cross,
+        shape((rows, beams), jnp.int32),
+        jax.eval_shape(partial(apart, config), shapes_of(config), cross),
         shape((rows, source), bool),
-        Bart(config).init_cache(rows, beams, 4),
-        0,
+        init_cache(config, rows, beams * places),
+        shape((1, beams), jnp.int32),
+        shape((rows, beams, beams * places), bool),
     )
     sizes = [aval.size for aval in arrays_within(program.jaxpr)]
     # The scores [R, H, M, S] are the largest; one copy of a layer's keys per beam would be [R, M, S, D].
-    assert max(sizes) == max(rows * 2 * beams * source, 3 * rows * beams * 4 * 16)
+    assert max(sizes) == rows * 2 * max(beams * source, source * 8)
     assert max(sizes) < rows * beams * source * 16
     # Crossing keys are given, so that no dense layer sees the memory again.
     assert (rows, source, 16) not in [aval.shape for aval in arrays_within(program.jaxpr)]
