@@ -212,10 +212,12 @@ class Rag:
             raise UserError(
                 f"retrieval.k: found {k}, expected at most {count}, the passages of {self.retriever.index.folder}"
             )
-        ids_BQ = _pad(self.retriever.question_ids(questions), self._rows(len(questions)))
+        rows = self._rows(len(questions))
+        ids_BQ = _pad(self.retriever.question_ids(questions), rows)
         query_BE = self.parallel.to_host(self._encode(self.params, self.parallel.put_batch(ids_BQ)))
         ids_BK, score_BK = self.retriever.search(questions, query_BE[: len(questions)], k)
-        return Retrieved(ids_BK, score_BK, np.asarray(document_log_prior(score_BK, ids_BK >= 0)))
+        prior_BK = np.asarray(_log_prior(_pad(score_BK, rows), _pad(ids_BK >= 0, rows)))[: len(questions)]
+        return Retrieved(ids_BK, score_BK, prior_BK)
 
     def read(self, questions: Sequence[str], documents_BK: Sequence[Sequence[Pieces]], prior_BK: np.ndarray) -> Reading:
         """What the generator answers from given documents (tokens of title and text) and their log prior."""
@@ -274,6 +276,9 @@ class Rag:
             for t, token in enumerate(generated.token_BNT[row, n].tolist())
             if token not in tokenizer.special_ids
         )
+
+
+_log_prior = jax.jit(document_log_prior)
 
 
 def _pad(array: np.ndarray, rows: int) -> np.ndarray:

@@ -16,7 +16,7 @@ LIMIT = 2**31 - 1  # ids are int32 on a device
 
 
 class ExactSearcher:
-    """All vectors on the devices, in their stored dtype; compiled once per (questions, k)."""
+    """All vectors on the devices, in their stored dtype; compiled once per k and power of two of questions."""
 
     def __init__(self, vectors: Vectors, *, devices: Sequence[jax.Device] | None = None, block: int = BLOCK):
         N = len(vectors)
@@ -34,13 +34,15 @@ class ExactSearcher:
     def search(self, vector_BE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (id_BK int64, score_BK fp32), best first, ties by lower id; -1 and -inf past the corpus."""
         vector_BE = np.asarray(vector_BE, np.float32)
+        count = len(vector_BE)
+        vector_BE = np.pad(vector_BE, ((0, (1 << max(count - 1, 0).bit_length()) - count), (0, 0)))
         winners = [
             _search(jax.device_put(vector_BE, device), *shard, k=k, block=self._block)
             for device, shard in zip(self._devices, self._shards, strict=True)
         ]
         best = winners[0] if len(winners) == 1 else _merge(*jax.device_put(winners, self._devices[0]))
         score_BK, id_BK = jax.device_get(best)
-        return id_BK.astype(np.int64), score_BK
+        return id_BK[:count].astype(np.int64), score_BK[:count]
 
 
 @partial(jax.jit, static_argnames=("k", "block"))

@@ -24,14 +24,18 @@ SCALES = (("", 0.3), ("shared", 0.4), ("decoder.embed_positions", 1.5), ("encode
 
 @dataclass(frozen=True)
 class World:
-    """A tiny random model: its vocabulary, the seed of its weights, what it starts from, and what it likes to say."""
+    """A tiny random model: its vocabulary, its weights' seed, what it starts from and likes to say, and how surely.
+
+    loudness multiplies the logits: a long answer of a loud model may be likelier than a short one.
+    """
 
     vocab: int
     seed: int = 0
     start_id: int = 2
-    eos_bias: float = 3.1
+    eos_bias: float = 3.4
     bos_bias: float = 0.0
     pad_bias: float = -30.0
+    loudness: float = 1.0
 
     @property
     def sizes(self) -> BartConfig:
@@ -54,6 +58,7 @@ def _draw(model: transformers.BartForConditionalGeneration, world: World) -> Non
         if "norm" not in name:
             scale = [scale for part, scale in SCALES if part in name][-1]
             weight.data.normal_(0.0, scale, generator=random)
+    model.model.shared.weight.data *= world.loudness
     for token, bias in ((BOS, world.bos_bias), (PAD, world.pad_bias), (EOS, world.eos_bias)):
         model.final_logits_bias[0, token] = bias
 
