@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import score_scale
+from rag_jax.core.bucket import bucket
 from rag_jax.core.marginal import document_log_prior
 from rag_jax.data.text import Document as Pieces
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_or_train
-from rag_jax.decode.generate import STOPPING, DecodeConfig, Generated, bucket, generate, texts
+from rag_jax.decode.generate import STOPPING, DecodeConfig, Generated, generate, texts
 from rag_jax.errors import UserError
 from rag_jax.index.base import open_index
 from rag_jax.models import rag
@@ -242,7 +243,7 @@ class Rag:
     def _rows(self, count: int) -> int:
         """The batch size that `count` questions are padded to: the next power of two, a multiple of the devices."""
         devices = len(self.parallel.devices)
-        return -(-max(1 << (count - 1).bit_length(), devices) // devices) * devices
+        return -(-bucket(count) // devices) * devices
 
     def _answers(self, question: str, row: int, found: Retrieved, reading: Reading, tokens: bool) -> Answer:
         """The best answer, with the others that there are."""

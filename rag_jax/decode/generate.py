@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rag_jax.core import beam
+from rag_jax.core.bucket import bucket
 from rag_jax.core.constraints import Rules
 from rag_jax.core.marginal import mean_token_posterior
 from rag_jax.decode import rag_sequence, rag_token
@@ -143,7 +144,7 @@ def operands(config: RagConfig, decode: DecodeConfig) -> Rules:
     """The numbers of a decoding as arrays, so that programs are compiled for none of them."""
     words = [word for word in decode.bad_words if list(word) != [config.generator.eos_id]]  # an answer may always end
     longest = max(map(len, words), default=0)
-    bad_word_NL = np.full((bucket(len(words), 1), bucket(longest, 1)) if words else (0, 0), -1, np.int32)
+    bad_word_NL = np.full((bucket(len(words)), bucket(longest)) if words else (0, 0), -1, np.int32)
     for row, word in enumerate(words):
         bad_word_NL[row, -len(word) :] = word
     return Rules(
@@ -162,11 +163,6 @@ def operands(config: RagConfig, decode: DecodeConfig) -> Rules:
         top_p=np.float32(decode.top_p),
         seed=np.int32(decode.seed),
     )
-
-
-def bucket(size: int, smallest: int) -> int:
-    """The least power of two from `smallest` on that holds `size`."""
-    return max(smallest, 1 << max(size - 1, 0).bit_length())
 
 
 def check(config: RagConfig, decode: DecodeConfig, documents: int) -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rag_jax.core.bucket import bucket
 from rag_jax.core.topk import MISSING, merge, topk
 from rag_jax.errors import fail
 from rag_jax.index.vectors import Vectors
@@ -35,7 +36,7 @@ class ExactSearcher:
         """Returns (id_BK int64, score_BK fp32), best first, ties by lower id; -1 and -inf past the corpus."""
         vector_BE = np.asarray(vector_BE, np.float32)
         count = len(vector_BE)
-        vector_BE = np.pad(vector_BE, ((0, (1 << max(count - 1, 0).bit_length()) - count), (0, 0)))
+        vector_BE = np.pad(vector_BE, ((0, bucket(count) - count), (0, 0)))
         winners = [
             _search(jax.device_put(vector_BE, device), *shard, k=k, block=self._block)
             for device, shard in zip(self._devices, self._shards, strict=True)

@@ -36,13 +36,13 @@ def init_params(config: RagConfig, key: jax.Array) -> dict[str, Any]:
     return {
         "question_encoder": jax.jit(encoder.init)(key_encoder, ids, mask)["params"],
         "generator": jax.jit(generator.init)(key_generator, ids, mask, ids)["params"],
-        **init_score_scale(config.score_scale if config.learn_score_scale else None),
+        **init_score_scale(config),
     }
 
 
-def init_score_scale(scale: float | None) -> dict[str, jax.Array]:
-    """The parameter {'log_score_scale'} that starts at `scale`; nothing for None. The logarithm keeps it positive."""
-    return {} if scale is None else {"log_score_scale": jnp.log(jnp.float32(scale))}
+def init_score_scale(config: RagConfig) -> dict[str, jax.Array]:
+    """The parameter {'log_score_scale'} where it is learned, else nothing. The logarithm keeps the scale positive."""
+    return {"log_score_scale": jnp.log(jnp.float32(config.score_scale))} if config.learn_score_scale else {}
 
 
 def score_scale(params: dict[str, Any], constant: float) -> jax.Array | float:

@@ -37,8 +37,7 @@ def init_params(model: rag.RagConfig, key: jax.Array, *, shared: bool) -> dict[s
     ids = jnp.zeros((1, 2), jnp.int32)
     params = jax.jit(BertEncoder(model.question_encoder).init)(key, ids, ids > 0)["params"]
     names = ("question_encoder",) if shared else ("question_encoder", "passage_encoder")
-    scale = rag.init_score_scale(model.score_scale if model.learn_score_scale else None)
-    return {name: jax.tree.map(jnp.copy, params) for name in names} | scale
+    return {name: jax.tree.map(jnp.copy, params) for name in names} | rag.init_score_scale(model)
 
 
 def passage_encoder(params: dict[str, Any]) -> Any:

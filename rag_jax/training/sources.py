@@ -42,7 +42,7 @@ class QuestionSource:
         self, questions: Sequence[Question], retriever: Retriever, model: rag.RagConfig, config: ConfigDict,
         stage: ConfigDict, parallel: Pmap, *, name: str, names: NameMaker | None,
     ):  # fmt: skip
-        self._questions, self._retriever, self._model, self._parallel = questions, retriever, model, parallel
+        self._questions, self._retriever, self._parallel = questions, retriever, parallel
         self._k, self._depth, self._share = stage.k, stage.depth, stage.substitution
         self._seed, self._name = config.seed, name
         self._length, self._compat = config.length, COMPAT[config.data.target_layout]

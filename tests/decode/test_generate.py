@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from rag_jax.decode import generate as module
-from rag_jax.decode.generate import DecodeConfig, bucket, generate, operands, texts
+from rag_jax.decode.generate import DecodeConfig, generate, operands, texts
 from rag_jax.errors import UserError
 
 LENGTH = 8
@@ -66,11 +66,6 @@ def test_operands_of_words(tiny):
     assert_array_equal(rules.bad_word_NL, [[-1, -1, 3, 4], [-1, 5, 6, 7], [-1, -1, -1, 8], [-1] * 4])
     assert operands(tiny[0], DecodeConfig(bad_words=((2,),))).bad_word_NL.size == 0
     assert (rules.before, operands(tiny[0], DecodeConfig(compat="huggingface")).before) == (-1, 2)
-
-
-def test_bucket():
-    assert [bucket(size, 8) for size in (1, 8, 9, 16, 17, 100)] == [8, 8, 16, 16, 32, 128]
-    assert [bucket(size, 1) for size in (0, 1, 2, 3)] == [1, 1, 2, 4]
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_the_score_scale_is_in_the_query_constant_or_learned(config, params, ora
     encode = jax.jit(rag.encode_questions, static_argnums=0)
     plain = rag.document_scores(encode(config, params, question), document)
     constant = rag.document_scores(encode(replace(config, score_scale=20.0), params, question), document)
-    learned = params | rag.init_score_scale(20.0)
+    learned = params | rag.init_score_scale(replace(config, score_scale=20.0, learn_score_scale=True))
     np.testing.assert_allclose(constant, 20 * plain, rtol=1e-6, atol=1e-5)
     np.testing.assert_allclose(rag.document_scores(encode(config, learned, question), document), constant, rtol=1e-6)
     shapes = jax.eval_shape(
