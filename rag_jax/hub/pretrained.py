@@ -1,0 +1,104 @@
+"""What a name stands for: a run's folder, an exported folder, a Hugging Face RAG folder or a hub name."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from rag_jax.checkpoint import Checkpoints
+from rag_jax.config import default_config
+from rag_jax.errors import UserError
+from rag_jax.files import read_json
+from rag_jax.hub import huggingface, source
+from rag_jax.models import rag
+from rag_jax.parallel import Pmap
+from rag_jax.workdir import Workdir, configuration
+
+EXPORTED = "rag_jax.json"
+
+
+class Pretrained(NamedTuple):
+    """A trained model that is not in memory yet.
+
+    config: what it was trained with, or what its folder says of itself. encoder_tokenizer, generator_tokenizer:
+    folders. passage_encoder: the fingerprint of the encoder whose index it reads; None where nobody knows. index: the
+    folder of the index that comes with it, if one does. load: (model, parallel) -> parameters, whole on every device.
+    """
+
+    config: ConfigDict
+    encoder_tokenizer: Path
+    generator_tokenizer: Path
+    passage_encoder: str | None
+    index: Path | None
+    load: Callable[[rag.RagConfig, Pmap], dict[str, Any]]
+
+
+def open_pretrained(name: str | Path, flag: str, *, checkpoint: str = "best") -> Pretrained:
+    """Finds out what `name` is and reads what is small; flag: what messages call it.
+
+    checkpoint: 'best' or 'last' of a run. Raises UserError for what is none of them.
+    """
+    place = Workdir(name)
+    if place.checkpoints.is_dir() or (place.config.is_file() and "model_type" not in read_json(place.config)):
+        return _run(place, checkpoint)
+    folder = source.find(str(name), flag)
+    return _export(folder) if (folder / EXPORTED).is_file() else _foreign(folder)
+
+
+def _run(place: Workdir, checkpoint: str) -> Pretrained:
+    config = place.load_config()
+    checkpoints = Checkpoints(place.checkpoints) if place.checkpoints.is_dir() else None
+    step = checkpoints and (checkpoints.best() if checkpoint == "best" else checkpoints.latest())
+    if step is None:
+        raise UserError(f"{place.checkpoints}: holds no checkpoint; run `python -m rag_jax.train` first")
+
+    def load(model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
+        shapes = jax.eval_shape(partial(rag.init_params, model), jax.random.key(0))
+        return checkpoints.restore(step, params=parallel.abstract_whole(shapes))["params"]
+
+    encoder, generator = (place.tokenizers / part for part in ("encoder", "generator"))
+    return Pretrained(config, encoder, generator, checkpoints.extra(step)["passage_encoder"], place.index, load)
+
+
+def _export(folder: Path) -> Pretrained:
+    told = read_json(folder / EXPORTED)
+    config = configuration(told.get("config"), folder / EXPORTED)
+    index = folder / "index"
+    return Pretrained(
+        config, *_tokenizers(folder), told.get("passage_encoder"), index if index.is_dir() else None, _load(folder)
+    )
+
+
+def _foreign(folder: Path) -> Pretrained:
+    """A model of transformers: the question as its encoder's tokens say it, its generation settings as decode.*."""
+    config, told = default_config(), huggingface.rag_settings(folder)
+    config.kind = told.kind
+    config.encoder.update(sizes(huggingface.encoder_config(folder, "question_encoder")))
+    config.generator.update(sizes(huggingface.generator_config(folder)))
+    config.length.update(question=64, source=told.max_combined_length)
+    config.retrieval.k = told.n_docs
+    config.data.question_text = "round_trip_clean" if told.clean_up_tokenization_spaces else "round_trip"
+    config.decode.update(told.decode)
+    return Pretrained(config, *_tokenizers(folder), None, None, _load(folder))
+
+
+def _tokenizers(folder: Path) -> tuple[Path, Path]:
+    return huggingface.encoder_tokenizer(folder), huggingface.generator_tokenizer(folder)
+
+
+def _load(folder: Path) -> Callable[[rag.RagConfig, Pmap], dict[str, Any]]:
+    return lambda model, parallel: parallel.put_whole(huggingface.load_rag(folder, model))
+
+
+# Of an encoder's or generator's config, what is a matter of training or comes from the tokenizer.
+FREE = {"dropout", "attention_dropout", "activation_dropout", "init_std", "position_init", "dtype", "remat"}
+FREE |= {"pad_id", "bos_id", "eos_id"}
+
+
+def sizes(config: Any) -> dict[str, Any]:
+    """What of a BertConfig or BartConfig cannot be chosen freely for given weights: the keys of config.encoder, say."""
+    return {name: value for name, value in asdict(config).items() if name not in FREE}
