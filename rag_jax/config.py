@@ -14,6 +14,7 @@ CHOICES = {
     "data.target_layout": ("generation", "huggingface_finetune"),
     "data.truncation": ("keep_question", "huggingface"),
     "encoder.pooling": ("cls", "mean"),
+    "encoder.title": ("pair", "joined"),
     "encoder.dtype": ("float32", "bfloat16"),
     "generator.dtype": ("float32", "bfloat16"),
     "encoder.remat": ("none", "full", "dots"),
@@ -98,6 +99,9 @@ DEFAULTS = {
         "projection": 0,
         "pooling": "cls",
         "normalize": False,
+        "question_prefix": "",  # what a sentence encoder was trained to see before a question, as 'query: '
+        "passage_prefix": "",
+        "title": "pair",  # '[CLS] title [SEP] text [SEP]', as in DPR; 'joined': '[CLS] title text [SEP]'
         "dtype": "float32",
         "remat": "none",
     },

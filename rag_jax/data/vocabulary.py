@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from rag_jax.data import tasks
 from rag_jax.data.text import source_string
-from rag_jax.data.tokenizer import Tokenizer, train_byte_bpe, train_wordpiece
+from rag_jax.data.tokenizer import Framing, Tokenizer, train_byte_bpe, train_wordpiece
 
 PARTS = ("encoder", "generator")
 
@@ -27,5 +27,10 @@ def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer, Tokenize
                 for row, passage in enumerate(passages)
             ]
             train_byte_bpe(texts, config.tokenizer.generator_vocab, folder / "generator")
-    encoder, generator = (Tokenizer.load(given[part] or folder / part) for part in PARTS)
-    return encoder, generator
+    encoder, generator = (given[part] or folder / part for part in PARTS)
+    return Tokenizer.load(encoder, framing(config)), Tokenizer.load(generator)
+
+
+def framing(config: ConfigDict) -> Framing:
+    """The text that a configuration's encoder reads."""
+    return Framing(*(config.encoder[name] for name in Framing._fields))
