@@ -16,6 +16,7 @@ from rag_jax.core.bucket import bucket
 from rag_jax.core.marginal import document_log_prior
 from rag_jax.data.text import Document as Pieces
 from rag_jax.data.tokenizer import Tokenizer
+from rag_jax.data.vocabulary import load_both
 from rag_jax.decode.generate import STOPPING, DecodeConfig, Generated, generate, texts
 from rag_jax.errors import UserError
 from rag_jax.hub.huggingface import check_vocabulary
@@ -160,7 +161,7 @@ class Rag:
         place = index or found.index
         if place is None:
             raise UserError(f"{name}: comes without an index; build one with {BUILD} and give its folder as index")
-        encoder, generator = Tokenizer.load(found.encoder_tokenizer), Tokenizer.load(found.generator_tokenizer)
+        encoder, generator = load_both(config, found.encoder_tokenizer, found.generator_tokenizer)
         model, parallel = rag_config(config, encoder, generator), Pmap()
         params = found.load(model, parallel)
         opened = open_index(place, expect_fingerprint=found.passage_encoder, tokenizer=generator)

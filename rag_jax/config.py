@@ -15,6 +15,7 @@ CHOICES = {
     "data.truncation": ("keep_question", "huggingface"),
     "data.question_text": ("", "raw", "round_trip", "round_trip_clean"),
     "encoder.pooling": ("cls", "mean"),
+    "encoder.title": ("pair", "joined"),
     "encoder.dtype": ("float32", "bfloat16"),
     "generator.dtype": ("float32", "bfloat16"),
     "encoder.remat": ("none", "full", "dots"),
@@ -113,6 +114,9 @@ DEFAULTS = {
         "projection": 0,
         "pooling": "cls",
         "normalize": False,
+        "question_prefix": "",  # what a sentence encoder was trained to see before a question, as 'query: '
+        "passage_prefix": "",
+        "title": "pair",  # '[CLS] title [SEP] text [SEP]', as in DPR; 'joined': '[CLS] title text [SEP]'
         "dtype": "float32",
         "remat": "none",
     },

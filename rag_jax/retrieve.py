@@ -35,7 +35,7 @@ class Retriever(NamedTuple):
 
     def too_long(self, questions: Sequence[str]) -> int:
         """How many questions do not fit into the question encoder's input whole."""
-        return sum(len(ids) + 2 > self.length.question for ids in self.encoder_tokenizer.encode_batch(questions))
+        return self.encoder_tokenizer.too_long(questions, self.length.question)
 
     def search(self, questions: Sequence[str], query_BE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the k best passages, ids_BK int64, and their inner products; -1 and -inf past the corpus."""

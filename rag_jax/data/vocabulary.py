@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from rag_jax.data import tasks
 from rag_jax.data.text import source_string
-from rag_jax.data.tokenizer import FILES, Tokenizer, train_byte_bpe, train_wordpiece
+from rag_jax.data.tokenizer import FILES, Framing, Tokenizer, train_byte_bpe, train_wordpiece
 from rag_jax.errors import UserError
 from rag_jax.files import build_folder
 
@@ -35,8 +35,13 @@ def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer, Tokenize
                 for row, passage in enumerate(passages)
             ]
             train_byte_bpe(texts, config.tokenizer.generator_vocab, folder / "generator")
-    encoder, generator = (Tokenizer.load(folder / part) for part in PARTS)
-    return encoder, generator
+    return load_both(config, *(folder / part for part in PARTS))
+
+
+def load_both(config: ConfigDict, encoder: Path, generator: Path) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizers in two folders; the encoder's frames its texts as the configuration says."""
+    framing = Framing(*(config.encoder[name] for name in Framing._fields))
+    return Tokenizer.load(encoder, framing), Tokenizer.load(generator)
 
 
 def keep_copy(given: Path, own: Path, part: str) -> None:

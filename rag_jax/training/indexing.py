@@ -42,7 +42,7 @@ def build(config: ConfigDict, place: Workdir, folder: str | Path) -> None:
             folder,
             encode=encode,
             store=store,
-            passage_ids=lambda titles, texts: encoder_tokenizer.passage_pair_ids(titles, texts, config.length.passage),
+            passage_ids=lambda titles, texts: encoder_tokenizer.passage_ids(titles, texts, config.length.passage),
             fingerprint=encoders.passage_fingerprint(model.question_encoder, params),
             score_scale=float(rag.score_scale(params, model.score_scale)),
             kind=config.index.kind,
