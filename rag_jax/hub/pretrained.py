@@ -45,6 +45,11 @@ def open_pretrained(name: str | Path, flag: str, *, checkpoint: str = "best") ->
     place = Workdir(name)
     if place.checkpoints.is_dir() or (place.config.is_file() and "model_type" not in read_json(place.config)):
         return _run(place, checkpoint)
+    if not place.config.is_file() and (place.folder.is_dir() or str(name).count("/") != 1):
+        raise UserError(
+            f"{name}: holds no trained model (no config.json); run `python -m rag_jax.train` first, or name a RAG "
+            "folder of transformers"
+        )
     folder = source.find(str(name), flag)
     return _export(folder) if (folder / EXPORTED).is_file() else _foreign(folder)
 

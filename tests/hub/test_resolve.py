@@ -107,7 +107,7 @@ def test_a_tokenizer_of_other_special_ids_is_refused(config, hub, tmp_path):
 
 def test_a_tokenizer_of_more_words_than_the_table_is_refused(config, hub):
     found = resolve(config).unlock()
-    found.encoder.vocab_size = 200
+    found.encoder.vocab_size = 60
     with pytest.raises(UserError, match=r"vocab_size"):
         rag_config(found, *(Tokenizer.load(hub / part) for part in ("encoder", "generator")))
 

@@ -100,7 +100,7 @@ def token_table(begun):
 
 def test_a_learned_score_scale_goes_on_from_the_retriever_s(tiny, params, save_retriever, config, tmp_path):
     model = replace(tiny.config(), learn_score_scale=True)
-    trees = {"question_encoder": params["question_encoder"], "log_score_scale": np.float32(1.25)}
+    trees = {"question_encoder": params["question_encoder"], "log_score_scale": jnp.float32(1.25)}
     save_retriever(tmp_path / "retriever", trees)
     assert start(config, Workdir(tmp_path), model).params["log_score_scale"] == 1.25
 
