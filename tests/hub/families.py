@@ -36,15 +36,18 @@ OLD_BART = {
     "static_position_embeddings": False, "task_specific_params": {"summarization": {"num_beams": 4}},
     "vocab_size": 44,
 }  # fmt: skip
+# Whole models have one layer in every part, to be compiled quickly.
+ONE_LAYER = {"encoder": {"layers": 1}, "generator": {"encoder_layers": 1, "decoder_layers": 1}}
 # Of facebook/rag-token-nq's.
 OLD_RAG = {
     "architectures": ["RagTokenForGeneration"], "bad_words_ids": [[0, 0]], "bos_token_id": None,
     "dataset": "wiki_dpr", "dataset_split": "train", "do_deduplication": True, "do_marginalize": False,
-    "doc_sep": " // ", "early_stopping": False, "exclude_bos_score": False, "generator": OLD_BART,
-    "index_name": "exact", "is_encoder_decoder": True, "label_smoothing": 0.0, "max_combined_length": 300,
-    "max_length": 50, "min_length": 1, "model_type": "rag", "n_docs": 5, "num_beams": 4, "num_return_sequences": 1,
-    "question_encoder": OLD_DPR, "reduce_loss": False, "retrieval_batch_size": 8, "retrieval_vector_size": 768,
-    "title_sep": " / ", "use_dummy_dataset": False,
+    "doc_sep": " // ", "early_stopping": False, "exclude_bos_score": False,
+    "generator": OLD_BART | ONE_LAYER["generator"], "index_name": "exact", "is_encoder_decoder": True,
+    "label_smoothing": 0.0, "max_combined_length": 300, "max_length": 50, "min_length": 1, "model_type": "rag",
+    "n_docs": 5, "num_beams": 4, "num_return_sequences": 1, "question_encoder": OLD_DPR | {"num_hidden_layers": 1},
+    "reduce_loss": False, "retrieval_batch_size": 8, "retrieval_vector_size": 768, "title_sep": " / ",
+    "use_dummy_dataset": False,
 }  # fmt: skip
 
 
@@ -215,7 +218,8 @@ def _logits_of(model: torch.nn.Module) -> Callable[..., torch.Tensor]:
 
 def rag_models() -> dict[str, torch.nn.Module]:
     """RagTokenForGeneration and RagSequenceForGeneration with the same random weights."""
-    config = transformers.RagConfig.from_question_encoder_generator_configs(dpr_config(), bart_config())
+    parts = dpr_config(num_hidden_layers=1), bart_config(**ONE_LAYER["generator"])
+    config = transformers.RagConfig.from_question_encoder_generator_configs(*parts)
     token = randomise(transformers.RagTokenForGeneration(config))
     sequence = transformers.RagSequenceForGeneration(config).eval()
     sequence.load_state_dict(token.state_dict())

@@ -20,12 +20,12 @@ B, K, Q, S, T, E = 2, 2, 12, 64, 16, 768
 
 
 def batch() -> tuple[np.ndarray, ...]:
-    """question_BQ, source_BKS, labels_BT, document_BKE."""
+    """question_BQ, source_BKS, labels_BT, document_BKE; of scores that leave both documents a say."""
     random = np.random.default_rng(0)
     question, source = random.integers(1000, 30000, (B, Q)), random.integers(100, 50000, (B, K, S))
     labels = random.integers(100, 50000, (B, T))
     labels[:, 0], labels[:, 1], labels[:, -1] = 2, 0, 2
-    return question, source, labels, random.normal(size=(B, K, E)).astype(np.float32)
+    return question, source, labels, 0.05 * random.normal(size=(B, K, E)).astype(np.float32)
 
 
 def peak() -> float:
@@ -44,6 +44,12 @@ def theirs(folder: Path) -> dict[str, Any]:
         transformers.DPRConfig(), transformers.BartConfig()
     )
     model = transformers.RagTokenForGeneration(config).eval()
+    with torch.no_grad():  # fresh weights hardly tell one word from another, and their biases are zero
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1:
+                weight.add_(0.1 * torch.randn(weight.shape))
+            elif name.endswith("shared.weight"):
+                weight.mul_(5)
     model.save_pretrained(folder)
     sequence = transformers.RagSequenceForGeneration(
         config=model.config, question_encoder=model.question_encoder, generator=model.generator
