@@ -105,19 +105,12 @@ def rag_config(config: ConfigDict, encoder: Tokenizer, generator: Tokenizer) -> 
 
 def decode_config(config: ConfigDict) -> DecodeConfig:
     """The decoding that a configuration describes, but for `bad_words`, which need a tokenizer."""
-    d = config.decode
     stopping = {str(name): name for name in STOPPING}
-    same = ("mode", "beams", "max_length", "min_length", "length_penalty", "temperature", "top_k", "top_p", "seed")
-    return DecodeConfig(
-        kind=config.kind,
-        num_return_sequences=d.answers,
-        early_stopping=stopping[d.early_stopping],
-        forced_bos_id=None if d.forced_bos < 0 else d.forced_bos,
-        forced_eos_id=None if d.forced_eos < 0 else d.forced_eos,
-        no_repeat_ngram_size=d.no_repeat,
-        compat=d.compat or None,
-        **{name: d[name] for name in same},
-    )
+    told = {key: value for key, value in config.decode.items() if not key.startswith("bad_words")}
+    told["early_stopping"], told["compat"] = stopping[told["early_stopping"]], told["compat"] or None
+    for key in ("forced_bos_id", "forced_eos_id"):
+        told[key] = None if told[key] < 0 else told[key]
+    return DecodeConfig(kind=config.kind, **told)
 
 
 def bad_words(decode: ConfigDict, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:

@@ -34,9 +34,9 @@ LOSSES = ("dropout", "attention_dropout", "activation_dropout", "label_smoothing
 MORE_THAN_0 = ("init_std", "norm_eps", "learning_rate", "clip", "temperature")
 FROM_0 = (
     "seed", "score_scale", "projection", "warmup", "weight_decay", "hard_negatives", "lag", "depth", "min_length",
-    "top_k", "no_repeat", "vocab_size",
+    "top_k", "no_repeat_ngram_size", "vocab_size",
 )  # fmt: skip
-FROM_MINUS_1 = ("forced_bos", "forced_eos", "start_id")
+FROM_MINUS_1 = ("forced_bos_id", "forced_eos_id", "start_id")
 ANY = ("length_penalty",)
 KINDS = {
     bool: "True or False",
@@ -162,16 +162,16 @@ DEFAULTS = {
     "decode": {  # see decode.generate.DecodeConfig; n documents are read: retrieval.k, or the k of a call
         "mode": "",  # kind 'token': 'search' or 'sample'; 'sequence': 'thorough' or 'fast'; '': the first of them
         "beams": 1,  # 1: greedy
-        "answers": 1,  # to every question
+        "num_return_sequences": 1,  # answers to every question
         "max_length": 24,  # tokens, `<s>` and `</s>` counted
         "min_length": 0,  # tokens before `</s>`
         "length_penalty": 1.0,
         "early_stopping": "False",  # or 'True' or 'never'
-        "forced_bos": -1,  # id of the first token; -1: none
-        "forced_eos": -1,  # id of the token at max_length
+        "forced_bos_id": -1,  # id of the first token; -1: none
+        "forced_eos_id": -1,  # id of the token at max_length
         "bad_words": ("",),  # words and phrases never said
         "bad_words_ids": ("",),  # the same as token ids, such as "0 0"
-        "no_repeat": 0,  # no sequence of so many tokens twice
+        "no_repeat_ngram_size": 0,  # no sequence of so many tokens twice
         "temperature": 1.0,
         "top_k": 0,  # 0: all
         "top_p": 1.0,
@@ -280,9 +280,10 @@ def _decode_problems(config: ConfigDict) -> Iterator[str]:
     if decode.min_length > decode.max_length:
         yield f"decode.min_length: found {decode.min_length}, expected at most decode.max_length = {decode.max_length}"
     candidates = decode.beams * (1 if of_token else config.retrieval.k)
-    if decode.mode != "sample" and decode.answers > candidates > 0:
+    if decode.mode != "sample" and decode.num_return_sequences > candidates > 0:
         beams = "decode.beams" if of_token else "decode.beams * retrieval.k"
-        yield f"decode.answers: found {decode.answers}, expected at most {beams} = {candidates}"
+        found = decode.num_return_sequences
+        yield f"decode.num_return_sequences: found {found}, expected at most {beams} = {candidates}"
     for words in decode.bad_words_ids:
         if not all(word.isdecimal() for word in words.split()):
             yield f"decode.bad_words_ids: found {words!r}, expected token ids with spaces between, as '0 0'"

@@ -169,7 +169,7 @@ def test_generation_settings_are_ours_without_the_start_token():
     keys = decode_keys(GENERATION | {"early_stopping": "never", "forced_eos_token_id": 2, "temperature": 0.5})
     assert keys == {
         "beams": BEAMS, "max_length": LONGEST - 1, "min_length": 2, "length_penalty": 0.7, "early_stopping": "never",
-        "forced_eos": 2, "bad_words_ids": ("0 0",),
+        "forced_eos_id": 2, "bad_words_ids": ("0 0",),
     }  # fmt: skip
     drawn = decode_keys({"do_sample": True, "max_length": 20, "max_new_tokens": 5, "top_k": 3, "temperature": 1})
     assert drawn == {"mode": "sample", "beams": 1, "max_length": 5, "top_k": 3, "temperature": 1.0}
