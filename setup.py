@@ -4,11 +4,15 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HUB = ["datasets>=4,<6", "faiss-cpu>=1.12,<2"]  # an index for transformers' RagRetriever
 EXTRAS = {
     "tensorboard": ["tensorboardX>=2.6.5"],
+    "torch": ["torch>=2.6"],  # reads weights that are saved as pytorch_model.bin
     "tpu": ["jax[tpu]>=0.10,<0.12"],
     "cuda": ["jax[cuda13]>=0.10,<0.12"],
+    "hub": HUB,
     "test": [
+        *HUB,
         "pytest>=9,<10",
         "pytest-xdist>=3.8",
         "ruff>=0.15",
@@ -31,12 +35,14 @@ setup(
         "absl-py>=2.1",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
+        "huggingface_hub>=1.0,<3",
         "jax>=0.10,<0.12",
         "ml_collections>=1.1,<2",
         "numpy>=2",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "pyarrow>=20",
+        "safetensors>=0.8,<1",
         "scann>=1.4.2,<2; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "tokenizers>=0.22,<1",
     ],

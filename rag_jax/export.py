@@ -39,17 +39,19 @@ def main(_) -> None:
     from rag_jax.hub import folder, source
 
     if options.push_to_hub:
-        source.check_name(options.push_to_hub)
+        source.check_name(options.push_to_hub, "--push_to_hub")
     folder.check_folder(Path(options.out))
     rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)
-    evaluation = place.folder / "evaluation.json"
-    # What evaluate measures unless told otherwise; scores of another model do not belong into the card.
-    measured = options.checkpoint == "best" and not (options.index or options.config) and evaluation.is_file()
-    scores = read_json(evaluation).get("test") if measured else None
+    path = place.folder / "evaluation.json"
+    evaluation = read_json(path) if path.is_file() else {}
+    measured = evaluation.get("of", {}).get("test") == rag.identity()
+    scores = evaluation.get("test") if measured else None
     rag.save_pretrained(options.out, with_index=options.with_index, scores=scores)
     print(f"{options.out}: written; README.md says how to use it")
+    if evaluation and not measured:
+        print(f"its card has no scores: {path} is of another checkpoint, index or decoding; evaluate this one first")
     if options.push_to_hub:
-        print(source.upload(options.out, options.push_to_hub))
+        print(source.upload(Path(options.out), options.push_to_hub, "--push_to_hub"))
 
 
 if __name__ == "__main__":

@@ -65,6 +65,14 @@ def read_json(path: str | Path) -> Any:
         fail(f"{path}:{error.lineno}: not JSON ({error.msg}); damaged; restore it or build it again")
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object; errors as read_json."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        fail(f"{path}: found {type(value).__name__}, expected a JSON object; check the path")
+    return value
+
+
 def checksum(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
     with open(path, "rb") as stream:

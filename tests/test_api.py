@@ -133,7 +133,7 @@ def decoding(tiny_run):
 
 
 def test_several_answers_by_falling_score(decoding):
-    for answer in decoding(beams=4, answers=3).answer(QUESTIONS[:2]):
+    for answer in decoding(beams=4, num_return_sequences=3).answer(QUESTIONS[:2]):
         assert len(answer.others) == 2 and not answer.lower_bound
         for one in (answer, *answer.others):
             assert one.question == answer.question and one.log_prob <= 0
@@ -152,7 +152,9 @@ def test_the_tokens_of_an_answer_and_where_they_came_from(tiny_rag):
 
 
 def test_rag_sequence_has_one_posterior_and_fast_a_lower_bound(decoding):
-    slow, quick = (decoding(kind="sequence", mode=mode, beams=2, answers=2) for mode in ("thorough", "fast"))
+    slow, quick = (
+        decoding(kind="sequence", mode=mode, beams=2, num_return_sequences=2) for mode in ("thorough", "fast")
+    )
     with pytest.raises(UserError, match="token_posterior: found kind 'sequence'"):
         slow.answer(QUESTIONS[:1], token_posterior=True)
     (judged,), (found,) = slow.answer(QUESTIONS[:1]), quick.answer(QUESTIONS[:1])
@@ -247,6 +249,16 @@ def test_an_index_of_another_encoder_is_refused_and_the_old_one_stays(swapped, t
     with pytest.raises(UserError, match="made by passage encoder another, not by"):
         swapped.swap_index(tiny_run.foreign_index)
     assert swapped.retriever.index.folder == tiny_run.workdir / "index"
+
+
+def test_identity_is_that_of_weights_passages_and_settings(swapped, decoding, tiny_run):
+    first = swapped.identity()
+    assert Rag.load(tiny_run.workdir).identity() == first != decoding(beams=2).identity()
+    weights = jax.tree.map(lambda x: x, swapped.params)
+    weights["generator"]["final_logits_bias"] += 1
+    assert Rag(swapped.model, weights, swapped.retriever, swapped.config, swapped.parallel).identity() != first
+    swapped.swap_index(tiny_run.index_after)
+    assert swapped.identity() != first
 
 
 def test_loading_with_another_index(tiny_run):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rag_jax import Rag
 from rag_jax.hub.folder import ENCODERS
 
 QUESTIONS = ["who is mayor of Cladow?", "Jarrow: which year?", "what is the river of Hexwold?"]
@@ -20,12 +21,12 @@ folder.card = lambda *_, **__: os._exit(9)
 
 
 @pytest.fixture(scope="module")
-def measured(tiny_run, tmp_path_factory):
-    """A workdir with a score that nobody measured."""
+def measured(tiny_run, tiny_rag, tmp_path_factory):
+    """A workdir with scores of the best checkpoint, which nobody measured."""
     workdir = tmp_path_factory.mktemp("export") / "run"
     shutil.copytree(tiny_run.workdir, workdir)
-    scores = {"test": {"EM": {"percent": 25.0, "sum": 2.0, "count": 8}}}
-    (workdir / "evaluation.json").write_text(json.dumps(scores))
+    scores = {"EM": {"percent": 25.0, "sum": 2.0, "count": 8}}
+    (workdir / "evaluation.json").write_text(json.dumps({"test": scores, "of": {"test": tiny_rag.identity()}}))
     return workdir
 
 
@@ -44,23 +45,26 @@ def test_from_a_run_to_answers_in_transformers(tiny_run, tiny_rag, measured, tmp
     assert said == f"{out}: written; README.md says how to use it\n"
     card = (out / "README.md").read_text()
     assert "# land\n" in card and "| EM | 25.0 | 7.1 to 59.1 | 2 of 8 |" in card
-    assert run_card(out)["answer"](QUESTIONS) == [answer.text for answer in tiny_rag.answer(QUESTIONS)]
+    answers = [answer.text for answer in tiny_rag.answer(QUESTIONS)]
+    assert run_card(out)["answer"](QUESTIONS) == answers
+    assert [answer.text for answer in Rag.load(out).answer(QUESTIONS)] == answers
 
 
-def test_the_last_checkpoint_has_no_scores_and_an_upload_without_a_token_comes_after_writing(
+def test_others_scores_stay_away_and_an_upload_without_a_token_comes_after_writing(
     tiny_run, measured, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(tiny_run.environment, "HF_HOME", str(tmp_path / "nobody"))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delitem(tiny_run.environment, name, raising=False)
     out = tmp_path / "land"
-    options = "--checkpoint=last", "--push_to_hub=ada/land"
+    options = f"--index={tiny_run.index_after}", "--push_to_hub=ada/land"
     done = tiny_run.command("export", f"--workdir={measured}", f"--out={out}", *options, code=2)
     assert done.stderr == (
-        "error: --push_to_hub=ada/land: found no token, expected one in HF_TOKEN or from `hf auth login`; "
+        "error: --push_to_hub: found no token for ada/land, expected one in HF_TOKEN or from `hf auth login`; "
         f"{out} is written; upload it later with `hf upload ada/land {out}`\n"
     )
-    assert (out / "model.safetensors").is_file() and "Scores" not in (out / "README.md").read_text()
+    assert "its card has no scores" in done.stdout and "Scores" not in (out / "README.md").read_text()
+    assert (out / "model.safetensors").is_file()
 
 
 def test_a_kill_half_way_leaves_no_folder(tiny_run, measured, tmp_path):

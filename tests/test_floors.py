@@ -19,7 +19,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {("files", "errors"), ("command", "config"), ("workdir", "config"), ("api", "retrieve")}  # importer first
 OWNERS = {
-    "torch": None,
+    "torch": "hub/tensors.py",
     "transformers": None,
     "scann": "index/scann.py",
     "orbax": "checkpoint.py",
@@ -32,6 +32,7 @@ OWNERS = {
     "datasets": "hub/knowledge.py",
     "faiss": "hub/knowledge.py",
 }
+LAZY = {"torch", "datasets", "faiss"}  # of an extra: imported where it is used, so that nobody else needs it
 MOST_LINES, MOST_FUNCTION_LINES = 350, 60
 TABLES = {"data/demo/relations.py"}  # sentences, not statements
 VISIBLE_LOOPS = {("training/loop.py", "train"), ("training/loop.py", "train_stage")}
@@ -78,6 +79,12 @@ def test_a_file_imports_from_floors_below_or_its_own_folder(name):
 def test_a_heavy_guest_has_one_owner(guest):
     hosts = [name for name in FILES if any(found.split(".")[0] == guest for found in imports(parse(name)))]
     assert hosts == ([OWNERS[guest]] if OWNERS[guest] else [])
+
+
+@pytest.mark.parametrize("guest", sorted(LAZY))
+def test_an_extra_is_imported_where_it_is_used(guest):
+    top = [node for node in parse(OWNERS[guest]).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert guest not in {found.split(".")[0] for node in top for found in imports(node)}
 
 
 @pytest.mark.parametrize("name", [f"{command}.py" for command in FLOORS[-1] if command])

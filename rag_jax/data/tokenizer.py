@@ -8,6 +8,7 @@ import hashlib
 import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
@@ -18,15 +19,37 @@ from rag_jax.files import build_folder, read_json, write_json
 
 BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 BART_SPECIALS = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.txt", "vocab.json", "merges.txt",
+)  # fmt: skip
 WORD_START = "▁"
 SMALLEST = 300
 
 
-class Tokenizer:
-    """A WordPiece (BERT) or byte-level BPE (BART) tokenizer; text that spells a special token stays text."""
+class Framing(NamedTuple):
+    """The text that an encoder reads: what stands before every question and passage, as E5's 'query: '; and the title.
 
-    def __init__(self, backend: tokenizers.Tokenizer, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    title: 'pair' is `[CLS] title [SEP] text [SEP]` (DPR); 'joined' makes one text of both, 'title text', as sentence
+    encoders are trained. The prefix stands before the title.
+    """
+
+    question_prefix: str = ""
+    passage_prefix: str = ""
+    title: str = "pair"
+
+
+PLAIN = Framing()
+
+
+class Tokenizer:
+    """A WordPiece (BERT) or byte-level BPE (BART) tokenizer; text that spells a special token stays text.
+
+    framing: of an encoder's tokenizer, which makes the encoder's inputs, so that nobody can forget a prefix.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, folder: str | Path, framing: Framing = PLAIN) -> None:
+        self.folder, self.framing = Path(folder), framing
         self._backend = backend
         backend.no_padding()
         backend.no_truncation()
@@ -52,16 +75,16 @@ class Tokenizer:
         return hashlib.sha256("\n".join(self.tokens()).encode()).hexdigest()
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Tokenizer":
+    def load(cls, folder: str | Path, framing: Framing = PLAIN) -> "Tokenizer":
         """Loads a Hugging Face folder: tokenizer.json, else vocab.txt, else vocab.json with merges.txt."""
         folder = Path(folder)
         try:
             if (folder / "tokenizer.json").exists():
-                return cls(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), folder)
+                return cls(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), folder, framing)
             if (folder / "vocab.txt").exists():
-                return cls(_wordpiece_from_files(folder), folder)
+                return cls(_wordpiece_from_files(folder), folder, framing)
             if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-                return cls(_bpe_from_files(folder), folder)
+                return cls(_bpe_from_files(folder), folder, framing)
         except UserError:
             raise
         except Exception as error:  # what the tokenizers library raises for a file that it cannot parse
@@ -86,19 +109,33 @@ class Tokenizer:
 
     def question_ids(self, texts: Sequence[str], length: int) -> np.ndarray:
         """Encoder inputs `[CLS] question [SEP]`, cut on the right and padded: int32 [B, length]."""
-        return self._pad([[self.cls_id, *ids] for ids in self.encode_batch(texts)], length)
+        return self._pad([[self.cls_id, *ids] for ids in self._questions(texts)], length)
 
-    def passage_pair_ids(self, titles: Sequence[str], texts: Sequence[str], length: int) -> np.ndarray:
-        """Encoder inputs `[CLS] title [SEP] text [SEP]`, as in DPR: int32 [P, length].
+    def too_long(self, texts: Sequence[str], length: int) -> int:
+        """How many questions do not fit into an encoder input whole."""
+        return sum(len(ids) + 2 > length for ids in self._questions(texts))
+
+    def passage_ids(self, titles: Sequence[str], texts: Sequence[str], length: int) -> np.ndarray:
+        """Encoder inputs of passages with the title as the framing says: int32 [P, length].
 
         An empty title leaves `[CLS] text [SEP]`. Cut on the right, the last token kept [SEP]; token types are
         zero throughout.
         """
-        both = zip(self.encode_batch(titles), self.encode_batch(texts), strict=True)
-        return self._pad(
-            [[self.cls_id, *title, self.sep_id, *text] if title else [self.cls_id, *text] for title, text in both],
-            length,
-        )
+        return self._pad([[self.cls_id, *ids] for ids in self._passages(titles, texts)], length)
+
+    def _questions(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.encode_batch([self.framing.question_prefix + text for text in texts])
+
+    def _passages(self, titles: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
+        prefix = self.framing.passage_prefix
+        both = [
+            (prefix + title, text) if title.strip() else ("", prefix + text)
+            for title, text in zip(titles, texts, strict=True)
+        ]
+        if self.framing.title == "joined":
+            return self.encode_batch([f"{head} {body}" if head else body for head, body in both])
+        heads, bodies = (self.encode_batch([pair[place] for pair in both]) for place in (0, 1))
+        return [[*head, self.sep_id, *body] if head else body for head, body in zip(heads, bodies, strict=True)]
 
     def _pad(self, rows: Sequence[Sequence[int]], length: int) -> np.ndarray:
         out = np.full((len(rows), length), self.pad_id, np.int32)

@@ -119,7 +119,7 @@ def answer(questions):
     query = model.question_encoder(**inputs)[0]
     vectors, _, found = retriever.retrieve(query.numpy(), n_docs={k})
     scores = (query[:, None] * torch.tensor(vectors)).sum(dim=-1)
-    return read(questions, [list(zip(one["title"], one["text"])) for one in found], scores)
+{asked}    return read(questions, [list(zip(one["title"], one["text"])) for one in found], scores)
 
 
 print(answer(["who discovered radium?"]))
@@ -133,9 +133,17 @@ print(read(["who discovered radium?"], [passages], torch.zeros(1, 2)))
 ```
 """
 NOTES = """
+- Lengths in `generation_config.json` count the start token.
+"""
+RAW_NOTE = """
 - The generator reads the question as it was typed: so it was trained. `RagRetriever.__call__`, and with it
   `generate(input_ids)`, writes the question anew from the encoder's lower-cased tokens.
-- Lengths in `generation_config.json` count the start token.
+"""
+ROUND_TRIP_NOTE = """
+- The generator reads the question as the encoder's lower-cased tokens say it: so it was trained, by transformers.
+"""
+ROUND_TRIP = """    plain = {{"skip_special_tokens": True, "clean_up_tokenization_spaces": {clean}}}
+    questions = tokenizer.question_encoder.batch_decode(inputs["input_ids"], **plain)
 """
 SEQUENCE_NOTE = """
 - `RagSequenceForGeneration.generate` of transformers 5 takes padding for text where it proposes answers, and does not
@@ -178,7 +186,7 @@ def card(
     )
     ours = OURS.format(index="" if with_index else ', index="an index of this model"')
     code = _code(model.kind, config, settings, with_index=with_index)
-    return head + (_table(scores) if scores else "") + ours + code + _notes(model.kind, decode)
+    return head + (_table(scores) if scores else "") + ours + code + _notes(model.kind, config, decode)
 
 
 def _last_part(source: str) -> str:
@@ -201,6 +209,7 @@ def _table(scores: Mapping[str, Mapping[str, Any]]) -> str:
 def _code(kind: str, config: ConfigDict, settings: Mapping[str, Any], *, with_index: bool) -> str:
     model = {"token": "RagTokenForGeneration", "sequence": "RagSequenceForGeneration"}[kind]
     room = config.length.source - 2
+    asked = config.data.question_text
     keep = config.data.truncation == "keep_question"
     numbers = {
         "source": config.length.source,
@@ -208,6 +217,7 @@ def _code(kind: str, config: ConfigDict, settings: Mapping[str, Any], *, with_in
         "k": config.retrieval.k,
         "room": room,
         "kept": f"[: max({room} - len(title) - len(question), 0)]" if keep else "",
+        "asked": ROUND_TRIP.format(clean=asked.endswith("clean")) if asked.startswith("round_trip") else "",
         "cut": "a long text is cut before the question is" if keep else "what is longer loses its end",
     }
     code = LOADING.format(
@@ -226,8 +236,11 @@ def _code(kind: str, config: ConfigDict, settings: Mapping[str, Any], *, with_in
     return code + (FINDING.format(**numbers) if with_index else READING)
 
 
-def _notes(kind: str, decode: Any) -> str:
+def _notes(kind: str, config: ConfigDict, decode: Any) -> str:
+    round_trip = config.data.question_text.startswith("round_trip")
     further = {
+        RAW_NOTE: not round_trip,
+        ROUND_TRIP_NOTE: round_trip,
         SEQUENCE_NOTE: kind == "sequence",
         FAST_NOTE: decode.mode == "fast",
         SAMPLE_NOTE: decode.mode == "sample",

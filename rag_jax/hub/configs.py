@@ -100,7 +100,10 @@ def _write(config: BertConfig | BartConfig, table: Mapping[str, tuple[str, ...]]
 def _expect_kind(theirs: Mapping[str, Any], kinds: tuple[str, ...], source: str) -> None:
     found = theirs.get("model_type")
     if found not in kinds:
-        raise UserError(f"{source}: model_type is {found!r}, expected {' or '.join(map(repr, kinds))}")
+        raise UserError(
+            f"{source}: model_type is {found!r}, expected {' or '.join(map(repr, kinds))}; other architectures are not "
+            "built here"
+        )
 
 
 def _expect_fixed(theirs: Mapping[str, Any], fixed: Mapping[str, Any], source: str) -> None:

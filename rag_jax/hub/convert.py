@@ -12,6 +12,7 @@ from rag_jax.hub.rules import Rule
 
 _TO_THEIRS = {"same": lambda x: x, "transpose": lambda x: x.T, "row": lambda x: x[None]}
 _TO_OURS = {"same": lambda x: x, "transpose": lambda x: x.T, "row": lambda x: x[0]}
+_SHAPES = {"same": lambda shape: shape, "transpose": lambda shape: shape[::-1], "row": lambda shape: (1, *shape)}
 
 
 def to_huggingface(params: Mapping[str, Any], rows: Sequence[Rule]) -> dict[str, np.ndarray]:
@@ -36,62 +37,69 @@ def to_huggingface(params: Mapping[str, Any], rows: Sequence[Rule]) -> dict[str,
 
 
 def from_huggingface(
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Any],
     rows: Sequence[Rule],
     shapes: Mapping[str, Any],
     source: str = "checkpoint",
 ) -> dict[str, Any]:
     """Returns parameters shaped and typed as `shapes` (arrays or ShapeDtypeStructs, nested like parameters).
 
-    source: what messages call the tensors' origin. Raises UserError naming a tensor that no row explains, a
-    parameter that no tensor gives, a tensor of another shape, or tied tensors that differ.
+    tensors: arrays, or what has a shape and becomes one by np.asarray (hub.tensors.Tensor); none is read before all
+    names and shapes agree, and then one at a time. source: what messages call the tensors' origin. Raises UserError
+    naming a tensor that no row explains, a parameter that no tensor gives, a tensor of another shape, or tied
+    tensors that differ.
     """
     shapes = flatten_dict(shapes, sep="/")
-    left, params = dict(tensors), {}
-    dropped = [row.theirs for row in rows if row.ours is None]
-    for row in rows:
-        if row.ours in shapes:
-            params[row.ours] = _take(row, left, shapes[row.ours], source)
-    if missing := shapes.keys() - params.keys():
+    left = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    plan = {row: _find(row, left, shapes[row.ours].shape, source) for row in rows if row.ours in shapes}
+    if missing := shapes.keys() - {row.ours for row in plan}:
         raise UserError(
             f"import: parameter {_listed(missing)} has no row in the table of names, expected one for each; "
             "import with the table of this model"
         )
+    dropped = [row.theirs for row in rows if row.ours is None]
     if surplus := [name for name in left if not any(fnmatchcase(name, pattern) for pattern in dropped)]:
         raise UserError(
             f"{source}: tensor {_listed(surplus)} has no place in this model, expected only the model's own; "
             "check the model's kind, its number of layers and its projection"
         )
+    params = {row.ours: _read(row, found, tensors, shapes[row.ours], source) for row, found in plan.items()}
     return unflatten_dict(params, sep="/")
 
 
-def _take(row: Rule, left: dict[str, np.ndarray], shape: Any, source: str) -> np.ndarray:
-    """Takes one row's tensors out of `left`, as our array."""
+def _find(row: Rule, left: dict[str, tuple[int, ...]], shape: tuple[int, ...], source: str) -> list[list[str]]:
+    """Takes a row's tensors out of `left`; returns the names that give each layer, several where they are tied."""
     stacked = "{i}" in row.theirs
-    out = np.zeros(shape.shape, shape.dtype)
-    for i, target in enumerate(out if stacked else [out]):
+    expected = _SHAPES[row.transform](shape[1:] if stacked else shape)
+    found = []
+    for i in range(shape[0] if stacked else 1):
         names = [name.replace("{i}", str(i)) for name in (row.theirs, *row.aliases)]
-        found = {name: left.pop(name) for name in names if name in left}
-        if not found:
-            if row.absent_is_zero:
-                continue
+        found.append([name for name in names if name in left])
+        if not found[-1] and not row.absent_is_zero:
             raise UserError(
                 f"{source}: tensor {names[0]} is missing, expected it for parameter {row.ours}; "
                 "check the model's kind and its number of layers"
             )
-        (name, tensor), *others = found.items()
-        expected = _TO_THEIRS[row.transform](target).shape
-        if tensor.shape != expected:
-            raise UserError(
-                f"{source}: tensor {name} has shape {tensor.shape}, expected {expected}; check the model's sizes"
-            )
-        for other, copy in others:
-            if not np.array_equal(tensor, copy):
+        for name in found[-1]:
+            if (given := left.pop(name)) != expected:
                 raise UserError(
-                    f"{source}: tensors {name} and {other} differ, expected one shared table; "
+                    f"{source}: tensor {name} has shape {given}, expected {expected}; check the model's sizes"
+                )
+    return found
+
+
+def _read(row: Rule, found: list[list[str]], tensors: Mapping[str, Any], shape: Any, source: str) -> np.ndarray:
+    """One row's tensors as our array."""
+    out = np.zeros(shape.shape, shape.dtype)
+    for names, target in zip(found, out if "{i}" in row.theirs else [out], strict=True):
+        for name in names[:1]:
+            target[...] = _TO_OURS[row.transform](np.asarray(tensors[name]))
+        for name in names[1:]:
+            if not np.array_equal(target, _TO_OURS[row.transform](np.asarray(tensors[name]))):
+                raise UserError(
+                    f"{source}: tensors {names[0]} and {name} differ, expected one shared table; "
                     "models with untied embeddings are not supported"
                 )
-        target[...] = _TO_OURS[row.transform](tensor)
     return out
 
 

@@ -21,13 +21,12 @@ from rag_jax.hub.card import card
 from rag_jax.hub.configs import bart_json, bert_json
 from rag_jax.hub.convert import to_huggingface
 from rag_jax.hub.generation import generation_json
-from rag_jax.hub.tensors import write_tensors
+from rag_jax.hub.pretrained import EXPORTED
+from rag_jax.hub.tensors import SAFETENSORS, write_tensors
 from rag_jax.models import rag
 from rag_jax.models.bert import BertConfig
 
 VERSION = 1
-OURS = "rag_jax.json"
-WEIGHTS = "model.safetensors"
 TOKENIZERS = ("question_encoder_tokenizer", "generator_tokenizer")
 TOKENIZER_FILES = ("*.json", "*.txt")
 ARCHITECTURES = {"token": "RagTokenForGeneration", "sequence": "RagSequenceForGeneration"}
@@ -84,8 +83,8 @@ def write_folder(
     settings = generation_json(asdict(trained.decode), trained.model.generator)
 
     def write(temporary: Path) -> None:
-        write_tensors(temporary / WEIGHTS, to_huggingface(folded(trained.model, trained.params), rules.rag()))
-        os.chmod(temporary / WEIGHTS, 0o644)  # safetensors lets nobody else read
+        write_tensors(temporary / SAFETENSORS, to_huggingface(folded(trained.model, trained.params), rules.rag()))
+        os.chmod(temporary / SAFETENSORS, 0o644)  # safetensors lets nobody else read
         write_json(temporary / "config.json", rag_json(trained.model, trained.config, with_index=with_index))
         write_json(temporary / "generation_config.json", settings)
         for name, tokenizer in zip(TOKENIZERS, trained.tokenizers, strict=True):
@@ -93,7 +92,7 @@ def write_folder(
         if with_index:
             knowledge.write_knowledge(temporary, trained.index.vectors, trained.index.passages)
             _link_index(trained.index.folder, temporary / "index")
-        write_json(temporary / OURS, _ours(trained))
+        write_json(temporary / EXPORTED, _ours(trained))
         model, config, name = trained.model, trained.config, folder.resolve().name
         text = card(name, model, config, trained.decode, settings, with_index=with_index, scores=scores)
         write_atomically(temporary / "README.md", text)

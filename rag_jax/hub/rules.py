@@ -121,13 +121,14 @@ def bart(prefix: str = "", body: str = "model.") -> tuple[Rule, ...]:
     return placed(rows, theirs=prefix)
 
 
-def rag() -> tuple[Rule, ...]:
+def rag(prefix: str = "rag.") -> tuple[Rule, ...]:
     """Rows of {'question_encoder', 'generator'}, for RagTokenForGeneration and RagSequenceForGeneration.
 
-    A passage encoder saved by end-to-end training is dropped: it belongs to the index.
+    prefix: '' for a bare RagModel. A passage encoder saved by end-to-end training is dropped: it belongs to the
+    index.
     """
     return (
-        *placed(dpr("question_encoder", "rag.question_encoder."), ours="question_encoder/"),
-        *placed(bart("rag.generator."), ours="generator/"),
-        Rule(None, "rag.ctx_encoder.*"),
+        *placed(dpr("question_encoder", f"{prefix}question_encoder."), ours="question_encoder/"),
+        *placed(bart(f"{prefix}generator."), ours="generator/"),
+        Rule(None, f"{prefix}ctx_encoder.*"),
     )

@@ -1,33 +1,87 @@
-"""The Hugging Face hub: uploads; owns the package huggingface_hub."""
+"""Where a checkpoint's files are: a folder of one's own, or the hub's under 'owner/name'; and how they get there.
+
+Owns huggingface_hub.
+"""
 
 import re
 from pathlib import Path
 
-from rag_jax.errors import fail
+from huggingface_hub import HfApi, get_token, snapshot_download
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-NAME = re.compile(r"[\w.-]+/[\w.-]+")
+from rag_jax.errors import UserError
+
+# Configurations and tokenizers, those in folders of their own included; the weights after them. A pattern's star
+# stands for slashes too, but model.safetensors is only the one at the top.
+TEXTS = ["*.json", "*.txt"]
+WEIGHTS = (["model*.safetensors"], ["pytorch_model*.bin"])
+NAME = r"[\w.-]+/[\w.-]+"
+ELSEWHERE = ["onnx/*", "openvino/*", "hf_dataset/*", "index/*"]
 
 
-def check_name(name: str) -> None:
+def find(name: str, flag: str = "folder") -> Path:
+    """The folder `name`, or the files of the hub's 'owner/name', downloaded once and then read from the cache.
+
+    flag: what messages call the place where the name was given. Of two formats of weights, safetensors is taken.
+    Raises UserError for a name that is neither, and for a hub that cannot be reached and left nothing in the cache.
+    """
+    if name and Path(name).is_dir():
+        return Path(name)
+    if not re.fullmatch(NAME, name):
+        raise UserError(
+            f"{flag}: found no folder '{name}'; expected one with a config.json, or a name of the hub, as "
+            "facebook/rag-token-nq"
+        )
+    for weights in WEIGHTS:
+        folder = _download(name, [*TEXTS, *weights], flag)
+        if any(next(folder.glob(pattern), None) for pattern in weights):
+            return folder
+    return folder
+
+
+def check_name(name: str, flag: str) -> None:
     """UserError for what is not owner/name."""
-    if not NAME.fullmatch(name):
-        fail(f"--push_to_hub: found '{name}', expected owner/name, as --push_to_hub=ada/rag-demo")
+    if not re.fullmatch(NAME, name):
+        raise UserError(f"{flag}: found '{name}', expected owner/name, as ada/rag-demo")
 
 
-def upload(folder: Path, name: str) -> str:
-    """Uploads a finished folder as one commit to the model `name`, made if it is not there; returns its address.
+def upload(folder: Path, name: str, flag: str) -> str:
+    """Uploads a finished folder as one commit to the hub's model `name`, made if it is not there; returns its address.
 
     Raises UserError without a token, without a network, or when the hub refuses.
     """
-    from huggingface_hub import HfApi, get_token
-
     later = f"{folder} is written; upload it later with `hf upload {name} {folder}`"
     if get_token() is None:
-        fail(f"--push_to_hub={name}: found no token, expected one in HF_TOKEN or from `hf auth login`; {later}")
+        raise UserError(f"{flag}: found no token for {name}, expected one in HF_TOKEN or from `hf auth login`; {later}")
     try:
         api = HfApi()
         api.create_repo(name, exist_ok=True)
         return str(api.upload_folder(repo_id=name, folder_path=folder).repo_url)
-    except Exception as error:  # what the hub refuses, and whatever its HTTP library raises without a network
-        reason = " ".join(str(error).split()) or type(error).__name__
-        fail(f"--push_to_hub={name}: the hub was not reached or refused ({reason}); {later}")
+    except Exception as error:  # what the hub refuses, and what its client's network library says
+        raise UserError(f"{flag}: {name} was not uploaded ({_reason(error)}); {later}") from error
+
+
+def _download(name: str, patterns: list[str], flag: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ELSEWHERE))
+    except GatedRepoError as error:
+        raise UserError(
+            f"{flag}: '{name}' is shut to you; accept its conditions on its page and log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"{flag}: found neither a folder '{name}' nor that name on the hub; check the spelling, or log in with "
+            "`hf auth login` if it is private"
+        ) from error
+    except Exception as error:  # the hub's client lets the errors of its network library through
+        raise UserError(
+            f"{flag}: found no folder '{name}', no copy of it in the hub's cache, and no way to the hub "
+            f"({_reason(error)}); connect, or give a folder"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first cause's first line."""
+    while error.__cause__:
+        error = error.__cause__
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

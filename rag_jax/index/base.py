@@ -34,7 +34,7 @@ class Searcher(Protocol):
 class IndexManifest:
     """What an index remembers.
 
-    encoder_fingerprint: of the passage encoder's weights, pooling and prefixes.
+    encoder_fingerprint: of the passage encoder's weights, pooling and passage prefix.
     score_scale: what the caller multiplies inner products with before the softmax; never changes the order.
     search: the searcher's parameters.
     """

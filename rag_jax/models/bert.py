@@ -25,6 +25,7 @@ class BertConfig:
 
     projection: width of a dense layer after pooling, 0 for none. pooling: 'cls' takes the first position
     (DPR), 'mean' averages the unmasked ones (sentence encoders). normalize: scale the embedding to length 1.
+    question_prefix, passage_prefix, title: the text that it was trained to read, see data.tokenizer.Framing.
     remat: see layers.scan_layers.
     """
 
@@ -41,6 +42,9 @@ class BertConfig:
     projection: int = 0
     pooling: str = "cls"
     normalize: bool = False
+    question_prefix: str = ""
+    passage_prefix: str = ""
+    title: str = "pair"
     pad_id: int = 0
     init_std: float = 0.02
     dtype: str = "float32"

@@ -132,7 +132,7 @@ class Pairs:
         examples = [self._example(int(index), rng) for index in indices]
         asked, answers, chosen, texts = zip(*examples, strict=True)
         rows = [row for rows in chosen for row in rows]
-        passages = self.tokenizer.passage_pair_ids(
+        passages = self.tokenizer.passage_ids(
             [self.passages[row].title for row in rows],
             [text for group in texts for text in group],
             self.length.passage,

@@ -30,6 +30,7 @@ import numpy as np
 from rag_jax.core.marginal import document_log_prior
 from rag_jax.decode.generate import DecodeConfig, generate
 from rag_jax.hub import rules
+from rag_jax.hub.configs import bart_json, bert_json
 from rag_jax.hub.convert import to_huggingface
 from rag_jax.models.bart import Bart, BartConfig
 from rag_jax.models.bert import BertConfig
@@ -143,22 +144,10 @@ class Theirs:
         import transformers
 
         transformers.logging.set_verbosity_error()
-        self.torch, self.problem, sizes = torch, problem, problem.generator
+        self.torch, self.problem = torch, problem
         self.device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-        generator = transformers.BartConfig(
-            vocab_size=sizes.vocab_size,
-            d_model=sizes.width,
-            encoder_layers=sizes.encoder_layers,
-            decoder_layers=sizes.decoder_layers,
-            encoder_attention_heads=sizes.heads,
-            decoder_attention_heads=sizes.heads,
-            encoder_ffn_dim=sizes.ffn,
-            decoder_ffn_dim=sizes.ffn,
-            max_position_embeddings=sizes.positions,
-        )
-        encoder = transformers.DPRConfig(
-            vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-        )
+        generator = transformers.BartConfig(**bart_json(problem.generator))
+        encoder = transformers.DPRConfig(**bert_json(BertConfig(vocab_size=20, width=16, layers=1, heads=2, ffn=32)))
         config = transformers.RagConfig.from_question_encoder_generator_configs(encoder, generator, n_docs=DOCUMENTS)
         bart = transformers.BartForConditionalGeneration(generator)
         arrays = to_huggingface(problem.weights(), rules.bart())

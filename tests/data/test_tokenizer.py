@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from rag_jax.data.tokenizer import Tokenizer, train_byte_bpe, train_wordpiece
+from rag_jax.data.tokenizer import Framing, Tokenizer, train_byte_bpe, train_wordpiece
 from rag_jax.errors import UserError
 
 STRINGS = [
@@ -114,16 +114,45 @@ def test_question_ids(wordpiece):
     ]
 
 
-def test_passage_pair_ids_follow_dpr(wordpiece):
+def test_passage_ids_follow_dpr(wordpiece):
     title, text = wordpiece.encode("Radium"), wordpiece.encode("an element found in paris")
     cls, sep, pad = wordpiece.cls_id, wordpiece.sep_id, wordpiece.pad_id
     whole = [cls, *title, sep, *text, sep]
     pair = (["Radium"], ["an element found in paris"])
-    assert wordpiece.passage_pair_ids(*pair, length=len(whole) + 2).tolist() == [[*whole, pad, pad]]
-    assert wordpiece.passage_pair_ids(*pair, length=len(whole)).tolist() == [whole]
-    assert wordpiece.passage_pair_ids(*pair, length=len(whole) - 2).tolist() == [[*whole[:-3], sep]]
-    assert wordpiece.passage_pair_ids([""], pair[1], length=len(text) + 2).tolist() == [[cls, *text, sep]]
+    assert wordpiece.passage_ids(*pair, length=len(whole) + 2).tolist() == [[*whole, pad, pad]]
+    assert wordpiece.passage_ids(*pair, length=len(whole)).tolist() == [whole]
+    assert wordpiece.passage_ids(*pair, length=len(whole) - 2).tolist() == [[*whole[:-3], sep]]
+    assert wordpiece.passage_ids([""], pair[1], length=len(text) + 2).tolist() == [[cls, *text, sep]]
     theirs = AutoTokenizer.from_pretrained(wordpiece.folder)
     for length in (8, 9, 30):
         expected = theirs("the", pair[1][0], truncation=True, max_length=length, padding="max_length")["input_ids"]
-        assert wordpiece.passage_pair_ids(["the"], pair[1], length=length).tolist() == [expected]
+        assert wordpiece.passage_ids(["the"], pair[1], length=length).tolist() == [expected]
+
+
+def test_prefixes_stand_before_questions_and_passages(wordpiece):
+    framed = Tokenizer.load(wordpiece.folder, Framing("query: ", "passage: "))
+    same = wordpiece.question_ids(["query: who found it", "query: "], length=20)
+    np.testing.assert_array_equal(framed.question_ids(["who found it", ""], length=20), same)
+    expected = wordpiece.passage_ids(["passage: Radium", ""], ["an element", "passage: in paris"], length=30)
+    np.testing.assert_array_equal(framed.passage_ids(["Radium", ""], ["an element", "in paris"], length=30), expected)
+    theirs = AutoTokenizer.from_pretrained(wordpiece.folder)("query: who found it")["input_ids"]
+    assert same[0, : len(theirs)].tolist() == theirs
+
+
+def test_a_joined_title_is_one_text_with_the_passage(wordpiece):
+    framed = Tokenizer.load(wordpiece.folder, Framing(passage_prefix="passage: ", title="joined"))
+    theirs = AutoTokenizer.from_pretrained(wordpiece.folder)
+    texts = ["passage: Radium an element", "passage: in paris"]
+    expected = theirs(texts, padding="max_length", max_length=30)["input_ids"]
+    assert framed.passage_ids(["Radium", ""], ["an element", "in paris"], length=30).tolist() == expected
+    shorter = theirs(texts, padding="max_length", max_length=6, truncation=True)["input_ids"]
+    assert framed.passage_ids(["Radium", " "], ["an element", "in paris"], length=6).tolist() == shorter
+
+
+def test_too_long_counts_the_prefix(wordpiece):
+    question = "who found radium"
+    length = len(wordpiece.encode(question)) + 2
+    prefixed = Tokenizer.load(wordpiece.folder, Framing("query: "))
+    assert [wordpiece.too_long([question, "who"], n) for n in (length, length - 1)] == [0, 1]
+    longer = len(wordpiece.encode("query: ")) + length
+    assert [prefixed.too_long([question, "who"], n) for n in (longer, longer - 1)] == [0, 1]

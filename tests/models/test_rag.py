@@ -10,14 +10,12 @@ import pytest
 import torch
 import transformers
 
-from rag_jax.core.loss import rag_loss
-from rag_jax.core.marginal import document_log_prior
 from rag_jax.hub import rules
 from rag_jax.hub.convert import from_huggingface
 from rag_jax.models import rag
 
-B, Q, S, E = 3, 6, 8, 16
-TARGET_LENGTHS = (6, 4, 5)
+from .losses import B, forward, make_batch, our_loss, pull, their_loss
+
 THEIRS = {"token": transformers.RagTokenForGeneration, "sequence": transformers.RagSequenceForGeneration}
 
 
@@ -46,74 +44,8 @@ def params(theirs, shapes, oracle):
     return from_huggingface(oracle.state(theirs["token"]), rules.rag(), shapes)
 
 
-def make_batch(oracle, documents, seed=0):
-    """A batch with padded questions, sources and targets; labels are `</s> <s> answer </s>`."""
-    rng = np.random.default_rng(seed)
-    question = oracle.tokens((B, Q), 40, rng.integers(2, Q + 1, B), pad=0, seed=seed)
-    source = oracle.tokens((B, documents, S), 44, rng.integers(2, S + 1, (B, documents)), pad=1, seed=seed)
-    labels = oracle.tokens((B, 6), 44, TARGET_LENGTHS, pad=1, seed=seed)
-    labels[:, 0], labels[:, 1] = 2, 0
-    for b, length in enumerate(TARGET_LENGTHS):
-        labels[b, length - 1] = 2
-    document = rng.normal(size=(B, documents, E)).astype(np.float32) * 0.5
-    return question, source, labels, document
-
-
-def their_loss(model, batch, eps, exclude_bos):
-    """Their loss [B], the documents' scores computed under the gradient as in their training."""
-    question, source, labels, document = (torch.tensor(x) for x in batch)
-    model.config.label_smoothing = eps
-    query = model.question_encoder(question.long(), question != 0)[0]
-    scores = torch.einsum("be,bke->bk", query, document.to(query.dtype))
-    flat = source.reshape(-1, S).long()
-    extra = {"exclude_bos_score": exclude_bos} if "Sequence" in type(model).__name__ else {}
-    return model(
-        context_input_ids=flat,
-        context_attention_mask=(flat != 1).long(),
-        doc_scores=scores,
-        labels=labels.long(),
-        n_docs=source.shape[1],
-        **extra,
-    ).loss
-
-
-def targets(labels):
-    return np.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=1)
-
-
-@partial(jax.jit, static_argnums=0)
-def forward(config, params, question, source, labels, document):
-    """(likelihood, prior) of a batch."""
-    target = jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=1)
-    scores = rag.document_scores(rag.encode_questions(config, params, question), document)
-    prior = document_log_prior(scores)
-    likelihood = rag.token_likelihood(config, params, source, labels, target, prior, smoothing=True)
-    return likelihood._replace(vocabulary=None), prior
-
-
-@partial(jax.jit, static_argnums=0)
-def pull(config, params, batch, by_likelihood, by_prior):
-    """Gradients by all parameters, given those by the outputs of `forward`: one program for every loss."""
-    return jax.vjp(lambda p: forward(config, p, *batch), params)[1]((by_likelihood, by_prior))[0]
-
-
-def our_loss(likelihood, prior, labels, kind, eps, exclude_bos):
-    target = targets(labels)
-    return rag_loss(
-        kind,
-        likelihood._replace(vocabulary=44),
-        prior,
-        target,
-        target != 1,
-        label_smoothing=eps,
-        exclude_bos=exclude_bos,
-        bos_id=0,
-        compat="huggingface",
-    )
-
-
 def test_the_score_scale_is_in_the_query_constant_or_learned(config, params, oracle):
-    question, _, _, document = make_batch(oracle, 3)
+    question, _, _, document = make_batch(3)
     encode = jax.jit(rag.encode_questions, static_argnums=0)
     plain = rag.document_scores(encode(config, params, question), document)
     constant = rag.document_scores(encode(replace(config, score_scale=20.0), params, question), document)
@@ -130,7 +62,7 @@ def test_the_score_scale_is_in_the_query_constant_or_learned(config, params, ora
 @pytest.mark.parametrize("eps", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["token", "sequence"])
 def test_losses_match(theirs, config, params, oracle, kind, eps, documents):
-    batch = make_batch(oracle, documents, seed=documents)
+    batch = make_batch(documents, seed=documents)
     for exclude_bos in (False, True):
         with torch.no_grad():
             expected = their_loss(theirs[kind], batch, eps, exclude_bos)
@@ -141,7 +73,7 @@ def test_losses_match(theirs, config, params, oracle, kind, eps, documents):
 @pytest.mark.parametrize("eps", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["token", "sequence"])
 def test_gradients_of_all_parameters_match(theirs, config, params, shapes, oracle, kind, eps):
-    model, batch = theirs[kind], make_batch(oracle, 3)
+    model, batch = theirs[kind], make_batch(3)
     model.zero_grad()
     their_loss(model, batch, eps, False).mean().backward()
     expected = from_huggingface({name: p.grad.numpy() for name, p in model.named_parameters()}, rules.rag(), shapes)
@@ -200,7 +132,7 @@ def test_gradients_reach_only_what_was_read(config, params):
 
 
 def test_question_encoder_learns_only_through_the_prior(config, params, oracle):
-    batch = make_batch(oracle, 3)
+    batch = make_batch(3)
     likelihood, prior = jax.tree.map(np.zeros_like, forward(config, params, *batch))
     through_words = pull(config, params, batch, likelihood._replace(logp_BKT=likelihood.logp_BKT + 1), prior)
     assert all((x == 0).all() for x in jax.tree.leaves(through_words["question_encoder"]))

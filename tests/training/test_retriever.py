@@ -170,7 +170,7 @@ def rng(seed=0):
 
 def encoded(wordpiece, rows, texts=None):
     texts = texts or [PASSAGES[row].text for row in rows]
-    return wordpiece.passage_pair_ids([PASSAGES[row].title for row in rows], texts, LENGTH.passage)
+    return wordpiece.passage_ids([PASSAGES[row].title for row in rows], texts, LENGTH.passage)
 
 
 def test_questions_come_with_their_passages(wordpiece, make_pairs):

@@ -58,7 +58,7 @@ def world(tmp_path_factory):
         folder / "index",
         encode=lambda ids: table[ids].mean(axis=1),
         store=build_store(PASSAGES, folder / "passages", generator),
-        passage_ids=lambda titles, texts: encoder.passage_pair_ids(titles, texts, 24),
+        passage_ids=lambda titles, texts: encoder.passage_ids(titles, texts, 24),
         fingerprint="f", score_scale=0.5, kind="exact", batch_size=8, log=lambda line: None,
     )  # fmt: skip
     model = rag_config(config, encoder, generator)

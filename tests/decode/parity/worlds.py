@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from rag_jax.hub import rules
+from rag_jax.hub.configs import bart_json, bert_json
 from rag_jax.hub.convert import from_huggingface
 from rag_jax.models.bart import Bart, BartConfig
 from rag_jax.models.bert import BertConfig
@@ -76,29 +77,14 @@ class Models:
     """One world's models on both sides."""
 
     def __init__(self, world: World):
-        sizes = world.sizes
-        question_encoder = transformers.DPRConfig(
-            vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-        )
-        generator = transformers.BartConfig(
-            vocab_size=sizes.vocab_size,
-            d_model=sizes.width,
-            encoder_layers=sizes.encoder_layers,
-            decoder_layers=sizes.decoder_layers,
-            encoder_attention_heads=sizes.heads,
-            decoder_attention_heads=sizes.heads,
-            encoder_ffn_dim=sizes.ffn,
-            decoder_ffn_dim=sizes.ffn,
-            max_position_embeddings=sizes.positions,
-            decoder_start_token_id=sizes.start_id,
-        )
+        sizes, encoder = world.sizes, BertConfig(vocab_size=20, width=16, layers=1, heads=2, ffn=32)
+        question_encoder = transformers.DPRConfig(**bert_json(encoder))
+        generator = transformers.BartConfig(**bart_json(sizes))
         config = transformers.RagConfig.from_question_encoder_generator_configs(question_encoder, generator)
         self.world = world
         self.plain, self.watched = (self._models(config, watched) for watched in (False, True))
         bart = self.plain["bart"]
-        self.config = RagConfig(
-            question_encoder=BertConfig(vocab_size=20, width=16, layers=1, heads=2, ffn=32), generator=sizes
-        )
+        self.config = RagConfig(question_encoder=encoder, generator=sizes)
         ids = jnp.zeros((1, 2), jnp.int32)
         shapes = jax.eval_shape(Bart(sizes).init, jax.random.key(0), ids, ids == 0, ids)["params"]
         tensors = {name: tensor.numpy() for name, tensor in bart.state_dict().items()}
