@@ -364,6 +364,7 @@ def test_encoders_that_cannot_be_exported(simple, tmp_path):
 
 @pytest.mark.parametrize("package", ["datasets", "faiss"])
 def test_an_index_needs_its_packages(simple, tmp_path, monkeypatch, package):
+    pytest.importorskip("datasets")
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"--with_index: found no package '{package}', .*`pip install rag_jax\[hub\]`"):
         simple.save_pretrained(tmp_path / "out", with_index=True)
