@@ -11,22 +11,23 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import score_scale
 from rag_jax.core.bucket import bucket
 from rag_jax.core.marginal import document_log_prior
 from rag_jax.data.text import Document as Pieces
 from rag_jax.data.tokenizer import Tokenizer
-from rag_jax.data.vocabulary import load_or_train
+from rag_jax.data.vocabulary import load_both
 from rag_jax.decode.generate import STOPPING, DecodeConfig, Generated, generate, texts
 from rag_jax.errors import UserError
-from rag_jax.index.base import open_index
+from rag_jax.hub.huggingface import check_vocabulary
+from rag_jax.hub.pretrained import open_pretrained
+from rag_jax.hub.resolve import resolve
+from rag_jax.index.base import BUILD, open_index
 from rag_jax.models import rag
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 from rag_jax.parallel import Pmap
 from rag_jax.retrieve import Retriever, check_documents, check_questions
-from rag_jax.workdir import Workdir
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,16 @@ class Reading(NamedTuple):
 
 def rag_config(config: ConfigDict, encoder: Tokenizer, generator: Tokenizer) -> rag.RagConfig:
     """The model that a configuration describes, for two tokenizers' vocabularies and special ids."""
-    special = {
-        "pad_id": generator.pad_id,
-        "bos_id": generator.bos_id,
-        "eos_id": generator.eos_id,
-        "start_id": generator.eos_id,
-    }
+    sizes = {"encoder": dict(config.encoder), "generator": dict(config.generator)}
+    for part, tokenizer in (("encoder", encoder), ("generator", generator)):
+        sizes[part]["vocab_size"] = sizes[part]["vocab_size"] or tokenizer.vocab_size
+        check_vocabulary(tokenizer, sizes[part]["vocab_size"], f"config.{part}.vocab_size")
+    if config.generator.start_id < 0:
+        sizes["generator"]["start_id"] = generator.eos_id
+    special = {name: getattr(generator, name) for name in ("pad_id", "bos_id", "eos_id")}
     return rag.RagConfig(
-        question_encoder=BertConfig(vocab_size=encoder.vocab_size, pad_id=encoder.pad_id, **config.encoder),
-        generator=BartConfig(vocab_size=generator.vocab_size, **special, **config.generator),
+        question_encoder=BertConfig(pad_id=encoder.pad_id, **sizes["encoder"]),
+        generator=BartConfig(**special, **sizes["generator"]),
         kind=config.kind,
         score_scale=score_scale(config),
         learn_score_scale=config.retrieval.learn_score_scale,
@@ -103,25 +105,19 @@ def rag_config(config: ConfigDict, encoder: Tokenizer, generator: Tokenizer) -> 
 
 def decode_config(config: ConfigDict) -> DecodeConfig:
     """The decoding that a configuration describes, but for `bad_words`, which need a tokenizer."""
-    d = config.decode
     stopping = {str(name): name for name in STOPPING}
-    same = ("mode", "beams", "max_length", "min_length", "length_penalty", "temperature", "top_k", "top_p", "seed")
-    return DecodeConfig(
-        kind=config.kind,
-        num_return_sequences=d.answers,
-        early_stopping=stopping[d.early_stopping],
-        forced_bos_id=None if d.forced_bos < 0 else d.forced_bos,
-        forced_eos_id=None if d.forced_eos < 0 else d.forced_eos,
-        no_repeat_ngram_size=d.no_repeat,
-        compat=d.compat or None,
-        **{name: d[name] for name in same},
-    )
+    told = {key: value for key, value in config.decode.items() if not key.startswith("bad_words")}
+    told["early_stopping"], told["compat"] = stopping[told["early_stopping"]], told["compat"] or None
+    for key in ("forced_bos_id", "forced_eos_id"):
+        told[key] = None if told[key] < 0 else told[key]
+    return DecodeConfig(kind=config.kind, **told)
 
 
-def bad_words(words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
-    """Token ids of every word, at the start of a text and after a space."""
-    spelled = [form for word in words if word.strip() for form in (word.strip(), f" {word.strip()}")]
-    return tuple(dict.fromkeys(map(tuple, tokenizer.encode_batch(spelled)))) if spelled else ()
+def bad_words(decode: ConfigDict, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    """Token ids of every forbidden word, at the start of a text and after a space, and those given as ids."""
+    spelled = [form for word in decode.bad_words if word.strip() for form in (word.strip(), f" {word.strip()}")]
+    given = [tuple(map(int, ids.split())) for ids in decode.bad_words_ids if ids.split()]
+    return tuple(dict.fromkeys([*map(tuple, tokenizer.encode_batch(spelled)), *given]))
 
 
 class Rag:
@@ -131,9 +127,7 @@ class Rag:
         self.model, self.params, self.retriever, self.config = model, params, retriever, config
         self.parallel = parallel
         self._encode = parallel.batch(partial(rag.encode_questions, model))
-        self.decode = replace(
-            decode_config(config), bad_words=bad_words(config.decode.bad_words, retriever.generator_tokenizer)
-        )
+        self.decode = replace(decode_config(config), bad_words=bad_words(config.decode, retriever.generator_tokenizer))
 
         def read(params: Any, batch: tuple[jax.Array, jax.Array]) -> Generated:
             return generate(model, self.decode, params, *batch)
@@ -143,36 +137,28 @@ class Rag:
     @classmethod
     def load(
         cls,
-        workdir: str | Path,
+        name: str | Path,
         *,
         index: str | Path | None = None,
         checkpoint: str = "best",
         config: ConfigDict | None = None,
     ) -> "Rag":
-        """Opens a run's 'best' or 'last' checkpoint with its index, or with another one made by the same encoder.
+        """Opens a trained model with its index, or with another one made by the same passage encoder.
 
-        config: in place of the one the run was trained with, for instance to decode as RAG-Sequence.
+        name: the folder of a run, a folder that `rag_jax.export` or transformers wrote, or a hub name; only the first
+        two may bring an index. checkpoint: 'best' or 'last' of a run. config: in place of the one that the model was
+        trained with, for instance to decode as RAG-Sequence.
         """
-        place = Workdir(workdir)
-        config = place.load_config() if config is None else config
-        checkpoints = Checkpoints(place.checkpoints) if place.checkpoints.is_dir() else None
-        step = checkpoints and (checkpoints.best() if checkpoint == "best" else checkpoints.latest())
-        if step is None:
-            raise UserError(f"{place.checkpoints}: holds no checkpoint; run `python -m rag_jax.train` first")
-        encoder, generator = load_or_train(config, place.tokenizers)
-        model = rag_config(config, encoder, generator)
-        parallel = Pmap()
-        abstract = parallel.abstract_whole(jax.eval_shape(partial(rag.init_params, model), jax.random.key(0)))
-        params = checkpoints.restore(step, params=abstract)["params"]
-        fingerprint = checkpoints.extra(step)["passage_encoder"]
-        opened = open_index(index or place.index, expect_fingerprint=fingerprint, tokenizer=generator)
-        return cls(
-            model,
-            params,
-            Retriever(opened, encoder, generator, config.length, config.data.truncation),
-            config,
-            parallel,
-        )
+        found = open_pretrained(name, "Rag.load", checkpoint=checkpoint)
+        config = found.config if config is None else resolve(config)
+        place = index or found.index
+        if place is None:
+            raise UserError(f"{name}: comes without an index; build one with {BUILD} and give its folder as index")
+        encoder, generator = load_both(config, found.encoder_tokenizer, found.generator_tokenizer)
+        model, parallel = rag_config(config, encoder, generator), Pmap()
+        params = found.load(model, parallel)
+        opened = open_index(place, expect_fingerprint=found.passage_encoder, tokenizer=generator)
+        return cls(model, params, Retriever.of(config, opened, encoder, generator), config, parallel)
 
     def swap_index(self, folder: str | Path) -> None:
         """Answers from another index of the same passage encoder from now on: new knowledge without training."""

@@ -13,6 +13,7 @@ CHOICES = {
     "kind": ("token", "sequence"),
     "data.target_layout": ("generation", "huggingface_finetune"),
     "data.truncation": ("keep_question", "huggingface"),
+    "data.question_text": ("", "raw", "round_trip", "round_trip_clean"),
     "encoder.pooling": ("cls", "mean"),
     "encoder.title": ("pair", "joined"),
     "encoder.dtype": ("float32", "bfloat16"),
@@ -30,12 +31,12 @@ CHOICES = {
 # What a number may be, by the last part of its key; all others are 1 or more.
 SHARES = ("inverse_cloze", "substitution")
 LOSSES = ("dropout", "attention_dropout", "activation_dropout", "label_smoothing")
-MORE_THAN_0 = ("init_std", "learning_rate", "clip", "temperature")
+MORE_THAN_0 = ("init_std", "norm_eps", "learning_rate", "clip", "temperature")
 FROM_0 = (
     "seed", "score_scale", "projection", "warmup", "weight_decay", "hard_negatives", "lag", "depth", "min_length",
-    "top_k", "no_repeat",
+    "top_k", "no_repeat_ngram_size", "vocab_size",
 )  # fmt: skip
-FROM_MINUS_1 = ("forced_bos", "forced_eos")
+FROM_MINUS_1 = ("forced_bos_id", "forced_eos_id", "start_id")
 ANY = ("length_penalty",)
 KINDS = {
     bool: "True or False",
@@ -67,6 +68,13 @@ def _stage() -> dict:
 DEFAULTS = {
     "seed": 0,
     "kind": "token",  # 'token' (RAG-Token) or 'sequence' (RAG-Sequence)
+    # Where training starts; each a folder or a hub name, and sizes, prefixes and tokenizers come with it.
+    "init_from": "",  # a run of this package, or a Hugging Face RAG model
+    "parts": {  # or these, where there is no init_from
+        "question_encoder": "",  # DPR, BERT or a sentence encoder
+        "passage_encoder": "",  # of another encoder than that; needs retriever.shared = False
+        "generator": "",  # BART
+    },
     "data": {
         "passages": "",  # .jsonl or DPR .tsv, also .gz; 'demo:2016' is the embedded corpus
         "train": "",  # .jsonl of {question, answers}; 'demo:train'
@@ -74,6 +82,10 @@ DEFAULTS = {
         "test": "",
         "target_layout": "generation",  # '</s> <s> a b'; or 'huggingface_finetune', '<s> a b </s>'
         "truncation": "keep_question",  # shorten the passage; 'huggingface' cuts on the right
+        # The question as the generator reads it: 'raw'; or as the encoder's tokens say it, lower-cased, which is what
+        # transformers' models were trained on: 'round_trip_clean' ("who's", version 4) or 'round_trip' ("who ' s",
+        # version 5). '': what init_from was trained on, or else 'raw'.
+        "question_text": "",
     },
     "length": {
         "question": 32,
@@ -81,18 +93,21 @@ DEFAULTS = {
         "source": 160,
         "target": 24,
     },  # tokens: Q, the encoder's passage, S, T
-    "tokenizer": {  # a Hugging Face folder, or '' to train one of that size on the passages
+    "tokenizer": {  # a Hugging Face folder or hub name, or '' to train one of that size on the passages
         "encoder": "",
         "generator": "",
         "encoder_vocab": 4000,
         "generator_vocab": 2000,
     },
     "encoder": {
+        "vocab_size": 0,  # rows of the token table; 0: as many as the tokenizer has tokens
         "width": 768,
         "layers": 12,
         "heads": 12,
         "ffn": 3072,
         "positions": 512,
+        "type_vocab": 2,
+        "norm_eps": 1e-12,
         "dropout": 0.1,
         "attention_dropout": 0.1,
         "init_std": 0.02,
@@ -106,12 +121,15 @@ DEFAULTS = {
         "remat": "none",
     },
     "generator": {
+        "vocab_size": 0,
         "width": 1024,
         "encoder_layers": 12,
         "decoder_layers": 12,
         "heads": 16,
         "ffn": 4096,
         "positions": 1024,
+        "scale_embedding": False,
+        "start_id": -1,  # id that the decoder starts with; -1: of `</s>`
         "dropout": 0.1,
         "attention_dropout": 0.0,
         "activation_dropout": 0.0,
@@ -144,15 +162,16 @@ DEFAULTS = {
     "decode": {  # see decode.generate.DecodeConfig; n documents are read: retrieval.k, or the k of a call
         "mode": "",  # kind 'token': 'search' or 'sample'; 'sequence': 'thorough' or 'fast'; '': the first of them
         "beams": 1,  # 1: greedy
-        "answers": 1,  # to every question
+        "num_return_sequences": 1,  # answers to every question
         "max_length": 24,  # tokens, `<s>` and `</s>` counted
         "min_length": 0,  # tokens before `</s>`
         "length_penalty": 1.0,
         "early_stopping": "False",  # or 'True' or 'never'
-        "forced_bos": -1,  # id of the first token; -1: none
-        "forced_eos": -1,  # id of the token at max_length
+        "forced_bos_id": -1,  # id of the first token; -1: none
+        "forced_eos_id": -1,  # id of the token at max_length
         "bad_words": ("",),  # words and phrases never said
-        "no_repeat": 0,  # no sequence of so many tokens twice
+        "bad_words_ids": ("",),  # the same as token ids, such as "0 0"
+        "no_repeat_ngram_size": 0,  # no sequence of so many tokens twice
         "temperature": 1.0,
         "top_k": 0,  # 0: all
         "top_p": 1.0,
@@ -246,6 +265,8 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         batch, parts = config[name].batch, config[name].accumulation
         if parts > 0 and batch % parts:
             yield f"{name}.batch: found {batch}, expected a multiple of {name}.accumulation = {parts}"
+    if config.parts.passage_encoder and config.retriever.shared:
+        yield "retriever.shared: found True, expected False with parts.passage_encoder, a second encoder"
     if len(config.hot_swap.questions) != 2:
         yield f"hot_swap.questions: found {config.hot_swap.questions!r}, expected two files, one an edition"
 
@@ -259,9 +280,13 @@ def _decode_problems(config: ConfigDict) -> Iterator[str]:
     if decode.min_length > decode.max_length:
         yield f"decode.min_length: found {decode.min_length}, expected at most decode.max_length = {decode.max_length}"
     candidates = decode.beams * (1 if of_token else config.retrieval.k)
-    if decode.mode != "sample" and decode.answers > candidates > 0:
+    if decode.mode != "sample" and decode.num_return_sequences > candidates > 0:
         beams = "decode.beams" if of_token else "decode.beams * retrieval.k"
-        yield f"decode.answers: found {decode.answers}, expected at most {beams} = {candidates}"
+        found = decode.num_return_sequences
+        yield f"decode.num_return_sequences: found {found}, expected at most {beams} = {candidates}"
+    for words in decode.bad_words_ids:
+        if not all(word.isdecimal() for word in words.split()):
+            yield f"decode.bad_words_ids: found {words!r}, expected token ids with spaces between, as '0 0'"
     if decode.mode == "sample" and decode.beams != 1:
         yield f"decode.beams: found {decode.beams}, expected 1 with decode.mode = 'sample'"
 

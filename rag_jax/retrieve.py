@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from rag_jax.data.text import Document, Marks, fill_sources, inner_pieces
+from rag_jax.data.text import Document, Marks, fill_sources, inner_pieces, round_trip
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.index.base import Index, Queries
@@ -15,13 +15,19 @@ NOTHING: Document = (np.zeros(0, np.int32), np.zeros(0, np.int32))
 
 
 class Retriever(NamedTuple):
-    """An open index with both tokenizers and the lengths to cut to (config.length)."""
+    """An open index with both tokenizers, the lengths to cut to (config.length) and config.data's two policies."""
 
     index: Index
     encoder_tokenizer: Tokenizer
     generator_tokenizer: Tokenizer
     length: ConfigDict
     truncation: str
+    question_text: str
+
+    @classmethod
+    def of(cls, config: ConfigDict, index: Index, encoder: Tokenizer, generator: Tokenizer) -> "Retriever":
+        """The retriever that a configuration describes."""
+        return cls(index, encoder, generator, config.length, config.data.truncation, config.data.question_text)
 
     def question_ids(self, questions: Sequence[str]) -> np.ndarray:
         """Question encoder inputs, ids_BQ int32."""
@@ -48,6 +54,9 @@ class Retriever(NamedTuple):
 
     def sources(self, documents_BK: Sequence[Sequence[Document]], questions: Sequence[str]) -> np.ndarray:
         """Generator inputs `<s> title / text // question </s>`, source_BKS int32."""
+        if self.question_text.startswith("round_trip"):
+            clean = self.question_text == "round_trip_clean"
+            questions = round_trip(self.encoder_tokenizer, questions, length=self.length.question, clean=clean)
         return fill_sources(
             documents_BK,
             inner_pieces(self.generator_tokenizer, questions),

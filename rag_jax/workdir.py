@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -34,10 +35,15 @@ class Workdir:
             raise UserError(
                 f"{self.folder}: holds no trained model (no {self.config.name}); run `python -m rag_jax.train` first"
             )
-        config = default_config()
-        try:
-            config.update(read_json(self.config))
-        except (AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"{self.config}: not a configuration ({error}); restore it or train again") from error
-        validate(config)
-        return config
+        return configuration(read_json(self.config), self.config)
+
+
+def configuration(saved: Any, path: Path) -> ConfigDict:
+    """The configuration saved as JSON; UserError naming the file for anything else."""
+    config = default_config()
+    try:
+        config.update(saved)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a configuration ({error}); restore it or train again") from error
+    validate(config)
+    return config

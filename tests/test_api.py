@@ -133,7 +133,7 @@ def decoding(tiny_run):
 
 
 def test_several_answers_by_falling_score(decoding):
-    for answer in decoding(beams=4, answers=3).answer(QUESTIONS[:2]):
+    for answer in decoding(beams=4, num_return_sequences=3).answer(QUESTIONS[:2]):
         assert len(answer.others) == 2 and not answer.lower_bound
         for one in (answer, *answer.others):
             assert one.question == answer.question and one.log_prob <= 0
@@ -152,7 +152,9 @@ def test_the_tokens_of_an_answer_and_where_they_came_from(tiny_rag):
 
 
 def test_rag_sequence_has_one_posterior_and_fast_a_lower_bound(decoding):
-    slow, quick = (decoding(kind="sequence", mode=mode, beams=2, answers=2) for mode in ("thorough", "fast"))
+    slow, quick = (
+        decoding(kind="sequence", mode=mode, beams=2, num_return_sequences=2) for mode in ("thorough", "fast")
+    )
     with pytest.raises(UserError, match="token_posterior: found kind 'sequence'"):
         slow.answer(QUESTIONS[:1], token_posterior=True)
     (judged,), (found,) = slow.answer(QUESTIONS[:1]), quick.answer(QUESTIONS[:1])

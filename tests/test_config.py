@@ -79,10 +79,10 @@ def test_a_changed_configuration_leaves_the_defaults_alone(config):
         ("decode.mode", "fast", "found 'fast', expected search or sample with kind = 'token'"),
         ("decode.early_stopping", "yes", "found 'yes', expected one of False, True, never"),
         ("decode.beams", 0, "found 0, expected 1 or more"),
-        ("decode.answers", 2, "found 2, expected at most decode.beams = 1"),
+        ("decode.num_return_sequences", 2, "found 2, expected at most decode.beams = 1"),
         ("decode.min_length", 25, "found 25, expected at most decode.max_length = 24"),
         ("decode.max_length", 1025, "found 1025, expected 4 to generator.positions = 1024"),
-        ("decode.forced_bos", -2, "found -2, expected -1 (none) or more"),
+        ("decode.forced_bos_id", -2, "found -2, expected -1 (none) or more"),
         ("decode.temperature", 0.0, "found 0.0, expected more than 0"),
         ("decode.top_p", 0.0, "found 0.0, expected more than 0, at most 1"),
         ("evaluate.recall", (1, 0), "found (1, 0), expected 1 or more"),
@@ -99,9 +99,10 @@ def test_a_wrong_value_names_key_value_and_what_is_right(config, key, value, pro
 def test_decoding_that_does_not_fit_together(config):
     config.decode.update(mode="sample", beams=2)
     assert problems(config) == ["decode.beams: found 2, expected 1 with decode.mode = 'sample'"]
-    config.decode.update(mode="thorough", answers=11)
+    config.decode.update(mode="thorough", num_return_sequences=11)
     config.kind = "sequence"
-    assert problems(config) == ["decode.answers: found 11, expected at most decode.beams * retrieval.k = 10"]
+    problem = "decode.num_return_sequences: found 11, expected at most decode.beams * retrieval.k = 10"
+    assert problems(config) == [problem]
 
 
 def test_the_edges_of_the_ranges_are_right(config):
@@ -113,7 +114,7 @@ def test_the_edges_of_the_ranges_are_right(config):
             "seed": 0,
             "length.source": 1024,
             "decode.length_penalty": -1.0,
-            "decode.forced_eos": 2,
+            "decode.forced_eos_id": 2,
             "decode.top_p": 1.0,
             "decode.bad_words": ("a b",),
         }

@@ -64,7 +64,7 @@ def test_several_problems_of_a_configuration_are_a_line_each(tiny_run, unchanged
     ("name", "arguments", "message"),
     [
         ("answer", ["why?"], "new: holds no trained model (no config.json); run `python -m rag_jax.train` first"),
-        ("answer", ["--config=tiny.py", "why?"], "new/checkpoints: holds no checkpoint; run `python -m rag_jax.train`"),
+        ("answer", ["--config=tiny.py", "why?"], "new: holds no trained model (no config.json); run"),
         ("evaluate", [], "new: holds no trained model"),
         ("build_index", ["--config=tiny.py"], "new/retriever: holds no trained retriever; run"),
         ("train", ["--config=tiny.py"], "new/retriever: holds no trained retriever; run"),

@@ -15,6 +15,13 @@ from rag_jax.data.tokenizer import Tokenizer
 TITLE_SEPARATOR = " /"  # of " / ": the second space belongs to the word that follows
 DOCUMENT_SEPARATOR = " //"
 
+# What transformers' clean_up_tokenization replaces, in its order.
+CLEANED = (
+    *((f" {mark}", mark) for mark in ".?!,"),
+    (" ' ", "'"),
+    *((f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")),
+)
+
 Policy = Literal["keep_question", "huggingface"]
 Ids = np.ndarray
 Document = tuple[Ids, Ids]
@@ -64,6 +71,18 @@ def title_pieces(tokenizer: Tokenizer, titles: Sequence[str]) -> list[Ids]:
 def inner_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
     """Generator ids of texts, questions or answers inside a sequence: single-spaced, after a space."""
     return [as_ids(ids) for ids in tokenizer.encode_batch([" " + one_spaced(text) for text in texts])]
+
+
+def round_trip(tokenizer: Tokenizer, texts: Sequence[str], *, length: int, clean: bool) -> list[str]:
+    """Each text as an encoder's tokens say it: lower-cased, cut to the `length` of the encoder's input, spaced apart.
+
+    transformers' RagRetriever builds sources from such questions; clean: with contractions joined again, as version 4
+    does ("who's") and version 5 does not ("who ' s"). Unknown words are left out.
+    """
+    said = [tokenizer.decode(ids[: length - 2]) for ids in tokenizer.encode_batch(texts)]
+    for spaced, tight in CLEANED if clean else ():
+        said = [text.replace(spaced, tight) for text in said]
+    return said
 
 
 def source_ids(

@@ -1,20 +1,28 @@
 """The two tokenizers of a run: one's own Hugging Face folders, or vocabularies trained on the corpus."""
 
+import shutil
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from rag_jax.data import tasks
 from rag_jax.data.text import source_string
-from rag_jax.data.tokenizer import Framing, Tokenizer, train_byte_bpe, train_wordpiece
+from rag_jax.data.tokenizer import FILES, Framing, Tokenizer, train_byte_bpe, train_wordpiece
+from rag_jax.errors import UserError
+from rag_jax.files import build_folder
 
 PARTS = ("encoder", "generator")
 
 
 def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer, Tokenizer]:
-    """The (encoder, generator) tokenizers in `folder`; those that are not there are trained and saved first."""
-    given = {part: config.tokenizer[part] for part in PARTS}
-    missing = [part for part in PARTS if not given[part] and not (folder / part).is_dir()]
+    """The (encoder, generator) tokenizers in `folder`; those that are not there are copied or trained first.
+
+    Raises UserError where a folder given in the configuration holds another vocabulary than the run's own copy.
+    """
+    for part in PARTS:
+        if config.tokenizer[part]:
+            keep_copy(Path(config.tokenizer[part]), folder / part, part)
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         questions = [question.text for question in tasks.questions(config.data.train)] if config.data.train else [""]
         passages = list(tasks.passages(config.data.passages))
@@ -27,10 +35,28 @@ def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer, Tokenize
                 for row, passage in enumerate(passages)
             ]
             train_byte_bpe(texts, config.tokenizer.generator_vocab, folder / "generator")
-    encoder, generator = (given[part] or folder / part for part in PARTS)
-    return Tokenizer.load(encoder, framing(config)), Tokenizer.load(generator)
+    return load_both(config, *(folder / part for part in PARTS))
 
 
-def framing(config: ConfigDict) -> Framing:
-    """The text that a configuration's encoder reads."""
-    return Framing(*(config.encoder[name] for name in Framing._fields))
+def load_both(config: ConfigDict, encoder: Path, generator: Path) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizers in two folders; the encoder's frames its texts as the configuration says."""
+    framing = Framing(*(config.encoder[name] for name in Framing._fields))
+    return Tokenizer.load(encoder, framing), Tokenizer.load(generator)
+
+
+def keep_copy(given: Path, own: Path, part: str) -> None:
+    """Copies a tokenizer's files into the run, which is whole without their source; an earlier copy must agree."""
+    if not own.is_dir():
+        Tokenizer.load(given)
+
+        def copy(temporary: Path) -> None:
+            for name in FILES:
+                if (given / name).is_file():
+                    shutil.copyfile(given / name, temporary / name)
+
+        build_folder(own, copy)
+    elif given.is_dir() and Tokenizer.load(given).fingerprint != Tokenizer.load(own).fingerprint:
+        raise UserError(
+            f"config.tokenizer.{part}: {given} holds another vocabulary than {own}, with which this run began; "
+            "leave it as it was, or train in another --workdir"
+        )

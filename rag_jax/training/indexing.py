@@ -12,22 +12,23 @@ from rag_jax.api import rag_config
 from rag_jax.data import tasks
 from rag_jax.data.passages import build_store
 from rag_jax.data.vocabulary import load_or_train
+from rag_jax.hub.resolve import resolve
 from rag_jax.index.builder import build_index
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
-from rag_jax.training import init
+from rag_jax.training import encoders
 from rag_jax.training.retriever import encode_passages, passage_encoder
 from rag_jax.workdir import Workdir
 
 
 def build(config: ConfigDict, place: Workdir, folder: str | Path) -> None:
     """Passages of config.data -> store -> vectors over all devices -> searcher, as an index in `folder`."""
-    folder, parallel = Path(folder), Pmap()
+    config, folder, parallel = resolve(config), Path(folder), Pmap()
     parallel.check_batch("index.batch", config.index.batch)
-    init.newest_retriever(place.retriever)  # before anything is written
+    encoders.check_retriever(config, place)  # before anything is written
     encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
-    params = init.retriever_params(place.retriever, model, shared=config.retriever.shared, parallel=parallel)
+    params = encoders.retriever_params(config, place, model, parallel)
     weights, encoder = passage_encoder(params), parallel.batch(partial(encode_passages, model.question_encoder))
 
     def encode(ids_BP: np.ndarray) -> np.ndarray:
@@ -42,7 +43,7 @@ def build(config: ConfigDict, place: Workdir, folder: str | Path) -> None:
             encode=encode,
             store=store,
             passage_ids=lambda titles, texts: encoder_tokenizer.passage_ids(titles, texts, config.length.passage),
-            fingerprint=init.passage_fingerprint(model.question_encoder, params),
+            fingerprint=encoders.passage_fingerprint(model.question_encoder, params),
             score_scale=float(rag.score_scale(params, model.score_scale)),
             kind=config.index.kind,
             shard_size=config.index.shard,

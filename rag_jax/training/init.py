@@ -1,50 +1,22 @@
-"""Where training starts from: a checkpoint of this run, or the trained retriever and a fresh generator."""
+"""Where training starts: this run's checkpoint, a whole model, its parts, or scratch."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import optax
+from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
+from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
+from rag_jax.hub import huggingface, source
+from rag_jax.hub.pretrained import open_pretrained
+from rag_jax.index.base import Index, open_index
 from rag_jax.models import rag
-from rag_jax.models.bert import BertConfig
-from rag_jax.models.fingerprint import encoder_fingerprint
 from rag_jax.parallel import Pmap
-from rag_jax.training import retriever
+from rag_jax.training import encoders
 from rag_jax.training.step import TrainState
-
-
-def retriever_params(folder: Path, model: rag.RagConfig, *, shared: bool, parallel: Pmap) -> dict[str, Any]:
-    """The newest parameters of train_retriever, as retriever.init_params makes them."""
-    checkpoints, step = newest_retriever(folder)
-    init = jax.eval_shape(lambda key: retriever.init_params(model, key, shared=shared), jax.random.key(0))
-    return checkpoints.restore(step, params=parallel.abstract_whole(init))["params"]
-
-
-def newest_retriever(folder: Path) -> tuple[Checkpoints, int]:
-    """The checkpoints of train_retriever and the newest of them; UserError where there is none."""
-    checkpoints = Checkpoints(folder) if folder.is_dir() else None
-    step = checkpoints.latest() if checkpoints else None
-    if step is None:
-        raise UserError(f"{folder}: holds no trained retriever; run `python -m rag_jax.train_retriever` first")
-    return checkpoints, step
-
-
-def passage_fingerprint(config: BertConfig, params: dict[str, Any]) -> str:
-    """The name of the passage encoder among a retriever's parameters."""
-    return encoder_fingerprint(config, jax.device_get(retriever.passage_encoder(params)))
-
-
-def check_encoder(checkpoints: Checkpoints, fingerprint: str) -> None:
-    """UserError for a run that was begun with the index of another passage encoder."""
-    step = checkpoints.latest()
-    if step is not None and (found := checkpoints.extra(step)["passage_encoder"]) != fingerprint:
-        raise UserError(
-            f"{checkpoints.folder / str(step)}: trained with an index by passage encoder {found}, not {fingerprint}, "
-            "which was trained since; delete the checkpoints, or train in another --workdir"
-        )
+from rag_jax.workdir import Workdir
 
 
 class Progress(NamedTuple):
@@ -57,6 +29,64 @@ class Progress(NamedTuple):
     state: TrainState
     next_ids: list
     next_health: list | None
+
+
+def check(config: ConfigDict, place: Workdir) -> None:
+    """UserError, before anything is read or written, where there is no retriever to start from."""
+    if not place.checkpoints.is_dir() and not config.init_from:
+        encoders.check_retriever(config, place)
+
+
+class Start(NamedTuple):
+    """What training starts from.
+
+    params: whole on every device. passage_encoder: the fingerprint of the one whose vectors they read, None where
+    nobody knows it. progress: where a run stopped that goes on.
+    """
+
+    params: dict[str, Any]
+    passage_encoder: str | None
+    progress: Progress | None = None
+
+
+def start(
+    config: ConfigDict,
+    place: Workdir,
+    model: rag.RagConfig,
+    optimizers: dict[str, optax.GradientTransformation],
+    parallel: Pmap,
+) -> Start:
+    """Where training starts: this run's checkpoint > init_from > encoders and generator apart > scratch.
+
+    The question encoder apart is train_retriever's in this run, else parts.question_encoder; without parts.generator
+    the generator is fresh. Writes nothing.
+    """
+    saved = Checkpoints(place.checkpoints) if place.checkpoints.is_dir() else None
+    if saved and (progress := resume(saved, model, optimizers, parallel)) is not None:
+        return Start(progress.state.params, saved.extra(saved.latest())["passage_encoder"], progress)
+    if config.init_from:
+        whole = open_pretrained(config.init_from, "config.init_from")
+        return Start(whole.load(model, parallel), encoders.given_fingerprint(config, model) or whole.passage_encoder)
+    params = rag.init_params(model, jax.random.key(config.seed))
+    trained = encoders.retriever_params(config, place, model, parallel)
+    params |= {name: trained[name] for name in params if name in trained}
+    if name := config.parts.generator:
+        folder = source.find(name, "config.parts.generator")
+        params["generator"] = huggingface.load_generator(folder, model.generator)
+    return Start(parallel.put_whole(params), encoders.passage_fingerprint(model.question_encoder, trained))
+
+
+def open_own_index(start: Start, place: Workdir, tokenizer: Tokenizer) -> Index:
+    """The run's index; UserError unless it was made by the passage encoder that the parameters were trained against."""
+    if start.progress is None:
+        return open_index(place.index, expect_fingerprint=start.passage_encoder, tokenizer=tokenizer)
+    index = open_index(place.index, tokenizer=tokenizer)
+    if (found := index.manifest.encoder_fingerprint) != start.passage_encoder:
+        raise UserError(
+            f"{place.checkpoints}: trained with an index by passage encoder {start.passage_encoder}, not {found}, "
+            "which was trained since; delete the checkpoints, or train in another --workdir"
+        )
+    return index
 
 
 def resume(
@@ -91,12 +121,6 @@ def restore_state(checkpoints: Checkpoints, step: int, like: TrainState, paralle
     abstract = {name: parallel.abstract_whole(tree) for name, tree in saved_trees(like).items()}
     trees = checkpoints.restore(step, **abstract)
     return TrainState(trees["optimizer"]["step"], trees["params"], trees["optimizer"]["adam"])
-
-
-def from_parts(model: rag.RagConfig, encoder: dict[str, Any], seed: int, parallel: Pmap) -> dict[str, Any]:
-    """The trained question encoder, with its learned scale if it has one, beside a freshly initialised generator."""
-    params = rag.init_params(model, jax.random.key(seed))
-    return parallel.put_whole(params | {name: encoder[name] for name in params if name in encoder})
 
 
 _STEP = jax.ShapeDtypeStruct((), jax.numpy.int32)

@@ -17,7 +17,7 @@ from rag_jax.data.substitution import NameMaker
 from rag_jax.data.vocabulary import load_or_train
 from rag_jax.errors import UserError
 from rag_jax.evaluation.answers import exact_match_of
-from rag_jax.index.base import open_index
+from rag_jax.hub.resolve import resolve
 from rag_jax.parallel import Pmap
 from rag_jax.retrieve import Retriever
 from rag_jax.training import init, sources
@@ -32,31 +32,30 @@ TRAINED = {True: ("question_encoder", "log_score_scale", "generator"), False: ("
 
 def train(config: ConfigDict, place: Workdir) -> None:
     """Trains the stages of a configuration one after the other; called again, goes on where it stopped."""
-    parallel = Pmap()
+    config, parallel = resolve(config), Pmap()
     stages = {name: config[name] for name in STAGES if config[name].steps}
     check_batches(config, stages, parallel)
-    init.newest_retriever(place.retriever)  # before anything is written
+    init.check(config, place)  # before anything is written
     encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
-    encoder = init.retriever_params(place.retriever, model, shared=config.retriever.shared, parallel=parallel)
-    fingerprint = init.passage_fingerprint(model.question_encoder, encoder)
-    index = open_index(place.index, expect_fingerprint=fingerprint, tokenizer=generator_tokenizer)
+    optimizers = {name: optimizer(stage, TRAINED[stage.train_question_encoder]) for name, stage in stages.items()}
+    start = init.start(config, place, model, optimizers, parallel)
+    index, progress, params = init.open_own_index(start, place, generator_tokenizer), start.progress, start.params
     check_k(config, stages, len(index.passages))
-    retriever = Retriever(index, encoder_tokenizer, generator_tokenizer, config.length, config.data.truncation)
+    retriever = Retriever.of(config, index, encoder_tokenizer, generator_tokenizer)
     questions = tasks.questions(config.data.train)
     valid = tasks.questions(config.data.valid)[: config.evaluate.questions]
 
-    optimizers = {name: optimizer(stage, TRAINED[stage.train_question_encoder]) for name, stage in stages.items()}
     checkpoints = Checkpoints(place.checkpoints)
-    init.check_encoder(checkpoints, fingerprint)
-    progress = init.resume(checkpoints, model, optimizers, parallel)
     place.save_config(config)
-    params = progress.state.params if progress else init.from_parts(model, encoder, config.seed, parallel)
     first_steps = dict(zip(stages, _running_sum(stage.steps for stage in stages.values()), strict=True))
     done = first_steps[progress.stage] + int(progress.state.step) if progress else 0
 
     rag, last = Rag(model, params, retriever, config, parallel), list(stages)[-1]
     with RunLog(place.folder, resume_at=done) as log:
+        if config.init_from and progress is None:
+            against = start.passage_encoder or "a passage encoder that it does not name"
+            log.say(f"starts from {config.init_from}, trained against {against}")
         for name, stage in stages.items():
             first = first_steps[name]
             if done >= first + stage.steps:
@@ -66,7 +65,7 @@ def train(config: ConfigDict, place: Workdir) -> None:
             state = parallel.put_whole(state)  # elsewhere, the first step would compile a program of its own
             source = make_source(name, stage, config, rag, questions)
 
-            keeper = Keeper(checkpoints, name, first, fingerprint, is_last=name == last)
+            keeper = Keeper(checkpoints, name, first, index.manifest.encoder_fingerprint, is_last=name == last)
             log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {stage.k} passages each")
             params = train_stage(
                 stage, config, source, state, rag=rag, tx=optimizers[name], log=log, keeper=keeper, resumed=resumed,

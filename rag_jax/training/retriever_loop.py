@@ -3,7 +3,6 @@
 import time
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -14,25 +13,27 @@ from rag_jax.data.pipeline import Batches, step_rng
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_or_train
 from rag_jax.errors import UserError
+from rag_jax.hub.resolve import resolve
 from rag_jax.parallel import Pmap
-from rag_jax.training import init
+from rag_jax.training import encoders, init
 from rag_jax.training.logging import Pace, RunLog, finite
 from rag_jax.training.optim import optimizer
-from rag_jax.training.retriever import Pairs, init_params, retriever_step
+from rag_jax.training.retriever import Pairs, retriever_step
 from rag_jax.training.step import TrainState
 from rag_jax.workdir import Workdir
 
 
 def train_retriever(config: ConfigDict, place: Workdir) -> None:
     """Trains question and passage encoder; called again, goes on from the last checkpoint."""
-    settings, parallel = config.retriever, Pmap()
+    config, parallel = resolve(config), Pmap()
+    settings = config.retriever
     parallel.check_batch("retriever.batch", settings.batch)
     encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     pairs = make_pairs(config, encoder_tokenizer)
     order = Batches(max(len(pairs.asked), 1), settings.batch, config.seed)
 
-    params = init_params(model, jax.random.key(config.seed), shared=settings.shared)
+    params = encoders.first_params(config, model, parallel)
     tx = optimizer(settings, tuple(params))
     checkpoints = Checkpoints(place.retriever)
     state = resume(checkpoints, TrainState(jnp.int32(0), params, tx.init(params)), parallel)

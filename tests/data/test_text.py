@@ -9,6 +9,7 @@ from rag_jax.data.text import (
     fill_sources,
     inner_pieces,
     one_spaced,
+    round_trip,
     source_ids,
     source_lengths,
     source_string,
@@ -147,3 +148,17 @@ def test_an_answer_has_the_tokens_that_it_has_in_a_passage(bpe):
     text, answer = inner_pieces(bpe, ["It was found by Marie Curie, in Paris.", " Marie  Curie"])
     text, answer = text.tolist(), answer.tolist()
     assert any(text[i : i + len(answer)] == answer for i in range(len(text)))
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_round_trip_is_what_transformers_retriever_makes_of_a_question(wordpiece, clean):
+    """RagRetriever decodes the question encoder's ids; version 4 cleaned up after itself, version 5 does when told."""
+    random_ = random.Random(3)
+    questions = [varied(random_, 1) for _ in range(300)]
+    questions += ["Who's the 'Mayor' of Paris, don't you know ?! It's I'm we've they're 3 . 4", "", "Zürich's river"]
+    theirs = AutoTokenizer.from_pretrained(wordpiece.folder)
+    for length in (8, 64):
+        ids = [theirs(question, truncation=True, max_length=length).input_ids for question in questions]
+        expected = [theirs.decode(i, skip_special_tokens=True, clean_up_tokenization_spaces=clean) for i in ids]
+        assert round_trip(wordpiece, questions, length=length, clean=clean) == expected
+    assert any(question != said for question, said in zip(questions, expected, strict=True))

@@ -1,10 +1,15 @@
 """A model small enough for a test, batches for it, and what tells gradients apart."""
 
+from types import SimpleNamespace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from rag_jax.checkpoint import Checkpoints
+from rag_jax.hub.configs import bart_json, bert_json
 from rag_jax.models import rag
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
@@ -106,6 +111,46 @@ def params(tiny):
 
     shapes = jax.eval_shape(lambda: rag.init_params(tiny.config(), jax.random.key(0)))
     return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+@pytest.fixture
+def save_retriever():
+    """(folder, trees): what train_retriever leaves there."""
+
+    def save(folder, trees):
+        checkpoints = Checkpoints(folder)
+        checkpoints.save(3, trees, {"step": jnp.int32(3)}, score=3, extra={})
+        checkpoints.close()
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory):
+    """Folders that transformers wrote, of random models of Tiny's sizes, and the token tables in them."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    bert, bart = transformers.DPRConfig(**bert_json(BERT)), transformers.BartConfig(**bart_json(BART))
+    both = transformers.RagConfig.from_question_encoder_generator_configs(bert, bart)
+    models = {
+        "question": transformers.DPRQuestionEncoder(bert),
+        "passage": transformers.DPRContextEncoder(bert),
+        "generator": transformers.BartForConditionalGeneration(bart),
+        "rag": transformers.RagTokenForGeneration(both),
+    }
+    folder = tmp_path_factory.mktemp("hub")
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+    tables = {
+        "question": models["question"].base_model.bert_model.embeddings.word_embeddings,
+        "passage": models["passage"].base_model.bert_model.embeddings.word_embeddings,
+        "generator": models["generator"].model.shared,
+        "rag question": models["rag"].rag.question_encoder.question_encoder.bert_model.embeddings.word_embeddings,
+        "rag generator": models["rag"].rag.generator.model.shared,
+    }
+    tokens = {name: table.weight.detach().numpy() for name, table in tables.items()}
+    return SimpleNamespace(tokens=tokens, **{name: str(folder / name) for name in models})
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Where training starts from: the trained retriever and a fresh generator, or a checkpoint as if never stopped."""
+"""Where training starts: each rung of the ladder, and a checkpoint as if the run had never stopped."""
 
 from dataclasses import replace
 
@@ -12,69 +12,97 @@ from rag_jax.checkpoint import Checkpoints
 from rag_jax.errors import UserError
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
-from rag_jax.training import init, retriever
+from rag_jax.training import encoders, init
 from rag_jax.training.optim import optimizer
+from rag_jax.workdir import Workdir
 
+HALVES = ("question_encoder", "generator")
 STAGE = ConfigDict({"steps": 10, "warmup": 0, "learning_rate": 0.1, "weight_decay": 0.1, "clip": 1.0})
 
 
-def save_retriever(folder, trees):
-    checkpoints = Checkpoints(folder)
-    checkpoints.save(3, trees, {"step": jnp.int32(3)}, score=3, extra={})
-    checkpoints.close()
+@pytest.fixture
+def config():
+    """Nothing given: what stands here is what `start` reads."""
+    return ConfigDict(
+        {
+            "seed": 1,
+            "init_from": "",
+            "parts": {"question_encoder": "", "passage_encoder": "", "generator": ""},
+            "retriever": {"shared": True},
+        }
+    )
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_the_trained_retriever_is_read_whole(tiny, params, tmp_path, shared):
-    encoder = params["question_encoder"]
-    trees = {"question_encoder": encoder} | ({} if shared else {"passage_encoder": jax.tree.map(np.negative, encoder)})
-    save_retriever(tmp_path / "retriever", trees)
-    read = init.retriever_params(tmp_path / "retriever", tiny.config(), shared=shared, parallel=Pmap())
-    assert jax.tree.structure(read) == jax.tree.structure(trees) and tiny.bits(read) == tiny.bits(trees)
-    assert all(leaf.is_fully_replicated and len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(read))
-    names = {name: init.passage_fingerprint(tiny.bert, {"question_encoder": tree}) for name, tree in trees.items()}
-    assert init.passage_fingerprint(tiny.bert, read) == names["question_encoder" if shared else "passage_encoder"]
-    assert len(set(names.values())) == len(trees)
+def start(config, place, model):
+    return init.start(config, place, model, {"joint": optimizer(STAGE, HALVES)}, Pmap())
 
 
-@pytest.mark.parametrize("made", [False, True])
-def test_without_a_trained_retriever_the_command_is_named(tiny, tmp_path, made):
-    folder = tmp_path / "retriever"
-    if made:
-        folder.mkdir()
-    with pytest.raises(
-        UserError, match=r"retriever: holds no trained retriever; run `python -m rag_jax.train_retriever`"
-    ):
-        init.retriever_params(folder, tiny.config(), shared=True, parallel=Pmap())
-    assert folder.exists() == made
-
-
-def test_a_retriever_of_another_size_is_told_from_ours(tiny, params, tmp_path):
-    encoder = {"question_encoder": params["question_encoder"]}
-    save_retriever(tmp_path / "retriever", encoder)
-    with pytest.raises(UserError, match="another configuration") as error:
-        init.retriever_params(tmp_path / "retriever", tiny.config(), shared=False, parallel=Pmap())
-    assert "params/passage_encoder/embeddings/token: found nothing, expected (20, 16)" in str(error.value)
-
-
-def test_parts_are_the_trained_encoder_and_a_fresh_generator(tiny, params):
-    encoder = {"question_encoder": params["question_encoder"], "passage_encoder": params["question_encoder"]}
-    parts = init.from_parts(tiny.config(), encoder, 1, Pmap())
+def test_from_scratch_the_encoder_is_the_trained_one_and_the_generator_fresh(
+    tiny, params, save_retriever, config, tmp_path
+):
+    place = Workdir(tmp_path)
+    save_retriever(place.retriever, {"question_encoder": params["question_encoder"]})
+    begun = start(config, place, tiny.config())
     shapes = jax.eval_shape(lambda: rag.init_params(tiny.config(), jax.random.key(0)))
-    assert jax.tree.structure(parts) == jax.tree.structure(shapes)
-    assert tiny.bits(parts["question_encoder"]) == tiny.bits(params["question_encoder"])
-    table = np.asarray(parts["generator"]["shared"]["embedding"])
+    assert jax.tree.structure(begun.params) == jax.tree.structure(shapes)
+    assert tiny.bits(begun.params["question_encoder"]) == tiny.bits(params["question_encoder"])
+    table = np.asarray(begun.params["generator"]["shared"]["embedding"])
     assert abs(table.mean()) < 0.1 and table.std() == pytest.approx(tiny.bart.init_std, rel=0.2)
-    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(parts))
-    assert "log_score_scale" not in parts
+    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(begun.params))
+    assert begun.passage_encoder == encoders.passage_fingerprint(tiny.bert, params) and begun.progress is None
+    assert not place.checkpoints.exists()
 
 
-def test_a_learned_score_scale_goes_on_from_the_retriever_s(tiny, params):
+def test_parts_go_before_scratch(tiny, params, hub, save_retriever, config, tmp_path):
+    """And the retriever that was trained in this run before the encoders that it started from."""
+    config.parts.update(question_encoder=hub.question, passage_encoder=hub.passage, generator=hub.generator)
+    config.retriever.shared = False
+    begun = start(config, Workdir(tmp_path), tiny.config())
+    np.testing.assert_array_equal(token_table(begun), hub.tokens["question"])
+    np.testing.assert_array_equal(begun.params["generator"]["shared"]["embedding"], hub.tokens["generator"])
+    assert begun.passage_encoder == encoders.given_fingerprint(config, tiny.config())
+    trees = {"question_encoder": params["question_encoder"], "passage_encoder": params["question_encoder"]}
+    save_retriever(tmp_path / "retriever", trees)
+    begun = start(config, Workdir(tmp_path), tiny.config())
+    assert tiny.bits(begun.params["question_encoder"]) == tiny.bits(params["question_encoder"])
+    assert begun.passage_encoder == encoders.passage_fingerprint(tiny.bert, trees)
+
+
+def test_init_from_goes_before_parts(tiny, hub, config, tmp_path):
+    config.parts.update(question_encoder=hub.question, generator=hub.generator)
+    config.init_from = hub.rag
+    begun = start(config, Workdir(tmp_path), tiny.config())
+    np.testing.assert_array_equal(token_table(begun), hub.tokens["rag question"])
+    np.testing.assert_array_equal(begun.params["generator"]["shared"]["embedding"], hub.tokens["rag generator"])
+    assert begun.passage_encoder is None, "transformers' folder does not say"
+    config.parts.passage_encoder = hub.passage
+    assert start(config, Workdir(tmp_path), tiny.config()).passage_encoder == encoders.given_fingerprint(
+        config, tiny.config()
+    )
+
+
+def test_a_checkpoint_of_this_run_goes_before_all(tiny, params, hub, config, tmp_path):
+    config.init_from, place = hub.rag, Workdir(tmp_path)
+    optimizers = {"joint": optimizer(STAGE, HALVES)}
+    checkpoints = Checkpoints(place.checkpoints)
+    optimizer_state = {"step": jnp.int32(3), "adam": optimizers["joint"].init(params)}
+    extra = {"stage": "joint", "next_ids": [], "passage_encoder": "f"}
+    checkpoints.save(3, params, optimizer_state, score=0.0, extra=extra)
+    checkpoints.close()
+    begun = start(config, place, tiny.config())
+    assert tiny.bits(begun.params) == tiny.bits(params)
+    assert begun.passage_encoder == "f" and int(begun.progress.state.step) == 3
+
+
+def token_table(begun):
+    return begun.params["question_encoder"]["embeddings"]["token"]
+
+
+def test_a_learned_score_scale_goes_on_from_the_retriever_s(tiny, params, save_retriever, config, tmp_path):
     model = replace(tiny.config(), learn_score_scale=True)
-    encoder = {"question_encoder": params["question_encoder"], "log_score_scale": np.float32(1.25)}
-    assert init.from_parts(model, encoder, 1, Pmap())["log_score_scale"] == 1.25
-    fresh = retriever.init_params(model, jax.random.key(0), shared=True)
-    assert float(fresh["log_score_scale"]) == pytest.approx(np.log(model.score_scale))
+    trees = {"question_encoder": params["question_encoder"], "log_score_scale": jnp.float32(1.25)}
+    save_retriever(tmp_path / "retriever", trees)
+    assert start(config, Workdir(tmp_path), model).params["log_score_scale"] == 1.25
 
 
 def test_a_run_goes_on_as_if_it_had_never_stopped(tiny, params, tmp_path):
@@ -101,14 +129,10 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(tiny, params, tmp_path):
     checkpoints.close()
 
 
-def test_a_run_of_another_retriever_or_of_a_dropped_stage_is_refused(tiny, tmp_path):
+def test_a_run_of_a_dropped_stage_is_refused(tiny, tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    init.check_encoder(checkpoints, "a")  # nothing was saved yet
     extra = {"stage": "reader", "next_ids": [], "passage_encoder": "a"}
     checkpoints.save(5, {"a": jnp.zeros(1)}, {"step": jnp.int32(3)}, score=0.0, extra=extra)
-    init.check_encoder(checkpoints, "a")
-    with pytest.raises(UserError, match=r"encoder a\b.* b\b"):
-        init.check_encoder(checkpoints, "b")
     with pytest.raises(UserError, match="stage 'reader', which now has no steps"):
         init.resume(checkpoints, tiny.config(), {"joint": optimizer(STAGE, ("generator",))}, Pmap())
     checkpoints.close()

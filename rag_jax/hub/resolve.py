@@ -1,0 +1,91 @@
+"""A configuration made whole: sizes, tokenizers and prefixes of the models that it starts from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rag_jax.config import default_config, validate
+from rag_jax.data.tokenizer import Tokenizer
+from rag_jax.errors import UserError
+from rag_jax.hub import huggingface, source
+from rag_jax.hub.pretrained import Pretrained, open_pretrained, sizes
+from rag_jax.models.bart import BartConfig
+from rag_jax.models.bert import BertConfig
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Returns a locked copy in which init_from and parts.* have filled in what their weights demand.
+
+    What the configuration leaves at its default is filled in; what it states must be the same there. init_from goes
+    before parts.question_encoder and parts.generator. Raises UserError for what disagrees.
+    """
+    config = ConfigDict(config).copy_and_resolve_references().unlock()
+    for part in ("encoder", "generator"):
+        if name := config.tokenizer[part]:
+            config.tokenizer[part] = str(source.find(name, f"config.tokenizer.{part}"))
+    if config.init_from:
+        _from_whole(config, open_pretrained(config.init_from, "config.init_from"))
+    else:
+        _from_parts(config)
+    if name := config.parts.passage_encoder:
+        folder = source.find(name, "config.parts.passage_encoder")
+        encoder = huggingface.encoder_config(folder, "passage_encoder")
+        _take(config, "encoder", sizes(encoder), f"parts.passage_encoder = {name}")
+        _take_tokenizer(config, "encoder", huggingface.encoder_tokenizer(folder), encoder, name)
+    validate(config)
+    return config.lock()
+
+
+def _from_whole(config: ConfigDict, found: Pretrained) -> None:
+    flag = f"init_from = {config.init_from}"
+    for group in ("encoder", "generator"):
+        _take(config, group, {key: found.config[group][key] for key in SIZES[group]}, flag)
+    config.data.question_text = config.data.question_text or found.config.data.question_text
+    config.retrieval.score_scale = config.retrieval.score_scale or found.config.retrieval.score_scale
+    config.retrieval.learn_score_scale |= found.config.retrieval.learn_score_scale
+    config.tokenizer.update(
+        encoder=config.tokenizer.encoder or str(found.encoder_tokenizer),
+        generator=config.tokenizer.generator or str(found.generator_tokenizer),
+    )
+
+
+def _from_parts(config: ConfigDict) -> None:
+    if name := config.parts.question_encoder:
+        folder = source.find(name, "config.parts.question_encoder")
+        encoder = huggingface.encoder_config(folder, "question_encoder")
+        _take(config, "encoder", sizes(encoder), f"parts.question_encoder = {name}")
+        _take_tokenizer(config, "encoder", huggingface.encoder_tokenizer(folder), encoder, name)
+    if name := config.parts.generator:
+        folder = source.find(name, "config.parts.generator")
+        generator = huggingface.generator_config(folder)
+        _take(config, "generator", sizes(generator), f"parts.generator = {name}")
+        _take_tokenizer(config, "generator", huggingface.generator_tokenizer(folder), generator, name)
+
+
+def _take(config: ConfigDict, group: str, told: Mapping[str, Any], flag: str) -> None:
+    """Puts what is told into a group of the configuration; UserError where it states something else."""
+    default = default_config()[group]
+    for key, value in told.items():
+        if config[group][key] not in (value, default[key]):
+            raise UserError(
+                f"config.{group}.{key}: found {config[group][key]!r}, but {flag} has {value!r}; leave it out"
+            )
+        config[group][key] = value
+
+
+def _take_tokenizer(config: ConfigDict, part: str, folder: Path, model: BertConfig | BartConfig, name: str) -> None:
+    """Chooses the tokenizer that came with the weights, unless another one is given, and checks that it fits them."""
+    config.tokenizer[part] = config.tokenizer[part] or str(folder)
+    tokenizer = Tokenizer.load(config.tokenizer[part])
+    special = ("pad_id",) if part == "encoder" else ("pad_id", "bos_id", "eos_id")
+    for key in special:
+        if (found := getattr(tokenizer, key)) != (expected := getattr(model, key)):
+            raise UserError(
+                f"config.tokenizer.{part}: {tokenizer.folder} has {key} {found}, but {name} has {expected}; "
+                "give the tokenizer of these weights"
+            )
+
+
+SIZES = {"encoder": tuple(sizes(BertConfig())), "generator": tuple(sizes(BartConfig()))}

@@ -1,0 +1,96 @@
+"""The bi-encoder's parameters: trained by train_retriever, or given by name in the configuration."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rag_jax.checkpoint import Checkpoints
+from rag_jax.errors import UserError
+from rag_jax.hub import huggingface, source
+from rag_jax.hub.pretrained import open_pretrained
+from rag_jax.models import rag
+from rag_jax.models.bert import BertConfig
+from rag_jax.models.fingerprint import encoder_fingerprint
+from rag_jax.parallel import Pmap
+from rag_jax.training import retriever
+from rag_jax.workdir import Workdir
+
+
+def retriever_params(config: ConfigDict, place: Workdir, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
+    """Both encoders, as retriever.init_params makes them, whole on every device: trained, or else given.
+
+    Trained by this run, or by the run that init_from names. Raises UserError where there are neither.
+    """
+    check_retriever(config, place)
+    shared = config.retriever.shared
+    if (newest := _trained(config, place)) is not None:
+        checkpoints, step = newest
+        shapes = jax.eval_shape(lambda key: retriever.init_params(model, key, shared=shared), jax.random.key(0))
+        return checkpoints.restore(step, params=parallel.abstract_whole(shapes))["params"]
+    return parallel.put_whole(_given(config, model, parallel) | rag.init_score_scale(model))
+
+
+def check_retriever(config: ConfigDict, place: Workdir) -> None:
+    """UserError where no encoder of passages is to be had; reads nothing large and writes nothing."""
+    parts = config.parts
+    if parts.passage_encoder:
+        given = parts.question_encoder or config.init_from
+    else:
+        given = parts.question_encoder and config.retriever.shared and not config.init_from
+    if not given and _trained(config, place) is None:
+        raise UserError(
+            f"{place.retriever}: holds no trained retriever; run `python -m rag_jax.train_retriever` first, or name "
+            "its encoders in config.parts"
+        )
+
+
+def first_params(config: ConfigDict, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
+    """Where train_retriever starts: given encoders, a passage encoder that is not given from the question encoder;
+
+    fresh ones where nothing is given.
+    """
+    params = retriever.init_params(model, jax.random.key(config.seed), shared=config.retriever.shared)
+    given = _given(config, model, parallel)
+    if "question_encoder" in given:
+        given.setdefault("passage_encoder", jax.tree.map(jnp.copy, given["question_encoder"]))
+    return params | {name: given[name] for name in params if name in given}
+
+
+def passage_fingerprint(config: BertConfig, params: dict[str, Any]) -> str:
+    """The name of the passage encoder among a retriever's parameters."""
+    return encoder_fingerprint(config, jax.device_get(retriever.passage_encoder(params)))
+
+
+def given_fingerprint(config: ConfigDict, model: rag.RagConfig) -> str | None:
+    """The name of parts.passage_encoder, None where it is not given."""
+    if not (name := config.parts.passage_encoder):
+        return None
+    return encoder_fingerprint(model.question_encoder, _load(name, "passage_encoder", model))
+
+
+def _given(config: ConfigDict, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
+    given = {name: _load(config.parts[name], name, model) for name in PARTS if config.parts[name]}
+    if config.init_from:
+        whole = open_pretrained(config.init_from, "config.init_from").load(model, parallel)
+        given["question_encoder"] = whole["question_encoder"]
+    return given
+
+
+def _load(name: str, part: str, model: rag.RagConfig) -> Any:
+    return huggingface.load_encoder(source.find(name, f"config.parts.{part}"), part, model.question_encoder)
+
+
+def _trained(config: ConfigDict, place: Workdir) -> tuple[Checkpoints, int] | None:
+    """The checkpoints of train_retriever, and the newest of them."""
+    folders = [place.retriever, *([Workdir(config.init_from).retriever] if config.init_from else [])]
+    for folder in filter(Path.is_dir, folders):
+        checkpoints = Checkpoints(folder)
+        if (step := checkpoints.latest()) is not None:
+            return checkpoints, step
+    return None
+
+
+PARTS = ("question_encoder", "passage_encoder")

@@ -1,0 +1,129 @@
+"""A configuration takes its sizes, tokenizers and question text from what it starts from, and argues with nothing."""
+
+import json
+
+import pytest
+
+from rag_jax.api import rag_config
+from rag_jax.config import default_config
+from rag_jax.data.tokenizer import Tokenizer, train_byte_bpe, train_wordpiece
+from rag_jax.errors import UserError
+from rag_jax.hub.configs import bart_json, bert_json
+from rag_jax.hub.resolve import resolve
+from rag_jax.models.bart import BartConfig
+from rag_jax.models.bert import BertConfig
+
+TEXT = ["the river of the town is old and the mayor lives there"] * 3
+SIZES = {"width": 16, "heads": 2, "ffn": 24, "positions": 64}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """Folders without weights, which a configuration does not need."""
+    folder = tmp_path_factory.mktemp("hub")
+    wordpiece, bpe = train_wordpiece(TEXT, 300, folder / "encoder"), train_byte_bpe(TEXT, 310, folder / "generator")
+    bert = bert_json(BertConfig(vocab_size=wordpiece.vocab_size + 2, layers=1, projection=6, norm_eps=1e-6, **SIZES))
+    bart = bart_json(
+        BartConfig(
+            vocab_size=bpe.vocab_size, encoder_layers=1, decoder_layers=2, start_id=bpe.eos_id, **special(bpe), **SIZES
+        )
+    )
+    told = {
+        "encoder": {"model_type": "dpr", "architectures": ["DPRQuestionEncoder"], **bert},
+        "generator": {"model_type": "bart", "architectures": ["BartForConditionalGeneration"], **bart},
+    }
+    for name, config in told.items():
+        (folder / name / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def special(bpe):
+    return {name: getattr(bpe, name) for name in ("pad_id", "bos_id", "eos_id")}
+
+
+@pytest.fixture
+def config(hub):
+    config = default_config()
+    config.data.passages = "demo:2016"
+    config.length.update(question=16, passage=32, source=48)
+    config.parts.update(question_encoder=str(hub / "encoder"), generator=str(hub / "generator"))
+    return config
+
+
+def test_nothing_given_changes_nothing(config):
+    config.parts.update(question_encoder="", generator="")
+    assert resolve(config).to_dict() == config.to_dict()
+
+
+def test_sizes_and_tokenizers_come_with_the_weights(config, hub):
+    found = resolve(config)
+    assert config.encoder.width == 768, "the given configuration is left alone"
+    assert dict(found.encoder) | SIZES | {"layers": 1, "projection": 6, "norm_eps": 1e-6} == dict(found.encoder)
+    assert dict(found.generator) | SIZES | {"encoder_layers": 1, "decoder_layers": 2} == dict(found.generator)
+    assert dict(found.tokenizer) | {part: str(hub / part) for part in ("encoder", "generator")} == dict(found.tokenizer)
+    assert found.encoder.vocab_size == Tokenizer.load(hub / "encoder").vocab_size + 2
+    assert resolve(found).to_dict() == found.to_dict(), "what was resolved stays"
+    model = rag_config(found, *(Tokenizer.load(hub / part) for part in ("encoder", "generator")))
+    assert model.question_encoder.vocab_size == found.encoder.vocab_size and model.generator.start_id == 2
+
+
+def test_rates_are_a_matter_of_training(config):
+    config.encoder.update(dropout=0.3, dtype="bfloat16")
+    found = resolve(config)
+    assert (found.encoder.dropout, found.encoder.dtype) == (0.3, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value", "message"),
+    [
+        (
+            "encoder",
+            "width",
+            32,
+            r"config\.encoder\.width: found 32, but parts\.question_encoder = .* has 16; leave it",
+        ),
+        (
+            "generator",
+            "decoder_layers",
+            3,
+            r"config\.generator\.decoder_layers: found 3, but parts\.generator = .* has 2",
+        ),
+        ("length", "source", 80, r"config\.length\.source: found 80, expected 4 to generator\.positions = 64"),
+    ],
+)
+def test_what_disagrees_with_the_weights_is_named(config, group, key, value, message):
+    config[group][key] = value
+    with pytest.raises(UserError, match=message):
+        resolve(config)
+
+
+def test_a_tokenizer_of_other_special_ids_is_refused(config, hub, tmp_path):
+    told = json.loads((hub / "generator" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(told | {"pad_token_id": 3}))
+    config.parts.generator, config.tokenizer.generator = str(tmp_path), str(hub / "generator")
+    with pytest.raises(UserError, match=r"config\.tokenizer\.generator: .* has pad_id 1, but .* has 3"):
+        resolve(config)
+
+
+def test_a_tokenizer_of_more_words_than_the_table_is_refused(config, hub):
+    found = resolve(config).unlock()
+    found.encoder.vocab_size = 60
+    with pytest.raises(UserError, match=r"vocab_size"):
+        rag_config(found, *(Tokenizer.load(hub / part) for part in ("encoder", "generator")))
+
+
+def test_a_run_gives_its_sizes_and_tokenizers(config, tiny_run):
+    config.parts.update(question_encoder="", generator="")
+    config.init_from = str(tiny_run.workdir)
+    config.length.update(question=16, passage=24, source=40, target=8)
+    found = resolve(config)
+    assert (found.encoder.width, found.generator.ffn, found.data.question_text) == (16, 32, "")
+    assert found.tokenizer.encoder == str(tiny_run.workdir / "tokenizers" / "encoder")
+
+
+@pytest.mark.parametrize("flag", ["init_from", "parts.question_encoder", "parts.generator"])
+def test_a_name_that_is_no_model_is_told_by_its_flag(config, tmp_path, flag):
+    with config.unlocked():
+        config.update_from_flattened_dict({flag: str(tmp_path / "nothing")})
+    with pytest.raises(UserError, match=rf"config\.{flag}"):
+        resolve(config)
