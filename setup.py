@@ -4,12 +4,15 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HUB = ["datasets>=4,<6", "faiss-cpu>=1.12,<2"]  # an index for transformers' RagRetriever
 EXTRAS = {
     "tensorboard": ["tensorboardX>=2.6.5"],
     "torch": ["torch>=2.6"],  # reads weights that are saved as pytorch_model.bin
     "tpu": ["jax[tpu]>=0.10,<0.12"],
     "cuda": ["jax[cuda13]>=0.10,<0.12"],
+    "hub": HUB,
     "test": [
+        *HUB,
         "pytest>=9,<10",
         "pytest-xdist>=3.8",
         "ruff>=0.15",

@@ -1,7 +1,7 @@
 """Rag: a trained model with its index, which answers questions; the walk that answer, evaluate and training share."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_both
 from rag_jax.decode.generate import STOPPING, DecodeConfig, Generated, generate, texts
 from rag_jax.errors import UserError
+from rag_jax.hub.folder import Trained, write_folder
 from rag_jax.hub.huggingface import check_vocabulary
 from rag_jax.hub.pretrained import open_pretrained
 from rag_jax.hub.resolve import resolve
@@ -26,6 +27,7 @@ from rag_jax.index.base import BUILD, open_index
 from rag_jax.models import rag
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
+from rag_jax.models.fingerprint import model_fingerprint
 from rag_jax.parallel import Pmap
 from rag_jax.retrieve import Retriever, check_documents, check_questions
 
@@ -165,6 +167,22 @@ class Rag:
         fingerprint = self.retriever.index.manifest.encoder_fingerprint
         opened = open_index(folder, expect_fingerprint=fingerprint, tokenizer=self.retriever.generator_tokenizer)
         self.retriever = self.retriever._replace(index=opened)
+
+    def identity(self) -> str:
+        """16 hexadecimal digits over weights, passages and settings: whose answers were measured."""
+        config, manifest = self.config, self.retriever.index.manifest
+        index = manifest.encoder_fingerprint, manifest.passages_checksum
+        reading = config.retrieval.k, sorted(config.length.items()), config.data.truncation, config.data.question_text
+        return model_fingerprint(str((self.model, self.decode, index, reading)), self.params)
+
+    def save_pretrained(
+        self, folder: str | Path, *, with_index: bool = False, scores: Mapping[str, Any] | None = None
+    ) -> None:
+        """Writes a new Hugging Face folder, which transformers' RAG opens; see hub.folder.write_folder."""
+        retriever = self.retriever
+        tokenizers = retriever.encoder_tokenizer, retriever.generator_tokenizer
+        trained = Trained(self.model, self.params, self.config, self.decode, tokenizers, retriever.index)
+        write_folder(folder, trained, with_index=with_index, scores=scores)
 
     def answer(self, questions: Sequence[str], *, k: int | None = None, token_posterior: bool = False) -> list[Answer]:
         """Answers questions from their k best passages (by default the configuration's retrieval.k)."""

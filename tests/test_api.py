@@ -251,6 +251,16 @@ def test_an_index_of_another_encoder_is_refused_and_the_old_one_stays(swapped, t
     assert swapped.retriever.index.folder == tiny_run.workdir / "index"
 
 
+def test_identity_is_that_of_weights_passages_and_settings(swapped, decoding, tiny_run):
+    first = swapped.identity()
+    assert Rag.load(tiny_run.workdir).identity() == first != decoding(beams=2).identity()
+    weights = jax.tree.map(lambda x: x, swapped.params)
+    weights["generator"]["final_logits_bias"] += 1
+    assert Rag(swapped.model, weights, swapped.retriever, swapped.config, swapped.parallel).identity() != first
+    swapped.swap_index(tiny_run.index_after)
+    assert swapped.identity() != first
+
+
 def test_loading_with_another_index(tiny_run):
     assert Rag.load(tiny_run.workdir, index=tiny_run.index_after).retriever.index.folder == tiny_run.index_after
     with pytest.raises(UserError, match="made by passage encoder another"):

@@ -119,7 +119,7 @@ def evaluation(tiny_run):
 
 def test_evaluate_measures_every_part(evaluation):
     found, said = evaluation
-    assert list(found) == ["test", "reading", "hot_swap"]
+    assert set(found) == {"test", "reading", "hot_swap", "of"}
     assert {"EM", "F1", "recall@1", "recall@3"} < set(found["test"]) and len(found["reading"]) == 3
     assert len(found["hot_swap"]) == 2 * 2 * 3
     for part, count in (("test", 10), ("reading", 10), ("hot_swap", 8)):
@@ -149,7 +149,9 @@ def test_evaluate_decodes_as_the_command_line_says(tiny_run, evaluation, tmp_pat
     workdir = tmp_path / "run"
     shutil.copytree(tiny_run.workdir, workdir)
     tiny_run.command("evaluate", *COMMON, workdir, "--config.kind=sequence", "--checkpoint=last")
-    assert list(json.loads((workdir / "evaluation.json").read_text())) == ["test", "reading", "hot_swap"]
+    found = json.loads((workdir / "evaluation.json").read_text())
+    assert set(found) == {"test", "reading", "hot_swap", "of"}
+    assert found["of"]["test"] != found["of"]["reading"] == evaluation[0]["of"]["reading"]
     token, sequence = tiny_run.records("run/predictions.jsonl"), tiny_run.records(workdir / "predictions.jsonl")
     assert [p["question"] for p in token] == [p["question"] for p in sequence]
     assert [p["log_prob"] for p in token] != [p["log_prob"] for p in sequence]

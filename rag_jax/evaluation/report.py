@@ -16,7 +16,11 @@ from rag_jax.files import read_json, write_atomically, write_json
 
 
 def evaluate(rag: Rag, config: ConfigDict, folder: Path, *, parts: Iterable[str], swap_index: str | None) -> None:
-    """Prints and saves each part asked for: 'test', 'reading' or 'hot_swap', with Wilson's 95% intervals."""
+    """Prints and saves each part asked for: 'test', 'reading' or 'hot_swap', with Wilson's 95% intervals.
+
+    Beside the parts, under 'of', stands whose answers they measure (Rag.identity), so that a model card shows no
+    other model's scores.
+    """
     measures = {"test": _test, "reading": _reading, "hot_swap": _hot_swap}
     unknown = [part for part in parts if part not in measures]
     if unknown:
@@ -27,6 +31,7 @@ def evaluate(rag: Rag, config: ConfigDict, folder: Path, *, parts: Iterable[str]
         raise UserError(
             "--parts=hot_swap: expected --swap_index, a second index, and config.hot_swap.questions, two files"
         )
+    identity = rag.identity()
     for part in parts:
         print(f"{part.replace('_', ' '):<56} percent  [95% interval]  sum of count", flush=True)
         results = {}
@@ -34,7 +39,9 @@ def evaluate(rag: Rag, config: ConfigDict, folder: Path, *, parts: Iterable[str]
             print(f"  {name:<54} {rate}", flush=True)
             results[name] = {"percent": rate.percent, "sum": rate.total, "count": rate.count}
         path = folder / "evaluation.json"
-        write_json(path, (read_json(path) if path.exists() else {}) | {part: results})
+        written = read_json(path) if path.exists() else {}
+        measured = written.get("of", {}) | {part: identity}
+        write_json(path, written | {part: results, "of": measured})
 
 
 def _test(rag: Rag, config: ConfigDict, folder: Path, _) -> Iterator[tuple[str, Rate]]:

@@ -1,9 +1,12 @@
-"""Where a checkpoint's files are: a folder of one's own, or the hub's under 'owner/name'. Owns huggingface_hub."""
+"""Where a checkpoint's files are: a folder of one's own, or the hub's under 'owner/name'; and how they get there.
+
+Owns huggingface_hub.
+"""
 
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, get_token, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from rag_jax.errors import UserError
@@ -12,6 +15,7 @@ from rag_jax.errors import UserError
 # stands for slashes too, but model.safetensors is only the one at the top.
 TEXTS = ["*.json", "*.txt"]
 WEIGHTS = (["model*.safetensors"], ["pytorch_model*.bin"])
+NAME = r"[\w.-]+/[\w.-]+"
 ELSEWHERE = ["onnx/*", "openvino/*", "hf_dataset/*", "index/*"]
 
 
@@ -23,7 +27,7 @@ def find(name: str, flag: str = "folder") -> Path:
     """
     if name and Path(name).is_dir():
         return Path(name)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not re.fullmatch(NAME, name):
         raise UserError(
             f"{flag}: found no folder '{name}'; expected one with a config.json, or a name of the hub, as "
             "facebook/rag-token-nq"
@@ -33,6 +37,28 @@ def find(name: str, flag: str = "folder") -> Path:
         if any(next(folder.glob(pattern), None) for pattern in weights):
             return folder
     return folder
+
+
+def check_name(name: str, flag: str) -> None:
+    """UserError for what is not owner/name."""
+    if not re.fullmatch(NAME, name):
+        raise UserError(f"{flag}: found '{name}', expected owner/name, as ada/rag-demo")
+
+
+def upload(folder: Path, name: str, flag: str) -> str:
+    """Uploads a finished folder as one commit to the hub's model `name`, made if it is not there; returns its address.
+
+    Raises UserError without a token, without a network, or when the hub refuses.
+    """
+    later = f"{folder} is written; upload it later with `hf upload {name} {folder}`"
+    if get_token() is None:
+        raise UserError(f"{flag}: found no token for {name}, expected one in HF_TOKEN or from `hf auth login`; {later}")
+    try:
+        api = HfApi()
+        api.create_repo(name, exist_ok=True)
+        return str(api.upload_folder(repo_id=name, folder_path=folder).repo_url)
+    except Exception as error:  # what the hub refuses, and what its client's network library says
+        raise UserError(f"{flag}: {name} was not uploaded ({_reason(error)}); {later}") from error
 
 
 def _download(name: str, patterns: list[str], flag: str) -> Path:

@@ -21,6 +21,15 @@ def encoder_fingerprint(config: BertConfig, params: Any) -> str:
     text = {"passage_prefix": config.passage_prefix, "title": config.title}
     if text != PLAIN:  # the name of a plain encoder is older than these settings
         digest.update(json.dumps(text).encode())
+    return _with_weights(digest, params)
+
+
+def model_fingerprint(settings: str, params: Any) -> str:
+    """16 hexadecimal digits over any weights and what is said of their use."""
+    return _with_weights(hashlib.sha256(settings.encode()), params)
+
+
+def _with_weights(digest: Any, params: Any) -> str:
     for path, leaf in sorted(jax.tree.leaves_with_path(params), key=lambda item: jax.tree_util.keystr(item[0])):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())

@@ -43,6 +43,7 @@ def test_a_part_measured_again_replaces_its_own_numbers_alone(tiny_rag, config, 
     (tmp_path / "evaluation.json").write_text('{"test": {}, "reading": {"EM": 1}}')
     evaluate(tiny_rag, config, tmp_path, parts=["test"], swap_index=None)
     assert written(tmp_path)["reading"] == {"EM": 1} and written(tmp_path)["test"]["EM"]["count"] == 10
+    assert written(tmp_path)["of"] == {"test": tiny_rag.identity()}
 
 
 def test_the_square_comes_first_and_the_test_keeps_its_index(tiny_rag, tiny_run, config, tmp_path):

@@ -1,0 +1,189 @@
+"""A trained model as a Hugging Face folder, which transformers' RAG classes open."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rag_jax.data.text import DOCUMENT_SEPARATOR, TITLE_SEPARATOR
+from rag_jax.data.tokenizer import Tokenizer
+from rag_jax.errors import fail
+from rag_jax.files import MANIFEST, build_folder, read_json, write_atomically, write_json
+from rag_jax.hub import knowledge, rules
+from rag_jax.hub.card import card
+from rag_jax.hub.configs import bart_json, bert_json
+from rag_jax.hub.convert import to_huggingface
+from rag_jax.hub.generation import generation_json
+from rag_jax.hub.pretrained import EXPORTED
+from rag_jax.hub.tensors import SAFETENSORS, write_tensors
+from rag_jax.models import rag
+from rag_jax.models.bert import BertConfig
+
+VERSION = 1
+TOKENIZERS = ("question_encoder_tokenizer", "generator_tokenizer")
+TOKENIZER_FILES = ("*.json", "*.txt")
+ARCHITECTURES = {"token": "RagTokenForGeneration", "sequence": "RagSequenceForGeneration"}
+
+
+class Only(NamedTuple):
+    """A setting of config.encoder that transformers' RAG has one value for, and why."""
+
+    name: str
+    value: Any
+    why: str
+
+
+ENCODERS = (
+    Only("pooling", "cls", "transformers' RAG takes a question's first position for its embedding"),
+    Only("normalize", False, "transformers' RAG does not scale a question's embedding to length 1"),
+    Only("question_prefix", "", "transformers' RAG puts nothing before a question"),
+)
+
+
+class Trained(NamedTuple):
+    """What is exported: a model, its parameters, the run's configuration, and what stands beside them.
+
+    decode: a decode.generate.DecodeConfig. tokenizers: the encoder's and the generator's. index: an open index, whose
+    passage encoder is the one that the question encoder was trained against.
+    """
+
+    model: rag.RagConfig
+    params: Mapping[str, Any]
+    config: ConfigDict
+    decode: Any
+    tokenizers: tuple[Tokenizer, Tokenizer]
+    index: Any
+
+
+def write_folder(
+    folder: str | Path,
+    trained: Trained,
+    *,
+    with_index: bool = False,
+    scores: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Writes weights, configs, tokenizers and a model card; with_index: also passages and vectors, in both formats.
+
+    scores: what evaluate wrote of the test, for the card. Raises UserError, before anything is written, for a folder
+    that holds something, for an encoder that transformers' RAG cannot express, or without the packages that write
+    an index.
+    """
+    folder = Path(folder)
+    check_folder(folder)
+    check_encoder(trained.model.question_encoder)
+    if with_index:
+        knowledge.check_installed()
+    settings = generation_json(asdict(trained.decode), trained.model.generator)
+
+    def write(temporary: Path) -> None:
+        write_tensors(temporary / SAFETENSORS, to_huggingface(folded(trained.model, trained.params), rules.rag()))
+        os.chmod(temporary / SAFETENSORS, 0o644)  # safetensors lets nobody else read
+        write_json(temporary / "config.json", rag_json(trained.model, trained.config, with_index=with_index))
+        write_json(temporary / "generation_config.json", settings)
+        for name, tokenizer in zip(TOKENIZERS, trained.tokenizers, strict=True):
+            _copy_tokenizer(tokenizer.folder, temporary / name)
+        if with_index:
+            knowledge.write_knowledge(temporary, trained.index.vectors, trained.index.passages)
+            _link_index(trained.index.folder, temporary / "index")
+        write_json(temporary / EXPORTED, _ours(trained))
+        model, config, name = trained.model, trained.config, folder.resolve().name
+        text = card(name, model, config, trained.decode, settings, with_index=with_index, scores=scores)
+        write_atomically(temporary / "README.md", text)
+
+    build_folder(folder, write)
+
+
+def check_folder(folder: Path) -> None:
+    """UserError for a folder that holds something."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        fail(f"{folder}: found a file or a link, expected a new or an empty folder; give another --out")
+    if folder.is_dir() and any(folder.iterdir()):
+        fail(f"{folder}: found files in it, expected a new or an empty folder; delete it or give another --out")
+
+
+def check_encoder(encoder: BertConfig) -> None:
+    """UserError for a question encoder that transformers' RAG cannot express."""
+    for name, value, why in ENCODERS:
+        found = getattr(encoder, name, value)
+        if found != value:
+            fail(f"encoder.{name}: found {found!r}, expected {value!r} for an export: {why}; use it with rag_jax alone")
+
+
+def folded(model: rag.RagConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """numpy parameters whose document scores have a scale of 1: it goes into the question encoder's last map.
+
+    That is its projection, or the last layer's normalisation. Parameters of scale 1 stay what they are.
+    """
+    scale = np.float32(rag.score_scale(dict(params), model.score_scale))
+    encoder, generator = (jax.tree.map(np.asarray, params[part]) for part in ("question_encoder", "generator"))
+    if scale == 1:
+        return {"question_encoder": encoder, "generator": generator}
+    if "projection" in encoder:
+        projection = {name: scale * array for name, array in encoder["projection"].items()}
+        return {"question_encoder": encoder | {"projection": projection}, "generator": generator}
+
+    def last_scaled(path: Sequence[Any], stacked: np.ndarray) -> np.ndarray:
+        if [key.key for key in path[:-1]] != ["layers", "feed_forward", "norm"]:
+            return stacked
+        return np.concatenate([stacked[:-1], scale * stacked[-1:]])
+
+    return {"question_encoder": jax.tree_util.tree_map_with_path(last_scaled, encoder), "generator": generator}
+
+
+def rag_json(model: rag.RagConfig, config: ConfigDict, *, with_index: bool) -> dict[str, Any]:
+    """A config.json of transformers' RagConfig.
+
+    Its paths lead from inside the folder; without an index they are empty, so that RagRetriever asks for them instead
+    of opening another encoder's index.
+    """
+    generator = model.generator
+    return {
+        "architectures": [ARCHITECTURES[model.kind]],
+        "model_type": "rag",
+        "is_encoder_decoder": True,
+        "question_encoder": {"model_type": "dpr", **bert_json(model.question_encoder)},
+        "generator": {"model_type": "bart", **bart_json(generator), "forced_eos_token_id": None},
+        "vocab_size": generator.vocab_size,
+        "bos_token_id": generator.bos_id,
+        "eos_token_id": generator.eos_id,
+        "pad_token_id": generator.pad_id,
+        "decoder_start_token_id": generator.start_id,
+        "title_sep": f"{TITLE_SEPARATOR} ",
+        "doc_sep": f"{DOCUMENT_SEPARATOR} ",
+        "n_docs": config.retrieval.k,
+        "max_combined_length": config.length.source,
+        "retrieval_vector_size": model.question_encoder.embedding_width,
+        "index_name": "custom",
+        "passages_path": knowledge.DATASET if with_index else None,
+        "index_path": knowledge.FAISS if with_index else None,
+    }
+
+
+def _ours(trained: Trained) -> dict[str, Any]:
+    """What rag_jax needs to open the folder as the run it came from."""
+    config = json.loads(trained.config.to_json_best_effort())
+    config["retrieval"] |= {"score_scale": 1.0, "learn_score_scale": False}
+    return {"version": VERSION, "config": config, "passage_encoder": trained.index.manifest.encoder_fingerprint}
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    target.mkdir()
+    for path in sorted(path for pattern in TOKENIZER_FILES for path in source.glob(pattern)):
+        shutil.copyfile(path, target / path.name)
+
+
+def _link_index(source: Path, target: Path) -> None:
+    """A second name for every file of an index, or a copy where the file system knows no second names."""
+    for name in (*read_json(source / MANIFEST)["files"], MANIFEST):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source / name, target / name)
+        except OSError:
+            shutil.copyfile(source / name, target / name)

@@ -1,0 +1,54 @@
+"""Decoding settings in ours and transformers' words: a table of names, and what their lengths count."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rag_jax.models.bart import BartConfig
+
+# Ours (decode.generate.DecodeConfig) -> theirs.
+SETTINGS = {
+    "beams": "num_beams",
+    "max_length": "max_length",
+    "min_length": "min_length",
+    "length_penalty": "length_penalty",
+    "early_stopping": "early_stopping",
+    "no_repeat_ngram_size": "no_repeat_ngram_size",
+    "bad_words": "bad_words_ids",
+    "forced_bos_id": "forced_bos_token_id",
+    "forced_eos_id": "forced_eos_token_id",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+}
+START_COUNTED = ("max_length", "min_length")  # theirs count the start token
+OF_BEAMS = ("length_penalty", "early_stopping")
+OF_SAMPLING = ("temperature", "top_k", "top_p")
+IDS = {
+    "bos_id": "bos_token_id",
+    "eos_id": "eos_token_id",
+    "pad_id": "pad_token_id",
+    "start_id": "decoder_start_token_id",
+}
+
+
+def generation_json(decode: Mapping[str, Any], generator: BartConfig) -> dict[str, Any]:
+    """What transformers' generate needs to say the same, for a generation_config.json or as its arguments.
+
+    decode: the fields of a DecodeConfig. Settings that would not be read, or that forbid nothing, are left out; so is
+    the number of answers.
+    """
+    sampled = decode["mode"] == "sample"
+    unread = (() if decode["beams"] > 1 else OF_BEAMS) + (() if sampled else OF_SAMPLING)
+    theirs = {"do_sample": sampled}
+    for ours, name in SETTINGS.items():
+        value = decode[ours] + 1 if ours in START_COUNTED else decode[ours]
+        if ours == "bad_words":
+            value = [list(word) for word in value]
+        if ours not in unread and not _is_nothing(ours, value):
+            theirs[name] = value
+    return theirs | {name: getattr(generator, ours) for ours, name in IDS.items()}
+
+
+def _is_nothing(ours: str, value: Any) -> bool:
+    """Whether a setting is one that transformers leaves out, too."""
+    return value is None or (ours in ("bad_words", "no_repeat_ngram_size") and not value)

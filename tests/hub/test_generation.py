@@ -1,0 +1,53 @@
+"""Decoding settings in transformers' words: what is counted, what is left out, what transformers makes of them."""
+
+import warnings
+from dataclasses import asdict
+
+import pytest
+
+from rag_jax.decode.generate import DecodeConfig
+from rag_jax.hub.generation import SETTINGS, generation_json
+from rag_jax.models.bart import BartConfig
+
+transformers = pytest.importorskip("transformers")
+
+SIZES = BartConfig(vocab_size=40, pad_id=3, bos_id=4, eos_id=5, start_id=6)
+IDS = {"bos_token_id": 4, "eos_token_id": 5, "pad_token_id": 3, "decoder_start_token_id": 6}
+
+
+def written(**settings):
+    return generation_json(asdict(DecodeConfig(**settings)), SIZES)
+
+
+def test_greedy_says_little_and_counts_the_start_token():
+    expected = {"do_sample": False, "num_beams": 1, "max_length": 23, "min_length": 4}
+    assert written(max_length=22, min_length=3) == expected | IDS
+
+
+def test_beams_bring_their_settings():
+    found = written(beams=4, length_penalty=0.5, early_stopping="never", bad_words=((7,), (8, 9)), forced_eos_id=5)
+    assert (found["num_beams"], found["length_penalty"], found["early_stopping"]) == (4, 0.5, "never")
+    assert found["bad_words_ids"] == [[7], [8, 9]] and found["forced_eos_token_id"] == 5
+    assert "forced_bos_token_id" not in found and "temperature" not in found
+
+
+def test_sampling_turns_their_default_of_top_k_off():
+    found = written(mode="sample", temperature=0.7)
+    assert found["do_sample"] and found["top_k"] == 0 and (found["temperature"], found["top_p"]) == (0.7, 1.0)
+
+
+def test_every_setting_has_a_name_but_those_that_say_how_many_and_where():
+    assert set(asdict(DecodeConfig())) - set(SETTINGS) == {"kind", "mode", "num_return_sequences", "seed", "compat"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"beams": 3, "early_stopping": True, "no_repeat_ngram_size": 2}, {"mode": "sample", "top_p": 0.9}],
+)
+def test_transformers_takes_them_without_complaint(settings):
+    found = written(**settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config = transformers.GenerationConfig(**found)
+        config.validate(strict=True)
+    assert {name: getattr(config, name) for name in found} == found
