@@ -151,7 +151,7 @@ class Rag:
         two may bring an index. checkpoint: 'best' or 'last' of a run. config: in place of the one that the model was
         trained with, for instance to decode as RAG-Sequence.
         """
-        found = open_pretrained(name, "Rag.load", checkpoint=checkpoint)
+        found = open_pretrained(name, checkpoint=checkpoint)
         config = found.config if config is None else resolve(config)
         place = index or found.index
         if place is None:

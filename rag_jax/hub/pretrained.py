@@ -37,20 +37,22 @@ class Pretrained(NamedTuple):
     load: Callable[[rag.RagConfig, Pmap], dict[str, Any]]
 
 
-def open_pretrained(name: str | Path, flag: str, *, checkpoint: str = "best") -> Pretrained:
-    """Finds out what `name` is and reads what is small; flag: what messages call it.
+def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best") -> Pretrained:
+    """Finds out what `name` is and reads what is small.
 
-    checkpoint: 'best' or 'last' of a run. Raises UserError for what is none of them.
+    flag: the key of the configuration that gave the name, for messages. checkpoint: 'best' or 'last' of a run.
+    Raises UserError for what is none of them.
     """
     place = Workdir(name)
     if place.checkpoints.is_dir() or (place.config.is_file() and "model_type" not in read_json(place.config)):
         return _run(place, checkpoint)
     if not place.config.is_file() and (place.folder.is_dir() or str(name).count("/") != 1):
+        given = f"{flag} = {name}" if flag else name
         raise UserError(
-            f"{name}: holds no trained model (no config.json); run `python -m rag_jax.train` first, or name a RAG "
+            f"{given}: holds no trained model (no config.json); run `python -m rag_jax.train` first, or name a RAG "
             "folder of transformers"
         )
-    folder = source.find(str(name), flag)
+    folder = source.find(str(name), flag or "Rag.load")
     return _export(folder) if (folder / EXPORTED).is_file() else _foreign(folder)
 
 
@@ -122,14 +124,14 @@ def _load(folder: Path) -> Callable[[rag.RagConfig, Pmap], dict[str, Any]]:
 
 DECODE = {
     "num_beams": "beams",
-    "num_return_sequences": "answers",
+    "num_return_sequences": "num_return_sequences",
     "max_length": "max_length",
     "min_length": "min_length",
     "length_penalty": "length_penalty",
     "early_stopping": "early_stopping",
-    "forced_bos_token_id": "forced_bos",
-    "forced_eos_token_id": "forced_eos",
-    "no_repeat_ngram_size": "no_repeat",
+    "forced_bos_token_id": "forced_bos_id",
+    "forced_eos_token_id": "forced_eos_id",
+    "no_repeat_ngram_size": "no_repeat_ngram_size",
     "temperature": "temperature",
     "top_k": "top_k",
     "top_p": "top_p",

@@ -164,6 +164,11 @@ def report(
 def make_source(name: str, stage: ConfigDict, config: ConfigDict, rag: Rag, questions: list) -> Any:
     """Passages with holes for the denoising stage, questions for the others."""
     if name == "denoise":
+        if rag.retriever.generator_tokenizer.mask_id >= rag.model.generator.vocab_size:
+            raise UserError(
+                "config.denoise.steps: the generator's table has no row for <mask>, as in facebook/bart-large-cnn; "
+                "expected 0 steps, or another parts.generator"
+            )
         return sources.PassageSource(rag.retriever, config, stage)
     names = None
     if stage.substitution:

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from rag_jax.config import default_config
-from rag_jax.data.tokenizer import Tokenizer, train_wordpiece
+from rag_jax.data.tokenizer import PLAIN, Framing, Tokenizer, train_wordpiece
 from rag_jax.data.vocabulary import load_or_train
 from rag_jax.errors import UserError
 
@@ -53,3 +53,10 @@ def test_a_missing_one_is_trained_on_the_corpus(config, bpe, tmp_path):
     assert generator.fingerprint == bpe.fingerprint
     assert encoder.fingerprint == Tokenizer.load(tmp_path / "tokenizers" / "encoder").fingerprint
     assert encoder.unk_id not in encoder.encode("lima peru")
+
+
+def test_the_encoders_tokenizer_knows_what_the_encoder_reads(config, wordpiece, tmp_path):
+    config.encoder.update(question_prefix="query: ", passage_prefix="passage: ", title="joined")
+    encoder, generator = load_or_train(config, tmp_path / "tokenizers")
+    assert encoder.framing == Framing("query: ", "passage: ", "joined") and generator.framing == PLAIN
+    assert encoder.question_ids(["who"], 12).tolist() == wordpiece.question_ids(["query: who"], 12).tolist()

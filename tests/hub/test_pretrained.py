@@ -162,7 +162,7 @@ def test_a_model_without_an_index_asks_for_one(foreign):
 def test_what_is_no_rag_model_is_named(foreign, name):
     name = foreign / name if name == "passage" else name
     with pytest.raises(UserError, match=f"{name}"):
-        open_pretrained(name, "Rag.load")
+        open_pretrained(name)
 
 
 def test_generation_settings_are_ours_without_the_start_token():
