@@ -77,7 +77,7 @@ def source(title, text, question):
 @torch.no_grad()
 def read(questions, documents, scores):
     """Answers to B questions, each from its K documents: pairs (title, text) and their scores [B, K]."""
-    sources = [source(*pair, question) for question, pairs in zip(questions, documents) for pair in pairs]
+{asked}    sources = [source(*pair, question) for question, pairs in zip(questions, documents) for pair in pairs]
     ids = torch.nn.utils.rnn.pad_sequence(sources, batch_first=True, padding_value=settings["pad_token_id"])
     mask = (ids != settings["pad_token_id"]).long()
 '''
@@ -119,7 +119,7 @@ def answer(questions):
     query = model.question_encoder(**inputs)[0]
     vectors, _, found = retriever.retrieve(query.numpy(), n_docs={k})
     scores = (query[:, None] * torch.tensor(vectors)).sum(dim=-1)
-{asked}    return read(questions, [list(zip(one["title"], one["text"])) for one in found], scores)
+    return read(questions, [list(zip(one["title"], one["text"])) for one in found], scores)
 
 
 print(answer(["who discovered radium?"]))
@@ -142,8 +142,9 @@ RAW_NOTE = """
 ROUND_TRIP_NOTE = """
 - The generator reads the question as the encoder's lower-cased tokens say it: so it was trained, by transformers.
 """
-ROUND_TRIP = """    plain = {{"skip_special_tokens": True, "clean_up_tokenization_spaces": {clean}}}
-    questions = tokenizer.question_encoder.batch_decode(inputs["input_ids"], **plain)
+ROUND_TRIP = """    asked = tokenizer(questions, max_length={question}, truncation=True, split_special_tokens=True)
+    plain = {{"skip_special_tokens": True, "clean_up_tokenization_spaces": {clean}}}
+    questions = tokenizer.question_encoder.batch_decode(asked["input_ids"], **plain)
 """
 SEQUENCE_NOTE = """
 - `RagSequenceForGeneration.generate` of transformers 5 takes padding for text where it proposes answers, and does not
@@ -208,16 +209,16 @@ def _table(scores: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _code(kind: str, config: ConfigDict, settings: Mapping[str, Any], *, with_index: bool) -> str:
     model = {"token": "RagTokenForGeneration", "sequence": "RagSequenceForGeneration"}[kind]
-    room = config.length.source - 2
-    asked = config.data.question_text
-    keep = config.data.truncation == "keep_question"
+    length, asked = config.length, config.data.question_text
+    room, keep = length.source - 2, config.data.truncation == "keep_question"
+    rebuilt = ROUND_TRIP.format(question=length.question, clean=asked.endswith("clean"))
     numbers = {
-        "source": config.length.source,
-        "question": config.length.question,
+        "source": length.source,
+        "question": length.question,
         "k": config.retrieval.k,
         "room": room,
         "kept": f"[: max({room} - len(title) - len(question), 0)]" if keep else "",
-        "asked": ROUND_TRIP.format(clean=asked.endswith("clean")) if asked.startswith("round_trip") else "",
+        "asked": rebuilt if asked.startswith("round_trip") else "",
         "cut": "a long text is cut before the question is" if keep else "what is longer loses its end",
     }
     code = LOADING.format(

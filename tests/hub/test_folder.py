@@ -107,12 +107,12 @@ def draw(model, seed=2):
     return params
 
 
-def make(land, folder, kind="token", *, projection=0, scale=1.0, learned=False, **decode):
+def make(land, folder, kind="token", *, projection=0, scale=1.0, learned=False, data=(), **decode):
     """An untrained Rag with an index that its own question encoder made."""
     config = default_config()
     config.kind = kind
-    config.data.update(passages="here/land.jsonl", train="here/train.jsonl")
-    config.length.update(question=24, passage=40, source=120, target=8)
+    config.data.update(passages="here/land.jsonl", train="here/train.jsonl", **dict(data))
+    config.length.update(question=24, passage=40, source=60, target=8)  # some passages are cut
     config.encoder.update(width=16, layers=2, heads=2, ffn=24, positions=40, projection=projection)
     config.generator.update(width=16, encoder_layers=1, decoder_layers=2, heads=2, ffn=32, positions=120)
     config.retrieval.update(k=3, score_scale=scale, learn_score_scale=learned)
@@ -143,9 +143,13 @@ def trained(ours):
     return Trained(ours.model, ours.params, ours.config, ours.decode, tokenizers, retriever.index)
 
 
+THEIRS = {"question_text": "round_trip_clean", "truncation": "huggingface"}
 CASES = {
     "token, greedy": ("token", {}),
-    "token, beams, projection": ("token", {"scale": 0.5, "projection": 10, "beams": 2, "length_penalty": 0.5}),
+    "token, beams, projection, as transformers trains": (
+        "token",
+        {"scale": 0.5, "projection": 10, "beams": 2, "length_penalty": 0.5, "min_length": 4, "data": THEIRS},
+    ),
     "sequence, beams, learned scale": (
         "sequence",
         {"scale": 0.3, "learned": True, "beams": 2, "min_length": 3, "bad_words": ("mayor",)},
@@ -205,7 +209,7 @@ def test_the_configuration_is_ours(exported):
     assert bart_config(theirs["generator"], "here") == model.generator
     assert bert_config(theirs["question_encoder"], "here") == model.question_encoder
     assert theirs["architectures"] == [BOTH[model.kind].__name__]
-    assert (config.n_docs, config.max_combined_length, config.title_sep, config.doc_sep) == (3, 120, " / ", " // ")
+    assert (config.n_docs, config.max_combined_length, config.title_sep, config.doc_sep) == (3, 60, " / ", " // ")
     assert config.retrieval_vector_size == model.question_encoder.embedding_width
     assert (config.vocab_size, config.generator.forced_eos_token_id) == (model.generator.vocab_size, None)
     assert config.decoder_start_token_id == config.generator.decoder_start_token_id == model.generator.start_id
