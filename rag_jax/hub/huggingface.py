@@ -57,10 +57,10 @@ GENERATION = (
 class RagSettings(NamedTuple):
     """What a RAG folder says beside sizes and weights.
 
-    kind: 'token' or 'sequence', None where the folder does not tell. dataset: its passages.
-    max_combined_length: of a generator input. generation: those of GENERATION that are set, in transformers' meaning (lengths count the start token).
-    clean_up: whether decoding the question's ids joins "who ' s" to "who's" again, as transformers' retriever rebuilds
-    questions.
+    kind: 'token' or 'sequence', None where the folder does not tell. dataset: its passages. max_combined_length: of a
+    generator input. generation: those of GENERATION that are set, in transformers' meaning (lengths count the start
+    token). clean_up: whether decoding the question's ids joins "who ' s" to "who's" again, as transformers' retriever
+    rebuilds questions.
     """
 
     kind: str | None
