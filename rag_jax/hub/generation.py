@@ -5,7 +5,7 @@ from typing import Any
 
 from rag_jax.models.bart import BartConfig
 
-# Ours (decode.generate.DecodeConfig) -> theirs.
+# Ours (decode.generate.DecodeConfig and config.decode) -> theirs.
 SETTINGS = {
     "beams": "num_beams",
     "max_length": "max_length",
@@ -23,6 +23,7 @@ SETTINGS = {
 START_COUNTED = ("max_length", "min_length")  # theirs count the start token
 OF_BEAMS = ("length_penalty", "early_stopping")
 OF_SAMPLING = ("temperature", "top_k", "top_p")
+KINDS = {"early_stopping": str, "length_penalty": float, "temperature": float, "top_p": float}  # all others: int
 IDS = {
     "bos_id": "bos_token_id",
     "eos_id": "eos_token_id",
@@ -47,6 +48,24 @@ def generation_json(decode: Mapping[str, Any], generator: BartConfig) -> dict[st
         if ours not in unread and not _is_nothing(ours, value):
             theirs[name] = value
     return theirs | {name: getattr(generator, ours) for ours, name in IDS.items()}
+
+
+def decode_keys(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of config.decode for the settings of a generation_config.json, or of an old config.json."""
+    sampled = bool(theirs.get("do_sample"))
+    keys = {"mode": "sample", "beams": 1} if sampled else {}
+    told = {ours: theirs[name] for ours, name in SETTINGS.items() if theirs.get(name) is not None}
+    for ours, new in zip(START_COUNTED, ("max_new_tokens", "min_new_tokens"), strict=True):
+        if theirs.get(new) is not None:
+            told[ours] = theirs[new]
+        elif ours in told:
+            told[ours] = max(told[ours] - 1, 0)
+    for ours, value in told.items():
+        if ours == "bad_words":
+            keys["bad_words_ids"] = tuple(" ".join(map(str, ids)) for ids in value)
+        elif ours not in (("beams", *OF_BEAMS) if sampled else OF_SAMPLING):
+            keys[ours] = KINDS.get(ours, int)(value)
+    return keys
 
 
 def _is_nothing(ours: str, value: Any) -> bool:

@@ -57,13 +57,14 @@ GENERATION = (
 class RagSettings(NamedTuple):
     """What a RAG folder says beside sizes and weights.
 
-    kind: 'token' or 'sequence', None where the folder does not tell. max_combined_length: of a generator input.
-    generation: those of GENERATION that are set, in transformers' meaning (lengths count the start token).
-    clean_up: whether decoding the question's ids joins "who ' s" to "who's" again, as transformers' retriever rebuilds
-    questions.
+    kind: 'token' or 'sequence', None where the folder does not tell. dataset: its passages. max_combined_length: of a
+    generator input. generation: those of GENERATION that are set, in transformers' meaning (lengths count the start
+    token). clean_up: whether decoding the question's ids joins "who ' s" to "who's" again, as transformers' retriever
+    rebuilds questions.
     """
 
     kind: str | None
+    dataset: str
     n_docs: int
     max_combined_length: int
     generation: dict[str, Any]
@@ -169,6 +170,7 @@ def rag_settings(folder: str | Path) -> RagSettings:
             raise UserError(f"{source}: {key} is {found!r}, expected {expected!r}, the only one that is built here")
     return RagSettings(
         KINDS.get(next(iter(config.get("architectures") or []), None)),
+        config.get("dataset") or "wiki_dpr",
         config.get("n_docs", 5),
         config.get("max_combined_length", 300),
         _generation(folder, config, generator),

@@ -1,6 +1,6 @@
 """What a name stands for: a run's folder, an exported folder, a Hugging Face RAG folder or a hub name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from rag_jax.config import default_config
 from rag_jax.errors import UserError
 from rag_jax.files import read_json
 from rag_jax.hub import huggingface, source
+from rag_jax.hub.generation import decode_keys
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
 from rag_jax.workdir import Workdir, configuration
@@ -87,6 +88,7 @@ def _foreign(folder: Path) -> Pretrained:
     """
     config, told = default_config(), huggingface.rag_settings(folder)
     config.kind = told.kind or "token"
+    config.data.passages = told.dataset
     config.encoder.update(sizes(huggingface.encoder_config(folder, "question_encoder")))
     config.generator.update(sizes(huggingface.generator_config(folder)))
     config.length.update(question=64, source=told.max_combined_length)
@@ -94,24 +96,6 @@ def _foreign(folder: Path) -> Pretrained:
     config.data.question_text = "round_trip_clean" if told.clean_up else "round_trip"
     config.decode.update(decode_keys(told.generation))
     return Pretrained(config, *_tokenizers(folder), None, None, _load(folder))
-
-
-def decode_keys(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """config.decode of transformers' generation settings, whose lengths count the start token."""
-    keys = {ours: theirs[name] for name, ours in DECODE.items() if theirs.get(name) is not None}
-    for name, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        if name in keys:
-            keys[name] = max(keys[name] - 1, 0)
-        if theirs.get(new) is not None:
-            keys[name] = theirs[new]
-    for name, convert in (("early_stopping", str), ("length_penalty", float), ("temperature", float), ("top_p", float)):
-        if name in keys:
-            keys[name] = convert(keys[name])
-    if theirs.get("bad_words_ids"):
-        keys["bad_words_ids"] = tuple(" ".join(map(str, ids)) for ids in theirs["bad_words_ids"])
-    if theirs.get("do_sample"):
-        return keys | {"mode": "sample", "beams": 1}
-    return {name: value for name, value in keys.items() if name not in OF_SAMPLING}
 
 
 def _tokenizers(folder: Path) -> tuple[Path, Path]:
@@ -122,21 +106,6 @@ def _load(folder: Path) -> Callable[[rag.RagConfig, Pmap], dict[str, Any]]:
     return lambda model, parallel: parallel.put_whole(huggingface.load_rag(folder, model))
 
 
-DECODE = {
-    "num_beams": "beams",
-    "num_return_sequences": "num_return_sequences",
-    "max_length": "max_length",
-    "min_length": "min_length",
-    "length_penalty": "length_penalty",
-    "early_stopping": "early_stopping",
-    "forced_bos_token_id": "forced_bos_id",
-    "forced_eos_token_id": "forced_eos_id",
-    "no_repeat_ngram_size": "no_repeat_ngram_size",
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-}
-OF_SAMPLING = ("temperature", "top_k", "top_p")
 # Of an encoder's or generator's config, what is a matter of training or comes from the tokenizer.
 FREE = {"dropout", "attention_dropout", "activation_dropout", "init_std", "position_init", "dtype", "remat"}
 FREE |= {"pad_id", "bos_id", "eos_id"}

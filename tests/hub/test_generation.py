@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from rag_jax.decode.generate import DecodeConfig
-from rag_jax.hub.generation import SETTINGS, generation_json
+from rag_jax.hub.generation import SETTINGS, decode_keys, generation_json
 from rag_jax.models.bart import BartConfig
 
 transformers = pytest.importorskip("transformers")
@@ -51,3 +51,15 @@ def test_transformers_takes_them_without_complaint(settings):
         config = transformers.GenerationConfig(**found)
         config.validate(strict=True)
     assert {name: getattr(config, name) for name in found} == found
+
+
+def test_the_way_back_is_the_same_table():
+    """A configuration's keys for what was written; the ids come from the tokenizer."""
+    theirs = written(beams=4, max_length=22, min_length=3, early_stopping="never", bad_words=((7,), (8, 9)), top_k=0)
+    assert decode_keys(theirs) == {
+        "beams": 4, "max_length": 22, "min_length": 3, "length_penalty": 1.0, "early_stopping": "never",
+        "bad_words_ids": ("7", "8 9"),
+    }  # fmt: skip
+    drawn = {"do_sample": True, "max_length": 20, "max_new_tokens": 5, "top_k": 3, "temperature": 1, "num_beams": 2}
+    assert decode_keys(drawn) == {"mode": "sample", "beams": 1, "max_length": 5, "top_k": 3, "temperature": 1.0}
+    assert decode_keys({"min_length": 0, "early_stopping": False}) == {"min_length": 0, "early_stopping": "False"}

@@ -195,7 +195,7 @@ def test_settings_of_an_old_folder(rag_folder):
         "num_beams": 4, "num_return_sequences": 1, "pad_token_id": 1,
     }  # fmt: skip
     settings = rag_settings(rag_folder / "old")
-    assert settings == RagSettings("token", 5, 300, generation, clean_up=True)
+    assert settings == RagSettings("token", "wiki_dpr", 5, 300, generation, clean_up=True)
     assert encoder_tokenizer(rag_folder / "old") == rag_folder / "old" / "question_encoder_tokenizer"
     assert generator_tokenizer(rag_folder / "old") == rag_folder / "old" / "generator_tokenizer"
 

@@ -12,7 +12,7 @@ from rag_jax import Rag
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.hub.configs import bart_json, bert_json
-from rag_jax.hub.pretrained import decode_keys, open_pretrained
+from rag_jax.hub.pretrained import open_pretrained
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 from rag_jax.workdir import Workdir
@@ -163,13 +163,3 @@ def test_what_is_no_rag_model_is_named(foreign, name):
     name = foreign / name if name == "passage" else name
     with pytest.raises(UserError, match=f"{name}"):
         open_pretrained(name)
-
-
-def test_generation_settings_are_ours_without_the_start_token():
-    keys = decode_keys(GENERATION | {"early_stopping": "never", "forced_eos_token_id": 2, "temperature": 0.5})
-    assert keys == {
-        "beams": BEAMS, "max_length": LONGEST - 1, "min_length": 2, "length_penalty": 0.7, "early_stopping": "never",
-        "forced_eos_id": 2, "bad_words_ids": ("0 0",),
-    }  # fmt: skip
-    drawn = decode_keys({"do_sample": True, "max_length": 20, "max_new_tokens": 5, "top_k": 3, "temperature": 1})
-    assert drawn == {"mode": "sample", "beams": 1, "max_length": 5, "top_k": 3, "temperature": 1.0}
