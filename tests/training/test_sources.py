@@ -65,7 +65,7 @@ def world(tmp_path_factory):
     shapes = jax.eval_shape(lambda: rag.init_params(model, jax.random.key(0)))["question_encoder"]
     rng = np.random.default_rng(1)
     params = {"question_encoder": jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)}
-    retriever = Retriever(open_index(folder / "index"), encoder, generator, config.length, "keep_question")
+    retriever = Retriever.of(config, open_index(folder / "index"), encoder, generator)
     return SimpleNamespace(config=config, model=model, params=params, retriever=retriever, tokenizer=generator)
 
 
