@@ -48,7 +48,7 @@ class BleuSums(NamedTuple):
 
 
 def bleu_sums(prediction: str, references: Iterable[str], tokenise: Tokenise) -> BleuSums:
-    """One prediction's part of a corpus's BLEU, as coco-caption counts it (Chen et al. 2015, section 3.3).
+    """One prediction's part of a corpus's BLEU, as coco-caption counts it (Chen et al. 2015).
 
     An n-gram matches as often as the reference that holds it most often. Of references equally close in length the
     shorter counts. An empty prediction adds its reference's length only. sacrebleu's rules are the same but for its

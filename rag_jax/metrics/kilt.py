@@ -1,4 +1,4 @@
-"""KILT's scores of pages and of answers that stand on them (Petroni et al. 2021, section 3.3).
+"""KILT's scores of pages and of answers that stand on them (Petroni et al. 2021).
 
 A question has one or more evidence sets, each a set of Wikipedia page ids that proves an answer together.
 """

@@ -28,7 +28,7 @@ class Weights(NamedTuple):
     answerability: float
 
 
-# Tuned on people's judgements of questions about SQuAD's passages: Nema and Khapra 2018, table 4.
+# Tuned on people's judgements of questions about SQuAD's passages (Nema and Khapra 2018).
 SQUAD = Weights(names=0.41, content=0.36, question_words=0.20, function_words=0.03, answerability=0.66)
 
 
@@ -49,7 +49,7 @@ def q_bleu_1(
     delta * answerability + (1 - delta) * BLEU-1 of this question. Answerability is the weighted sum, over the parts
     of a question (`parts`), of the F1 of its words in prediction and reference, as the authors' script has it
     (github.com/PrekshaNema25/Answerability-Metric); their paper's formula weighs precision and recall first and takes
-    one F1 of the two.
+    one F1 of the two. Written from the paper and the script's description; not yet compared with the script's output.
 
     Args:
         tokenise: cuts the whole question for BLEU, and each part's words.

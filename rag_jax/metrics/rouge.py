@@ -14,7 +14,7 @@ def rouge_l(
 ) -> float:
     """ROUGE-L (Lin 2004) of one prediction, in [0, 1]; a corpus's is the mean over its predictions.
 
-    'coco' is coco-caption's and with it MS-MARCO's (Chen et al. 2015, section 3.4): the longest common subsequence's
+    'coco' is coco-caption's and with it MS-MARCO's (Chen et al. 2015): the longest common subsequence's
     precision and recall, each the best over the references, be they different ones, joined with beta 1.2.
 
     'kilt' is KILT's (Petroni et al. 2021; the `rouge` package, 1.0, on `tokenise.whitespace`): the best reference's
