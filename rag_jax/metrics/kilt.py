@@ -23,7 +23,7 @@ def r_precision(pages_K: Sequence[str], evidence: Evidence) -> float:
     return max(shares, default=0.0)
 
 
-def recall_at(pages_K: Sequence[str], evidence: Evidence, k: int) -> float:
+def kilt_recall_at(pages_K: Sequence[str], evidence: Evidence, k: int) -> float:
     """The share of a question's evidence sets found whole among the first k pages; without evidence, 0 as in KILT.
 
     In KILT's ranking a set takes the place of its last page, and a page that belongs to two sets takes two places,

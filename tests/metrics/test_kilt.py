@@ -1,6 +1,6 @@
 import pytest
 
-from rag_jax.metrics.kilt import grounded, kilt_exact_match, kilt_f1, r_precision, recall_at
+from rag_jax.metrics.kilt import grounded, kilt_exact_match, kilt_f1, kilt_recall_at, r_precision
 
 PAIR, LONE = {"1", "2"}, {"7"}
 
@@ -46,14 +46,14 @@ def test_r_precision(pages, evidence, expected):
     ],
 )
 def test_recall(pages, evidence, k, expected):
-    assert recall_at(pages, evidence, k) == expected
+    assert kilt_recall_at(pages, evidence, k) == expected
 
 
 def test_a_page_of_two_sets_takes_two_places():
-    assert recall_at(["8", "7"], [{"7", "8"}, {"7"}], 2) == 1.0
+    assert kilt_recall_at(["8", "7"], [{"7", "8"}, {"7"}], 2) == 1.0
     # Ranking at k = 2: wrong, then a set that still lacks page 3, then the lone set, beyond the second place.
-    assert recall_at(["9", "7"], [{"7", "3"}, {"7"}], 2) == 0.0
-    assert recall_at(["9", "7"], [{"7"}, {"7", "3"}], 2) == 0.5
+    assert kilt_recall_at(["9", "7"], [{"7", "3"}, {"7"}], 2) == 0.0
+    assert kilt_recall_at(["9", "7"], [{"7"}, {"7", "3"}], 2) == 0.5
 
 
 def test_answers_count_where_the_evidence_is_found():
@@ -74,7 +74,7 @@ def test_saying_nothing_scores_nothing():
 
 def test_mistakes_are_errors():
     with pytest.raises(ValueError, match="k is 0"):
-        recall_at(["7"], [LONE], 0)
+        kilt_recall_at(["7"], [LONE], 0)
     for score in (kilt_exact_match, kilt_f1):
         with pytest.raises(TypeError, match="several strings"):
             score("x", "xyz", ["7"], [LONE])
