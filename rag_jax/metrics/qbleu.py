@@ -1,16 +1,15 @@
 """Q-BLEU-1 of generated questions (Nema and Khapra 2018): BLEU-1 joined with what makes a question answerable."""
 
-from collections import Counter
 from typing import NamedTuple
 
 from rag_jax.metrics.bleu import bleu_sums
 from rag_jax.metrics.tokenise import Tokenise
 
-QUESTION_WORDS = frozenset("what which why who whom whose where when how is".split())
+QUESTION_WORDS = frozenset("what which why who whom whose where when how".split())
 FUNCTION_WORDS = frozenset(
     """i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself
     it its itself they them their theirs themselves
-    what which who whom this that these those when where why how
+    this that these those
     am is are was were be been being have has had having do does did doing will can should
     a an the and but if or because as until while than so nor not no only own same too very s t don just now
     of at by for with about against between into through during before after above below to from up down in out on
@@ -47,14 +46,15 @@ def q_bleu_1(
     """Q-BLEU-1 of one question in [0, 1]; a corpus's is the mean over its questions.
 
     delta * answerability + (1 - delta) * BLEU-1 of this question. Answerability is the weighted sum, over the parts
-    of a question (`parts`), of the F1 of its words in prediction and reference, as the authors' script has it
-    (github.com/PrekshaNema25/Answerability-Metric); their paper's formula weighs precision and recall first and takes
-    one F1 of the two. Written from the paper and the script's description; not yet compared with the script's output.
+    of a question (`parts`), of the harmonic mean of BLEU-1 both ways, prediction for reference and reference for
+    prediction, brevity penalties included. So the authors' script has it (github.com/PrekshaNema25/
+    Answerability-Metric, answerability_score.py at 41e3a23, whose word lists these are); their paper's formula weighs
+    precision and recall first and takes one F1 of the two.
 
     Args:
         tokenise: cuts the whole question for BLEU, and each part's words.
-        empty: the F1 of a part that neither side has: 1 in the script's present state, 0 in that of 2018. By
-            the default weights a question that rightly names nobody differs by 0.27 under the two rules.
+        empty: what a part that neither side has is worth: 0 in the script at 41e3a23 and before, 1 later. By the
+            default weights a question that rightly names nobody differs by 0.27 under the two rules.
 
     Raises:
         ValueError: the four parts' weights do not add up to 1.
@@ -62,7 +62,7 @@ def q_bleu_1(
     if abs(sum(weights[:4]) - 1) > 1e-6:
         raise ValueError(f"the weights of the four parts add up to {sum(weights[:4])}, expected 1")
     said, wanted = parts(prediction), parts(reference)
-    scores = [_f1(tokenise(" ".join(a)), tokenise(" ".join(b)), empty) for a, b in zip(said, wanted, strict=True)]
+    scores = [_overlap(" ".join(a), " ".join(b), tokenise, empty) for a, b in zip(said, wanted, strict=True)]
     answerability = sum(weight * score for weight, score in zip(weights[:4], scores, strict=True))
     fluency = bleu_sums(prediction, [reference], tokenise).bleu(1)
     return weights.answerability * answerability + (1 - weights.answerability) * fluency
@@ -76,9 +76,9 @@ def parts(question: str) -> Parts:
     `FUNCTION_WORDS` in any case. Content is the rest of the words without a capital.
     """
     words = question.split()
-    asking = [word.lower() in QUESTION_WORDS for word in words]
-    asked = [False, *(word.lower() in ("what", "which") for word in words)][: len(words)]
-    about = [word for word, *either in zip(words, asking, asked, strict=True) if any(either)]
+    asking = [word[0].lower() + word[1:] in QUESTION_WORDS for word in words]
+    asked = [False, *(yes and word.lower() in ("what", "which") for yes, word in zip(asking, words, strict=True))]
+    about = [word for word, *either in zip(words, asking, asked[: len(words)], strict=True) if any(either)]
     names = words[1:] if words and asking[0] else words
     return Parts(
         names=[word for word in names if word[0].isupper()],
@@ -88,8 +88,8 @@ def parts(question: str) -> Parts:
     )
 
 
-def _f1(said: list[str], wanted: list[str], empty: float) -> float:
-    if not said and not wanted:
+def _overlap(said: str, wanted: str, tokenise: Tokenise, empty: float) -> float:
+    if not tokenise(said) and not tokenise(wanted):
         return empty
-    common = (Counter(said) & Counter(wanted)).total()
-    return 2 * common / (len(said) + len(wanted))
+    precision, recall = (bleu_sums(one, [other], tokenise).bleu(1) for one, other in ((said, wanted), (wanted, said)))
+    return 2 * precision * recall / (precision + recall) if precision else 0.0
