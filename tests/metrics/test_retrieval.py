@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from rag_jax.metrics.retrieval import hits_at, interval, recall_at
+from rag_jax.metrics.retrieval import hits_at, interval, precision_at, recall_at
 
 IDS = np.array([[4, 2, 9], [1, 3, 5], [7, 8, -1], [0, -1, -1]])
 GOLD = [{2}, {5, 6}, {9}, {0, 4}]
@@ -20,10 +20,22 @@ def test_surplus_places_match_nothing_and_ids_may_be_strings():
     assert recall_at([["b", "a"]], [{"a"}], 2) == 1.0
 
 
+def test_page_precision_by_hand():
+    titles = [["Oslo", "Oslo", "Rome"], ["Rome"], ["Bonn", "Paris", "Oslo"]]
+    gold = [{"Oslo", "Rome"}, {"Rome"}, {"Lima"}]
+    assert precision_at(titles, gold, 1) == [1.0, 1.0, 0.0]
+    assert precision_at(titles, gold, 2) == [0.5, 0.5, 0.0]  # a page twice, and a page too few
+    assert precision_at(iter(titles), iter(gold), 3) == pytest.approx([2 / 3, 1 / 3, 0.0])
+    assert precision_at([[-1]], [{-1}], 1) == [0.0]
+
+
 def test_mistakes_are_errors():
     for ids, gold, k in [(IDS, GOLD, 0), (IDS, GOLD[:2], 1), ([[1]], [set()], 1), ([], [], 1)]:
         with pytest.raises(ValueError):
             recall_at(ids, gold, k)
+    for ids, gold, k in [(IDS, GOLD, 0), (IDS, GOLD[:2], 1), ([[1]], [set()], 1)]:
+        with pytest.raises(ValueError):
+            precision_at(ids, gold, k)
 
 
 def test_interval_against_published_values():

@@ -1,6 +1,6 @@
 import pytest
 
-from rag_jax.metrics.text import exact_match, f1, normalise
+from rag_jax.metrics.text import exact_match, exact_match_orqa, f1, normalise
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,19 @@ def test_exact_match_takes_the_best_answer():
     assert exact_match("", ["x"]) == 0.0
 
 
+def test_orqa_takes_letters_apart_first():
+    for prediction, answer, plain, orqa in [
+        ("The Beatles", "beatles.", 1, 1),
+        ("Beyonce\u0301", "Beyoncé", 0, 1),  # one letter, two spellings
+        ("Beyonce", "Beyoncé", 0, 0),  # the accent stays
+        ("à la carte", "\u0300 la carte", 0, 1),  # taken apart, 'à' begins with the article
+        ("ﬁn", "fin", 0, 0),  # NFD is not NFKD
+        ("", "", 1, 1),
+    ]:
+        assert exact_match(prediction, [answer]) == plain, prediction
+        assert exact_match_orqa(prediction, ["x", answer]) == orqa, prediction
+
+
 def test_f1_by_hand():
     # 2 shared words of 3 predicted and 4 expected: precision 2/3, recall 1/2.
     assert f1("big red dog", ["red dog runs home"]) == pytest.approx(4 / 7)
@@ -43,7 +56,7 @@ def test_f1_of_nothing_agrees_with_exact_match():
 
 
 def test_answers_must_be_several_and_some():
-    for metric in (exact_match, f1):
+    for metric in (exact_match, exact_match_orqa, f1):
         with pytest.raises(TypeError, match="several strings"):
             metric("x", "xyz")
         with pytest.raises(ValueError):
