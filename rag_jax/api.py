@@ -153,7 +153,7 @@ class Rag:
         """
         found = open_pretrained(name, checkpoint=checkpoint)
         config = found.config if config is None else resolve(config)
-        place = index or found.index
+        place = index or found.index()
         if place is None:
             raise UserError(f"{name}: comes without an index; build one with {BUILD} and give its folder as index")
         encoder, generator = load_both(config, found.encoder_tokenizer, found.generator_tokenizer)

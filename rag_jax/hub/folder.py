@@ -21,12 +21,11 @@ from rag_jax.hub.card import card
 from rag_jax.hub.configs import bart_json, bert_json
 from rag_jax.hub.convert import to_huggingface
 from rag_jax.hub.generation import generation_json
-from rag_jax.hub.pretrained import EXPORTED
+from rag_jax.hub.pretrained import EXPORTED, VERSION
 from rag_jax.hub.tensors import SAFETENSORS, write_tensors
 from rag_jax.models import rag
 from rag_jax.models.bert import BertConfig
 
-VERSION = 1
 TOKENIZERS = ("question_encoder_tokenizer", "generator_tokenizer")
 TOKENIZER_FILES = ("*.json", "*.txt")
 ARCHITECTURES = {"token": "RagTokenForGeneration", "sequence": "RagSequenceForGeneration"}

@@ -12,29 +12,30 @@ from ml_collections import ConfigDict
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import default_config
 from rag_jax.errors import UserError
-from rag_jax.files import read_json
+from rag_jax.files import read_json, read_object
 from rag_jax.hub import huggingface, source
 from rag_jax.hub.generation import decode_keys
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
 from rag_jax.workdir import Workdir, configuration
 
-EXPORTED = "rag_jax.json"
+EXPORTED, VERSION = "rag_jax.json", 1
 
 
 class Pretrained(NamedTuple):
     """A trained model that is not in memory yet.
 
     config: what it was trained with, or what its folder says of itself. encoder_tokenizer, generator_tokenizer:
-    folders. passage_encoder: the fingerprint of the encoder whose index it reads; None where nobody knows. index: the
-    folder of the index that comes with it, if one does. load: (model, parallel) -> parameters, whole on every device.
+    folders. passage_encoder: the fingerprint of the encoder whose index it reads; None where nobody knows.
+    index(): the folder of the index that comes with it, downloaded now if it must be; None where none comes.
+    load: (model, parallel) -> parameters, whole on every device.
     """
 
     config: ConfigDict
     encoder_tokenizer: Path
     generator_tokenizer: Path
     passage_encoder: str | None
-    index: Path | None
+    index: Callable[[], Path | None]
     load: Callable[[rag.RagConfig, Pmap], dict[str, Any]]
 
 
@@ -54,7 +55,7 @@ def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best
             "folder of transformers"
         )
     folder = source.find(str(name), flag or "Rag.load")
-    return _export(folder) if (folder / EXPORTED).is_file() else _foreign(folder)
+    return _export(folder, str(name)) if (folder / EXPORTED).is_file() else _foreign(folder)
 
 
 def _run(place: Workdir, checkpoint: str) -> Pretrained:
@@ -69,16 +70,19 @@ def _run(place: Workdir, checkpoint: str) -> Pretrained:
         return checkpoints.restore(step, params=parallel.abstract_whole(shapes))["params"]
 
     encoder, generator = (place.tokenizers / part for part in ("encoder", "generator"))
-    return Pretrained(config, encoder, generator, checkpoints.extra(step)["passage_encoder"], place.index, load)
+    return Pretrained(config, encoder, generator, checkpoints.extra(step)["passage_encoder"], lambda: place.index, load)
 
 
-def _export(folder: Path) -> Pretrained:
-    told = read_json(folder / EXPORTED)
-    config = configuration(told.get("config"), folder / EXPORTED)
-    index = folder / "index"
-    return Pretrained(
-        config, *_tokenizers(folder), told.get("passage_encoder"), index if index.is_dir() else None, _load(folder)
-    )
+def _export(folder: Path, name: str) -> Pretrained:
+    path = folder / EXPORTED
+    told = read_object(path)
+    if told.get("version") != VERSION:
+        raise UserError(
+            f"{path}: version {told.get('version')!r}, expected {VERSION}; install the rag_jax that wrote it"
+        )
+    config = configuration(told.get("config"), path)
+    index = partial(source.find_index, name)
+    return Pretrained(config, *_tokenizers(folder), told.get("passage_encoder"), index, _load(folder))
 
 
 def _foreign(folder: Path) -> Pretrained:
@@ -95,7 +99,7 @@ def _foreign(folder: Path) -> Pretrained:
     config.retrieval.k = told.n_docs
     config.data.question_text = "round_trip_clean" if told.clean_up else "round_trip"
     config.decode.update(decode_keys(told.generation))
-    return Pretrained(config, *_tokenizers(folder), None, None, _load(folder))
+    return Pretrained(config, *_tokenizers(folder), None, lambda: None, _load(folder))
 
 
 def _tokenizers(folder: Path) -> tuple[Path, Path]:

@@ -4,6 +4,7 @@ Owns huggingface_hub.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token, snapshot_download
@@ -16,7 +17,8 @@ from rag_jax.errors import UserError
 TEXTS = ["*.json", "*.txt"]
 WEIGHTS = (["model*.safetensors"], ["pytorch_model*.bin"])
 NAME = r"[\w.-]+/[\w.-]+"
-ELSEWHERE = ["onnx/*", "openvino/*", "hf_dataset/*", "index/*"]
+INDEX = "index"
+ELSEWHERE = ["onnx/*", "openvino/*", "hf_dataset/*", f"{INDEX}/*"]
 
 
 def find(name: str, flag: str = "folder") -> Path:
@@ -37,6 +39,12 @@ def find(name: str, flag: str = "folder") -> Path:
         if any(next(folder.glob(pattern), None) for pattern in weights):
             return folder
     return folder
+
+
+def find_index(name: str, flag: str = "folder") -> Path | None:
+    """The index that an export brings, downloaded where `name` is the hub's; None where there is none."""
+    folder = Path(name) if Path(name).is_dir() else _download(name, [f"{INDEX}/*"], flag, ignore=())
+    return folder / INDEX if (folder / INDEX).is_dir() else None
 
 
 def check_name(name: str, flag: str) -> None:
@@ -61,9 +69,9 @@ def upload(folder: Path, name: str, flag: str) -> str:
         raise UserError(f"{flag}: {name} was not uploaded ({_reason(error)}); {later}") from error
 
 
-def _download(name: str, patterns: list[str], flag: str) -> Path:
+def _download(name: str, patterns: list[str], flag: str, ignore: Sequence[str] = ELSEWHERE) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ELSEWHERE))
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=list(ignore)))
     except GatedRepoError as error:
         raise UserError(
             f"{flag}: '{name}' is shut to you; accept its conditions on its page and log in with `hf auth login`"

@@ -158,6 +158,13 @@ def test_a_model_without_an_index_asks_for_one(foreign):
         Rag.load(foreign / "rag")
 
 
+def test_an_export_of_another_version_is_refused(foreign, tmp_path):
+    shutil.copytree(foreign / "rag", tmp_path / "rag")
+    (tmp_path / "rag" / "rag_jax.json").write_text('{"version": 2, "config": {}}')
+    with pytest.raises(UserError, match=r"rag_jax\.json: version 2, expected 1"):
+        Rag.load(tmp_path / "rag")
+
+
 @pytest.mark.parametrize("name", ["nowhere", "nobody/nothing", "passage"])
 def test_what_is_no_rag_model_is_named(foreign, name):
     name = foreign / name if name == "passage" else name

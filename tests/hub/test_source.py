@@ -7,17 +7,20 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from rag_jax.errors import UserError
-from rag_jax.hub.source import find
+from rag_jax.hub.source import find, find_index
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 TEXTS = ["config.json", "generator_tokenizer/merges.txt", "generator_tokenizer/vocab.json", "1_Pooling/config.json"]
+INDEX = ["index/manifest.json", "index/passages/data.arrow"]
 OTHERS = ["tf_model.h5", "onnx/model.onnx", "onnx/config.json", "README.md", "2_Dense/model.safetensors"]
 MODELS = {
     "me/both": [*TEXTS, "model.safetensors", "pytorch_model.bin", *OTHERS],
+    "me/export": [*TEXTS, "model.safetensors", "rag_jax.json", *INDEX],
     "me/old": [*TEXTS, "pytorch_model.bin", *OTHERS],
 }
 
@@ -69,10 +72,10 @@ def ask(hub, tmp_path_factory):
     """find(name) in a process of its own, which has that hub, and a cache that stays; what it printed."""
     cache = tmp_path_factory.mktemp("cache")
 
-    def run(name, **environment):
+    def run(name, function="find", **environment):
         code = (
-            "import sys\nfrom rag_jax.errors import UserError\nfrom rag_jax.hub.source import find\n"
-            "try: print(find(sys.argv[1], '--config.init_from'))\nexcept UserError as error: print(error)"
+            f"import sys\nfrom rag_jax.errors import UserError\nfrom rag_jax.hub.source import {function}\n"
+            f"try: print({function}(sys.argv[1], '--config.init_from'))\nexcept UserError as error: print(error)"
         )
         plain = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HTTP", "http"))}
         given = {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"} | environment
@@ -95,13 +98,22 @@ def files(folder):
 
 @pytest.mark.parametrize(("name", "weights"), [("me/both", "model.safetensors"), ("me/old", "pytorch_model.bin")])
 def test_texts_and_one_format_of_weights_are_fetched_and_kept(name, weights, ask, tmp_path):
-    from pathlib import Path
-
     folder = Path(ask(name))
     assert files(folder) == sorted([*TEXTS, weights])
     assert (folder / "config.json").read_text() == f"resolve/{SHA}/config.json"
     assert ask(name, HF_ENDPOINT="http://127.0.0.1:9") == str(folder), "the hub is gone, the copy stays"
     assert ask(name, HF_HUB_OFFLINE="1") == str(folder)
+
+
+def test_an_index_is_fetched_when_it_is_asked_for(ask, tmp_path):
+    folder = Path(ask("me/export"))
+    assert not (folder / "index").exists()
+    assert ask("me/export", "find_index") == str(folder / "index")
+    assert [name for name in files(folder) if name.startswith("index")] == INDEX
+    assert ask("me/both", "find_index") == "None"
+    assert find_index(str(tmp_path)) is None
+    (tmp_path / "index").mkdir()
+    assert find_index(str(tmp_path)) == tmp_path / "index"
 
 
 def test_an_unknown_name(ask):
