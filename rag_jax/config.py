@@ -34,7 +34,7 @@ LOSSES = ("dropout", "attention_dropout", "activation_dropout", "label_smoothing
 MORE_THAN_0 = ("init_std", "norm_eps", "learning_rate", "clip", "temperature")
 FROM_0 = (
     "seed", "score_scale", "projection", "warmup", "weight_decay", "hard_negatives", "lag", "depth", "min_length",
-    "top_k", "no_repeat_ngram_size", "vocab_size",
+    "overlap", "top_k", "no_repeat_ngram_size", "vocab_size",
 )  # fmt: skip
 FROM_MINUS_1 = ("forced_bos_id", "forced_eos_id", "start_id")
 ANY = ("length_penalty",)
@@ -76,7 +76,13 @@ DEFAULTS = {
         "generator": "",  # BART
     },
     "data": {
-        "passages": "",  # .jsonl or DPR .tsv, also .gz; 'demo:2016' is the embedded corpus
+        # A file or a folder: .jsonl, .tsv (DPR's too), .csv, .txt or .md, also with .gz; .parquet, .arrow, or what
+        # `datasets` saved; 'demo:2016' is the embedded corpus.
+        "passages": "",
+        "words": 100,  # .txt and .md become passages of so many words
+        "overlap": 0,  # so many of them shared with the passage before
+        "minimum": 1,  # a rest of fewer new words at a file's end joins the passage before it
+        "skip_bad": False,  # True leaves malformed lines out, says which and counts them
         "train": "",  # .jsonl of {question, answers}; 'demo:train'
         "valid": "",
         "test": "",
@@ -243,7 +249,9 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         if found not in choices:
             yield f"{key}: found {found!r}, expected one of {', '.join(map(str, choices))}"
     if not config.data.passages:
-        yield "data.passages: empty, expected a .jsonl or .tsv file of passages, or 'demo:2016'"
+        yield "data.passages: empty, expected a file or folder of passages, or 'demo:2016'"
+    if not config.data.overlap < config.data.words:
+        yield f"data.overlap: found {config.data.overlap}, expected less than data.words = {config.data.words}"
     for key, value in _items(config):
         if not isinstance(value, ConfigDict | str):
             yield from _range_problems(key, value)

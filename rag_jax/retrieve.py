@@ -49,8 +49,8 @@ class Retriever(NamedTuple):
 
     def documents(self, ids_BK: np.ndarray) -> list[list[Document]]:
         """Generator tokens of title and text of every passage; empty ones where there is none."""
-        tokens = self.index.passages.tokens
-        return [[tokens(row) if row >= 0 else NOTHING for row in ids_K] for ids_K in ids_BK.tolist()]
+        found = iter(self.index.passages.tokens_of(ids_BK[ids_BK >= 0]))
+        return [[next(found) if row >= 0 else NOTHING for row in ids_K] for ids_K in ids_BK.tolist()]
 
     def sources(self, documents_BK: Sequence[Sequence[Document]], questions: Sequence[str]) -> np.ndarray:
         """Generator inputs `<s> title / text // question </s>`, source_BKS int32."""

@@ -9,6 +9,7 @@ import pytest
 
 from rag_jax import Rag
 from rag_jax.checkpoint import Checkpoints
+from rag_jax.index.base import open_index
 
 STAGES = ["denoise"] * 2 + ["reader"] * 4 + ["joint"] * 4
 COMMON = "--config=tiny.py", "--workdir"
@@ -181,3 +182,41 @@ def test_answer_reads_lines_and_writes_json(tiny_run):
         assert {document["text"] for document in answer["documents"]} <= texts
         for name in ("prior", "posterior"):
             assert sum(document[name] for document in answer["documents"]) == pytest.approx(1, abs=1e-5)
+
+
+DIES_BEFORE_THE_END = """
+import os
+import rag_jax.index.builder as builder
+
+def die(*_):
+    os._exit(9)
+
+builder.write_index_manifest = die
+"""
+
+
+def test_passages_are_added_to_an_index_which_serves_until_the_larger_one_is_whole(tiny_run, tmp_path):
+    first, more = tmp_path / "first.jsonl", tmp_path / "more.jsonl"
+    lines = (tiny_run.folder / "passages_before.jsonl").read_text().splitlines(keepends=True)
+    first.write_text("".join(lines[:20]))
+    more.write_text("".join(["not JSON\n", *lines[20:], lines[3]]))
+    common = *COMMON, tiny_run.workdir, f"--index={tmp_path / 'index'}"
+    tiny_run.command("build_index", *common, f"--config.data.passages={first}")
+    old = open_index(tmp_path / "index")
+
+    said = tiny_run.command("build_index", *common, f"--add={more}", code=2).stderr
+    assert f"{more}:1: not JSON" in said and "config.data.skip_bad" in said
+    adding = *common, f"--add={more}", "--skip_bad"
+    said = tiny_run.command("build_index", *adding, prelude=DIES_BEFORE_THE_END, code=9).stdout
+    assert "2 left out of 12: 1 x not JSON, 1 x id in the index already" in said
+    found = tiny_run.command("answer", *COMMON, tiny_run.workdir, f"--index={tmp_path / 'index'}", "--json", "why?")
+    ids = {document["id"] for document in json.loads(found.stdout)["documents"]}
+    assert ids <= {passage.id for passage in old.passages}
+
+    said = tiny_run.command("build_index", *adding).stdout
+    assert "going on with an unfinished build" in said and "30 passages, exact index" in said
+    assert [path.name for path in tmp_path.iterdir() if "index" in path.name] == ["index"]
+    new, whole = open_index(tmp_path / "index", verify=True), open_index(tiny_run.workdir / "index")
+    assert list(new.passages) == list(whole.passages)
+    assert new.vectors.read(0, 20).tobytes() == old.vectors.read(0, 20).tobytes()
+    np.testing.assert_allclose(new.vectors.read(20, 30), whole.vectors.read(20, 30), rtol=1e-5, atol=1e-6)

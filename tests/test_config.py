@@ -64,6 +64,8 @@ def test_a_changed_configuration_leaves_the_defaults_alone(config):
     ("key", "value", "problem"),
     [
         ("kind", "both", "found 'both', expected one of token, sequence"),
+        ("data.overlap", 100, "found 100, expected less than data.words = 100"),
+        ("data.minimum", 0, "found 0, expected 1 or more"),
         ("retrieval.lag", 2, "found 2, expected one of 0, 1"),
         ("seed", -1, "found -1, expected 0 or more"),
         ("encoder.heads", 0, "found 0, expected 1 or more"),

@@ -68,6 +68,11 @@ def test_several_problems_of_a_configuration_are_a_line_each(tiny_run, unchanged
         ("evaluate", [], "new: holds no trained model"),
         ("build_index", ["--config=tiny.py"], "new/retriever: holds no trained retriever; run"),
         ("train", ["--config=tiny.py"], "new/retriever: holds no trained retriever; run"),
+        (
+            "build_index",
+            ["--config=tiny.py", "--config.init_from=run", "--add=passages_after.jsonl"],
+            "new/index: holds no finished index (manifest.json is missing); build it with",
+        ),
         ("train_retriever", ["--config=tiny.py", "--config.retriever.batch=12"], "config.retriever.batch: found 12"),
         ("build_index", ["--config=tiny.py", "--config.index.batch=12"], "multiple of 8 devices"),
         ("train", ["--config=tiny.py", "--config.joint.batch=12"], "config.joint.batch: found 12, expected a multiple"),

@@ -5,10 +5,11 @@ read.
 import functools
 import hashlib
 import itertools
+import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +21,13 @@ from rag_jax.errors import fail
 from rag_jax.files import build_folder, checksum, read_manifest, write_manifest
 
 KIND = "passages"
-ARROW, BLOCKS = "passages.arrow", "blocks.npy"
-# Rows in a block, the unit of the damage check: 256 passages of 100 words are about a third of a megabyte.
+ARROW, BLOCKS, ROWS = "passages.arrow", "blocks.npy", "rows.crc32"
+# Rows in a block, the unit of the damage check of texts: 256 passages of 100 words are about a third of a megabyte.
 BLOCK_ROWS = 256
 OPEN_BLOCKS = 4096
+TOKENISED = 16  # blocks at a time, so that the tokenizer's threads have work
+TOKEN_BYTES = 4
+SECONDS = 10.0  # between two lines of progress
 
 SCHEMA = pa.schema(
     {
@@ -36,27 +40,36 @@ SCHEMA = pa.schema(
 )
 
 
-def build_store(passages: Iterable[Passage], folder: str | Path, tokenizer: Tokenizer) -> "PassageStore":
+def build_store(
+    passages: Iterable[Passage],
+    folder: str | Path,
+    tokenizer: Tokenizer,
+    *,
+    after: "PassageStore | None" = None,
+    share: Callable[[], float] = lambda: 0.0,
+    log: Callable[[str], None] = print,
+) -> "PassageStore":
     """Writes passages and their tokens to a new folder, in the given order, and opens it.
 
     Titles and texts are kept as given; their tokens are those of the single-spaced strings (see
-    data/text.py).
+    data/text.py). after: a store of the same tokenizer whose passages come first, as they are. share: how much of the
+    passages has been taken, from 0 to 1, for the time that is left; log hears of it every few seconds.
     """
 
     def write(temporary: Path) -> None:
-        content = hashlib.sha256()
-        ends, count = [], 0
-        stream = iter(passages)
+        content, count, progress = hashlib.sha256(), 0, Progress(folder, share, log)
+        ends, crcs = [], []
         with pa.OSFile(str(temporary / ARROW), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-            while block := list(itertools.islice(stream, BLOCK_ROWS)):
-                writer.write_batch(_batch(block, tokenizer))
+            for batch, crc in itertools.chain(_old_batches(after), _new_batches(after, passages, tokenizer)):
+                writer.write_batch(batch)
                 ends.append(sink.tell())
-                for field in (f for p in block for f in (p.id, p.title, p.text)):
-                    data = field.encode()
-                    content.update(len(data).to_bytes(8, "little") + data)
-                count += len(block)
+                crcs.append(crc)
+                content.update(_content(batch))
+                count += len(batch)
+                progress.show(count)
         if not count:
             fail(f"{folder}: no passages to store; expected at least one")
+        np.concatenate(crcs).astype("<u4").tofile(temporary / ROWS)
         _write_blocks(temporary, ends)
         write_manifest(
             temporary,
@@ -73,11 +86,28 @@ def build_store(passages: Iterable[Passage], folder: str | Path, tokenizer: Toke
     return PassageStore.open(folder)
 
 
+class Progress:
+    """Says now and then how many passages have been stored, how fast, and how long the rest will take."""
+
+    def __init__(self, folder: str | Path, share: Callable[[], float], log: Callable[[str], None]) -> None:
+        self._folder, self._share, self._log = folder, share, log
+        self._began = self._last = time.monotonic()
+
+    def show(self, count: int) -> None:
+        """Logs a line where the last one is SECONDS old."""
+        now = time.monotonic()
+        if now - self._last < SECONDS:
+            return
+        self._last, spent, share = now, now - self._began, self._share()
+        left = f", {spent * (1 - share) / share / 60:,.0f} minutes left" if share else ""
+        self._log(f"{self._folder}: {count:,} passages stored, {count / spent:,.0f} a second{left}")
+
+
 class PassageStore(Sequence[Passage]):
     """Passages by row; `checksum` covers their order, ids, titles and texts.
 
-    The file is memory-mapped. A block of rows is checked for damage when it is first read; a damaged one
-    raises UserError.
+    The file is memory-mapped. A block of rows is checked for damage when its texts are first read, the tokens of a row
+    whenever they are; damage raises UserError.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], blocks: np.ndarray) -> None:
@@ -87,7 +117,9 @@ class PassageStore(Sequence[Passage]):
         self._block_rows: int = manifest["block_rows"]
         self._file = pa.memory_map(str(folder / ARROW))
         self._bytes = memoryview(self._file.read_buffer())
+        self._tokens = np.frombuffer(self._bytes, np.int32, len(self._bytes) // TOKEN_BYTES)
         self._blocks = blocks
+        self._row_crcs = np.asarray(np.memmap(folder / ROWS, "<u4", "r", shape=(self._count,)))
         self._whole = np.zeros(len(blocks), bool)
         # The file's schema lies in the first region, its footer in the last.
         self._check(0)
@@ -104,6 +136,8 @@ class PassageStore(Sequence[Passage]):
         """
         folder = Path(folder)
         manifest = read_manifest(folder, KIND, verify=verify)
+        if ROWS not in manifest["files"]:
+            fail(f"{folder}: made by an earlier version of this program; build it again")
         if checksum(folder / BLOCKS) != manifest["files"][BLOCKS]["sha256"]:
             fail(f"{folder / BLOCKS}: damaged; restore it or build the passage store again")
         if tokenizer is not None and tokenizer.fingerprint != manifest["tokenizer"]:
@@ -121,17 +155,43 @@ class PassageStore(Sequence[Passage]):
         the last one.
         """
         block, place = self._place(row)
-        batch = self._block(block).batch
+        batch = self._block(block)
         return Passage(*(batch.column(name)[place].as_py() for name in ("id", "title", "text")))
 
     def tokens(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Generator tokens of a row's title and text, int32, read-only views of the file."""
-        number, place = self._place(row)
-        block = self._block(number)
-        return (
-            block.title[block.title_offset[place] : block.title_offset[place + 1]],
-            block.text[block.text_offset[place] : block.text_offset[place + 1]],
+        return self.tokens_of([row])[0]
+
+    def tokens_of(self, rows: Sequence[int] | np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`tokens` of several rows; IndexError where one lies outside 0 <= row < len."""
+        row_R = np.asarray(rows, np.int64)
+        if row_R.size and not 0 <= row_R.min() <= row_R.max() < self._count:
+            raise IndexError(f"rows {row_R.min()} to {row_R.max()} of {self._count} passages")
+        block_R, place_R = np.divmod(row_R, self._block_rows)
+        title_offset_R, title_R, text_offset_R, text_R = self._blocks[block_R, 2:].T
+        tokens = self._tokens
+        bounds = (
+            title_R + tokens[title_offset_R + place_R],
+            title_R + tokens[title_offset_R + place_R + 1],
+            text_R + tokens[text_offset_R + place_R],
+            text_R + tokens[text_offset_R + place_R + 1],
         )
+        pairs = [(tokens[a:b], tokens[c:d]) for a, b, c, d in zip(*(bound.tolist() for bound in bounds), strict=True)]
+        for row, pair, crc in zip(row_R, pairs, self._row_crcs[row_R].tolist(), strict=True):
+            if _row_crc(*pair) != crc:
+                fail(
+                    f"{self.folder / ARROW}: the tokens of row {row} are damaged; "
+                    "restore the file or build the passage store again"
+                )
+        return pairs
+
+    def ids(self) -> Iterator[str]:
+        """The ids of all passages, in order."""
+        return itertools.chain.from_iterable(batch.column("id").to_pylist() for batch in self.batches())
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All passages as Arrow batches of BLOCK_ROWS, the last one shorter."""
+        return (self._open_block(number) for number in range(len(self._blocks) - 1))
 
     def row_of(self, identity: str) -> int:
         """The row of a passage id; UserError when the store has none such. The first call reads all ids."""
@@ -140,10 +200,13 @@ class PassageStore(Sequence[Passage]):
             fail(f"{self.folder}: no passage {identity!r} among {len(self)}; check the questions' passage_ids")
         return row
 
+    def row_crcs(self, number: int) -> np.ndarray:
+        """The checksums of the tokens of a block's rows."""
+        return np.array(self._row_crcs[number * self._block_rows :][: self._block_rows])
+
     @functools.cached_property
     def _rows(self) -> dict[str, int]:
-        columns = (self._block(number).batch.column("id").to_pylist() for number in range(len(self._blocks) - 1))
-        return {identity: row for row, identity in enumerate(itertools.chain.from_iterable(columns))}
+        return {identity: row for row, identity in enumerate(self.ids())}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PassageStore.open, (self.folder,)
@@ -153,18 +216,15 @@ class PassageStore(Sequence[Passage]):
             raise IndexError(f"row {row} of {self._count} passages")
         return divmod(int(row), self._block_rows)
 
-    def _open_block(self, number: int) -> "_Block":
+    def _open_block(self, number: int) -> pa.RecordBatch:
         self._check(number)
-        batch = self._reader.get_batch(number)
-        title, text = batch.column("title_tokens"), batch.column("text_tokens")
-        views = (array.to_numpy() for array in (title.values, title.offsets, text.values, text.offsets))
-        return _Block(batch, *views)
+        return self._reader.get_batch(number)
 
     def _check(self, number: int) -> None:
         """Compares a region of the file with its CRC, once."""
         if not self._whole[number]:
             start = int(self._blocks[number - 1, 0]) if number else 0
-            end, expected = (int(value) for value in self._blocks[number])
+            end, expected = (int(value) for value in self._blocks[number, :2])
             if zlib.crc32(self._bytes[start:end]) != expected:
                 fail(
                     f"{self.folder / ARROW}: bytes {start} to {end} are damaged; "
@@ -173,18 +233,39 @@ class PassageStore(Sequence[Passage]):
             self._whole[number] = True
 
 
-class _Block(NamedTuple):
-    batch: pa.RecordBatch
-    title: np.ndarray
-    title_offset: np.ndarray
-    text: np.ndarray
-    text_offset: np.ndarray
+def _old_batches(store: PassageStore | None) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """The full blocks of a store, with the checksums of their rows' tokens."""
+    for number, batch in enumerate(store.batches() if store else ()):
+        if len(batch) == BLOCK_ROWS:
+            yield batch, store.row_crcs(number)
 
 
-def _batch(passages: Sequence[Passage], tokenizer: Tokenizer) -> pa.RecordBatch:
-    ids, titles, texts = ([getattr(p, name) for p in passages] for name in ("id", "title", "text"))
-    tokens = (_lists(title_pieces(tokenizer, titles)), _lists(inner_pieces(tokenizer, texts)))
-    return pa.record_batch([ids, titles, texts, *tokens], schema=SCHEMA)
+def _new_batches(
+    after: PassageStore | None, passages: Iterable[Passage], tokenizer: Tokenizer
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """Blocks of passages, the first filled up with those that do not fill one of `after`."""
+    rest = range(len(after) // BLOCK_ROWS * BLOCK_ROWS, len(after)) if after else ()
+    stream = itertools.chain((after[row] for row in rest), passages)
+    while chunk := list(itertools.islice(stream, TOKENISED * BLOCK_ROWS)):
+        titles = title_pieces(tokenizer, [passage.title for passage in chunk])
+        texts = inner_pieces(tokenizer, [passage.text for passage in chunk])
+        for at in range(0, len(chunk), BLOCK_ROWS):
+            block = slice(at, at + BLOCK_ROWS)
+            names = ([getattr(passage, name) for passage in chunk[block]] for name in ("id", "title", "text"))
+            pieces = titles[block], texts[block]
+            crcs = np.array([_row_crc(*pair) for pair in zip(*pieces, strict=True)], np.uint32)
+            yield pa.record_batch([*names, *map(_lists, pieces)], schema=SCHEMA), crcs
+
+
+def _row_crc(title: np.ndarray, text: np.ndarray) -> int:
+    return zlib.crc32(text, zlib.crc32(title))
+
+
+def _content(batch: pa.RecordBatch) -> bytes:
+    """What the checksum covers of a batch: ids, titles and texts, each behind its length."""
+    columns = (batch.column(name).to_pylist() for name in ("id", "title", "text"))
+    fields = [field.encode() for row in zip(*columns, strict=True) for field in row]
+    return b"".join(len(field).to_bytes(8, "little") + field for field in fields)
 
 
 def _lists(pieces: Sequence[np.ndarray]) -> pa.ListArray:
@@ -193,9 +274,24 @@ def _lists(pieces: Sequence[np.ndarray]) -> pa.ListArray:
 
 
 def _write_blocks(folder: Path, ends: Sequence[int]) -> None:
-    """Saves where each region of the Arrow file ends, and its CRC: the blocks, then the footer."""
+    """Saves a line for each region of the Arrow file, the blocks and then the footer.
+
+    Where it ends, its CRC, and for a block where offsets and values of title and text tokens begin, counted in int32:
+    tokens are read without opening the block as Arrow.
+    """
     with pa.memory_map(str(folder / ARROW)) as file:
-        data = memoryview(file.read_buffer())
+        buffer = file.read_buffer()
+        reader, data = pa.ipc.open_file(file), memoryview(buffer)
         ends = [*ends, len(data)]
+        places = [_token_places(reader.get_batch(number), buffer.address) for number in range(len(ends) - 1)]
         crcs = [zlib.crc32(data[start:end]) for start, end in itertools.pairwise([0, *ends])]
-    np.save(folder / BLOCKS, np.array([ends, crcs], np.int64).T, allow_pickle=False)
+    regions = zip(ends, crcs, [*places, (0, 0, 0, 0)], strict=True)
+    blocks = np.array([(end, crc, *place) for end, crc, place in regions], np.int64)
+    np.save(folder / BLOCKS, blocks, allow_pickle=False)
+
+
+def _token_places(batch: pa.RecordBatch, base: int) -> tuple[int, int, int, int]:
+    """Where the int32 offsets and values of title and text tokens begin in the mapped file."""
+    columns = (batch.column(name).buffers() for name in ("title_tokens", "text_tokens"))
+    # buffers: validity, offsets, validity of the values, values; empty ones may have no address.
+    return tuple((b.address - base) // TOKEN_BYTES if b.size else 0 for c in columns for b in (c[1], c[3]))

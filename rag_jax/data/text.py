@@ -93,7 +93,7 @@ def source_ids(
     'keep_question' shortens the text, then the title, and the question only when it alone is too long;
     'huggingface' cuts on the right, so that a long passage pushes the question out.
     """
-    return np.concatenate(_row((title, text), question, length, marks, policy))
+    return np.concatenate(_cut((title, text), question, length, Frame.of(marks), policy))
 
 
 def source_lengths(documents_BK: Sequence[Sequence[Document]], questions_B: Sequence[Ids], marks: Marks) -> np.ndarray:
@@ -118,31 +118,52 @@ def fill_sources(
 
     A missing document (k larger than the corpus) is given as two empty pieces.
     """
-    rows = [
-        _row(document, question, length, marks, policy)
-        for documents, question in zip(documents_BK, questions_B, strict=True)
-        for document in documents
-    ]
-    lengths_R = np.asarray([sum(map(len, row)) for row in rows])
-    source_RS = np.full((len(rows), length), marks.pad, np.int32)
-    flat = np.concatenate([piece for row in rows for piece in row])
-    source_RS[np.arange(length)[None] < lengths_R[:, None]] = flat
+    frame, pieces, lengths = Frame.of(marks), [], []
+    bos, before_text, before_question, eos, around = frame
+    for documents, question in zip(documents_BK, questions_B, strict=True):
+        for title, text in documents:
+            size = around + len(title) + len(text) + len(question)
+            if size <= length:
+                pieces += (bos, title, before_text, text, before_question, question, eos)
+                lengths.append(size)
+            else:
+                row = _cut((title, text), question, length, frame, policy)
+                pieces += row
+                lengths.append(sum(map(len, row)))
+    source_RS = np.full((len(lengths), length), marks.pad, np.int32)
+    source_RS[np.arange(length)[None] < np.asarray(lengths)[:, None]] = np.concatenate(pieces)
     return source_RS.reshape(len(questions_B), -1, length)
 
 
-def _row(document: Document, question: Ids, length: int, marks: Marks, policy: Policy) -> list[Ids]:
+class Frame(NamedTuple):
+    """The marks around the pieces of a source, as arrays, and how many tokens they are."""
+
+    bos: Ids
+    title_separator: Ids
+    document_separator: Ids
+    eos: Ids
+    size: int
+
+    @classmethod
+    def of(cls, marks: Marks) -> "Frame":
+        """The frame of a generator's marks."""
+        separators = marks.title_separator, marks.document_separator
+        return cls(as_ids([marks.bos]), *separators, as_ids([marks.eos]), 2 + sum(map(len, separators)))
+
+
+def _cut(document: Document, question: Ids, length: int, frame: Frame, policy: Policy) -> list[Ids]:
     """The pieces of one source, cut so that their lengths sum to at most `length`."""
     title, text = document
-    room = length - 2 - len(marks.title_separator) - len(marks.document_separator)
-    if policy == "keep_question":
+    room = length - frame.size
+    if len(title) + len(text) + len(question) > room and policy == "keep_question":
         question = question[: max(room, 0)]
         title = title[: max(room - len(question), 0)]
         text = text[: max(room - len(question) - len(title), 0)]
-    pieces = [title, marks.title_separator, text, marks.document_separator, question]
+    pieces = [title, frame.title_separator, text, frame.document_separator, question]
     if len(title) + len(text) + len(question) > room:
         # Under 'huggingface', or when not even the separators fit.
         pieces = [np.concatenate(pieces)[: length - 2]]
-    return [as_ids([marks.bos]), *pieces, as_ids([marks.eos])]
+    return [frame.bos, *pieces, frame.eos]
 
 
 def targets(

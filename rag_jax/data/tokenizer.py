@@ -25,6 +25,7 @@ FILES = (
 )  # fmt: skip
 WORD_START = "▁"
 SMALLEST = 300
+FEW_LETTERS = 8192  # a batch of questions: waking the tokenizer's threads may take longer than the work
 
 
 class Framing(NamedTuple):
@@ -93,11 +94,13 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens."""
+        if sum(map(len, texts)) < FEW_LETTERS:
+            return [self.encode(text) for text in texts]
         return [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of one text, without special tokens."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, special tokens skipped."""

@@ -1,11 +1,14 @@
 """The two tokenizers of a run: one's own Hugging Face folders, or vocabularies trained on the corpus."""
 
 import shutil
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from rag_jax.data import tasks
+from rag_jax.data.formats import Passage
 from rag_jax.data.text import source_string
 from rag_jax.data.tokenizer import FILES, Framing, Tokenizer, train_byte_bpe, train_wordpiece
 from rag_jax.errors import UserError
@@ -25,15 +28,18 @@ def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer, Tokenize
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         questions = [question.text for question in tasks.questions(config.data.train)] if config.data.train else [""]
-        passages = list(tasks.passages(config.data.passages))
+
+        def passages() -> Iterator[Passage]:  # read again for each part: a corpus need not fit into memory
+            return tasks.passages(config.data, log=lambda line: None)
+
         if "encoder" in missing:
-            texts = [*(f"{passage.title} {passage.text}" for passage in passages), *questions]
+            texts = chain((f"{passage.title} {passage.text}" for passage in passages()), questions)
             train_wordpiece(texts, config.tokenizer.encoder_vocab, folder / "encoder")
         if "generator" in missing:
-            texts = [
+            texts = (
                 source_string(passage.title, passage.text, questions[row % len(questions)])
-                for row, passage in enumerate(passages)
-            ]
+                for row, passage in enumerate(passages())
+            )
             train_byte_bpe(texts, config.tokenizer.generator_vocab, folder / "generator")
     return load_both(config, *(folder / part for part in PARTS))
 

@@ -83,6 +83,14 @@ class Index:
         return self.searcher.search(vector_BE, k)
 
 
+class Contents(NamedTuple):
+    """What an index holds beside its searcher."""
+
+    manifest: IndexManifest
+    vectors: Vectors
+    passages: PassageStore
+
+
 def open_index(
     folder: str | Path,
     *,
@@ -97,6 +105,15 @@ def open_index(
     than `expect_fingerprint` made the vectors, or when `tokenizer`, the generator's, did not make the tokens.
     """
     folder = Path(folder)
+    contents = open_contents(folder, expect_fingerprint=expect_fingerprint, tokenizer=tokenizer, verify=verify)
+    manifest, vectors, _ = contents
+    return Index(folder, *contents, _searcher(folder, kind or manifest.kind, manifest, vectors))
+
+
+def open_contents(
+    folder: Path, *, expect_fingerprint: str | None, tokenizer: Tokenizer | None, verify: bool = False
+) -> Contents:
+    """Opens what lies in an index without its searcher; errors as open_index."""
     manifest = read_index_manifest(folder, verify=verify)
     if expect_fingerprint is not None and manifest.encoder_fingerprint != expect_fingerprint:
         fail(
@@ -107,7 +124,7 @@ def open_index(
     passages = PassageStore.open(folder / "passages", tokenizer=tokenizer)
     if passages.checksum != manifest.passages_checksum or len(passages) != manifest.count:
         fail(f"{folder / 'passages'}: not the passages of the vectors beside it; build it again with {BUILD}")
-    return Index(folder, manifest, vectors, passages, _searcher(folder, kind or manifest.kind, manifest, vectors))
+    return Contents(manifest, vectors, passages)
 
 
 def read_index_manifest(folder: Path, *, verify: bool = False) -> IndexManifest:

@@ -18,8 +18,8 @@ from rag_jax.data.passages import PassageStore
 from rag_jax.errors import UserError, fail
 from rag_jax.files import MANIFEST, read_json, replace_folder, write_json
 from rag_jax.index import scann
-from rag_jax.index.base import KINDS, IndexManifest, read_index_manifest, write_index_manifest
-from rag_jax.index.vectors import DTYPES, Vectors, is_whole, shard_path, write_shard
+from rag_jax.index.base import KINDS, Contents, IndexManifest, read_index_manifest, write_index_manifest
+from rag_jax.index.vectors import DTYPES, Vectors, crc_path, is_whole, shard_path, write_shard
 
 RECIPE = "recipe.json"
 
@@ -37,6 +37,7 @@ def build_index(
     batch_size: int = 256,
     dtype: str = "float32",
     search: dict[str, Any] | None = None,
+    base: Contents | None = None,
     log: Callable[[str], None] = print,
 ) -> IndexManifest:
     """Builds `folder` from a passage store; does nothing when the same index is already there.
@@ -45,6 +46,7 @@ def build_index(
       may return before the device has finished.
     passage_ids: titles and texts of one batch -> its token ids.
     search: overrides of ScaNN's parameters.
+    base: an index of the store's first passages by the same encoder, whose vectors are taken as they are.
     Restarted after a kill, the vectors are bit-equal to those of an uninterrupted build.
     Raises UserError for bad settings, a vector that is not finite, or the unfinished build of
     another index in the way.
@@ -52,6 +54,9 @@ def build_index(
     folder = Path(folder)
     settings = _search_settings(kind, len(store), search)
     recipe = _recipe(store, fingerprint, dtype, shard_size, batch_size)
+    if base is not None:
+        _check_base(base, recipe)
+        recipe["grown_from"] = base.passages.checksum
     manifest = IndexManifest(
         kind=kind,
         count=len(store),
@@ -68,7 +73,9 @@ def build_index(
         return found
     partial = _start(folder, recipe, log)
     _take_over_vectors(folder, partial, recipe, log)
-    width = _encode_missing_shards(partial, encode, store, passage_ids, recipe, log)
+    if base is not None:
+        _take_over_full_shards(base, partial)
+    width = _encode_missing_shards(partial, encode, store, passage_ids, recipe, base, log)
     _link_folder(store.folder, partial / "passages")
     _build_searcher(partial, kind, Vectors(partial, len(store), width, dtype, shard_size), settings)
     manifest = replace(manifest, width=width)
@@ -102,6 +109,13 @@ def _recipe(store: PassageStore, fingerprint: str, dtype: str, shard_size: int, 
         "shard_size": shard_size,
         "batch_size": batch_size,
     }
+
+
+def _check_base(base: Contents, recipe: dict[str, Any]) -> None:
+    for key in ("encoder_fingerprint", "dtype", "shard_size"):
+        found = getattr(base.manifest, key)
+        if found != recipe[key]:
+            fail(f"index.{key}: {recipe[key]!r}; the index to be added to has {found!r}; use that or build anew")
 
 
 def _finished(
@@ -157,22 +171,34 @@ def _take_over_vectors(folder: Path, partial: Path, recipe: dict[str, Any], log:
     log(f"{folder}: vectors taken over, only the searcher is built")
 
 
+def _take_over_full_shards(base: Contents, partial: Path) -> None:
+    """Links the shards of an older index that nothing is added to."""
+    folder = base.passages.folder.parent
+    for shard in range(base.manifest.count // base.manifest.shard_size):
+        for path in (crc_path(folder, shard), shard_path(folder, shard)):
+            _link(path, partial / path.name)
+
+
 def _encode_missing_shards(
     partial: Path,
     encode: Callable,
     store: PassageStore,
     passage_ids: Callable,
     recipe: dict[str, Any],
+    base: Contents | None,
     log: Callable[[str], None],
 ) -> int:
     """Writes the shards that are not there whole; returns the vectors' width."""
+    old = base.manifest.count if base is not None else 0
     began, fresh, shard_size = time.monotonic(), 0, recipe["shard_size"]
     for shard, start in enumerate(range(0, len(store), shard_size)):
         stop = min(start + shard_size, len(store))
         if is_whole(partial, shard):
             continue
-        rows = range(start, stop)
+        rows = range(old if start < old < stop else start, stop)
         vectors = _encode_shard(encode, store, passage_ids, rows, recipe["batch_size"], recipe["dtype"])
+        if rows.start > start:
+            vectors = np.concatenate([base.vectors.read(start, old), vectors])
         write_shard(partial, shard, vectors)
         fresh += len(rows)
         rate = fresh / max(time.monotonic() - began, 1e-9)

@@ -20,7 +20,7 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 def write_shard(folder: Path, shard: int, vector_CE: np.ndarray) -> None:
     """Writes the CRCs, then the vectors, each atomically: a shard that exists is whole and has its CRCs."""
-    _save(_crc_path(folder, shard), _crcs(vector_CE))
+    _save(crc_path(folder, shard), _crcs(vector_CE))
     _save(shard_path(folder, shard), vector_CE)
 
 
@@ -28,7 +28,7 @@ def is_whole(folder: Path, shard: int) -> bool:
     """Whether shard number `shard` is there, with every block as it was written."""
     try:
         vector_CE = np.load(shard_path(folder, shard), mmap_mode="r", allow_pickle=False)
-        return np.array_equal(_crcs(vector_CE), np.load(_crc_path(folder, shard), allow_pickle=False))
+        return np.array_equal(_crcs(vector_CE), np.load(crc_path(folder, shard), allow_pickle=False))
     except (OSError, ValueError, EOFError, SyntaxError):
         return False
 
@@ -47,7 +47,7 @@ class Vectors:
         self._paths = [shard_path(folder, shard) for shard in range(len(starts))]
         rows = [min(shard_size, count - start) for start in starts]
         self._shards = [_map(p, (n, width), self.dtype) for p, n in zip(self._paths, rows, strict=True)]
-        self._crcs = [_map(_crc_path(folder, i), (-(-n // BLOCK),), np.dtype(np.uint32)) for i, n in enumerate(rows)]
+        self._crcs = [_map(crc_path(folder, i), (-(-n // BLOCK),), np.dtype(np.uint32)) for i, n in enumerate(rows)]
         self._checked = [np.zeros(len(crc), bool) for crc in self._crcs]
 
     def __len__(self) -> int:
@@ -99,7 +99,8 @@ def _crcs(vector_CE: np.ndarray) -> np.ndarray:
     return np.array([_crc(vector_CE[at : at + BLOCK]) for at in range(0, len(vector_CE), BLOCK)], np.uint32)
 
 
-def _crc_path(folder: Path, shard: int) -> Path:
+def crc_path(folder: Path, shard: int) -> Path:
+    """Where the CRCs of shard number `shard` lie."""
     return Path(folder) / f"vectors-{shard:05d}.crc.npy"
 
 

@@ -71,7 +71,7 @@ def make_pairs(config: ConfigDict, tokenizer: Tokenizer) -> Pairs:
             "expected some, or config.retriever.inverse_cloze = 1 to train on passages alone"
         )
     return Pairs(
-        list(tasks.passages(config.data.passages)), known, tokenizer, config.length,
+        list(tasks.passages(config.data)), known, tokenizer, config.length,
         inverse_cloze=config.retriever.inverse_cloze, hard_negatives=config.retriever.hard_negatives,
     )  # fmt: skip
 

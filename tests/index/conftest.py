@@ -64,9 +64,10 @@ def build(store, tmp_path):
             "shard_size": 10,
             "batch_size": 4,
             "log": lambda line: None,
+            "store": store,
             **changes,
         }
-        build_index(tmp_path / name, encode=encoder, store=store, passage_ids=passage_ids, **settings)
+        build_index(tmp_path / name, encode=encoder, passage_ids=passage_ids, **settings)
         return tmp_path / name, encoder
 
     return run

@@ -1,12 +1,16 @@
 """Building: padded batches, any dtype, killed and resumed to the same bits, never half-made in its place."""
 
+import shutil
+
 import ml_dtypes
 import numpy as np
 import pytest
 
+from rag_jax.data.passages import build_store
+from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.index import builder
-from rag_jax.index.base import Queries, open_index
+from rag_jax.index.base import Queries, open_contents, open_index
 
 
 def contents(folder):
@@ -112,6 +116,88 @@ def test_a_damaged_index_is_built_again(build, vector_NE):
     _, encoder = build()
     assert len(encoder.shapes) == 3
     np.testing.assert_array_equal(open_index(folder).vectors.read(0, 23), vector_NE)
+
+
+@pytest.fixture
+def grow(store, passages, tmp_path):
+    """grow(old, name, ...) builds an index of the first passages, then adds the rest; returns (folder, encoder)."""
+
+    def contents_of(folder):
+        return open_contents(folder, expect_fingerprint="encoder-a", tokenizer=None)
+
+    def run(build, old, name="index", encoder=None, **changes):
+        folder = tmp_path / name
+        if not (folder / "manifest.json").exists():
+            first = build_store(passages[:old], tmp_path / f"{name}.first", store_tokenizer(store))
+            build(name, store=first, **changes)
+        return build(name, encoder, base=contents_of(folder), **changes)
+
+    return run
+
+
+def store_tokenizer(store):
+    return Tokenizer.load(store.folder.parent / "tokenizer")
+
+
+@pytest.mark.parametrize("old", [1, 9, 10, 13, 20, 22])
+def test_passages_are_added_without_encoding_the_old_ones(build, grow, vector_NE, old):
+    folder, encoder = grow(build, old)
+    index = open_index(folder, verify=True)
+    np.testing.assert_array_equal(index.vectors.read(0, 23), vector_NE)
+    assert [passage.id for passage in index.passages] == [f"p{row}" for row in range(23)]
+    assert index.manifest.count == 23 and index.manifest.passages_checksum == index.passages.checksum
+    shards = [range(max(start, old), min(start + 10, 23)) for start in (0, 10, 20)]
+    assert len(encoder.shapes) == sum(-(-len(rows) // 4) for rows in shards)
+
+
+def test_the_old_vectors_are_kept_bit_by_bit(build, grow):
+    """Even where this machine's encoder would say something else."""
+
+    def other(ids_BP):
+        return np.full((len(ids_BP), 6), 7, np.float32)
+
+    for dtype in ("float32", "bfloat16"):
+        folder, _ = grow(build, 13, dtype, dtype=dtype)
+        before = open_index(folder).vectors.read(0, 13)
+        shutil.rmtree(folder)
+        folder, _ = grow(build, 13, dtype, other, dtype=dtype)
+        vectors = open_index(folder).vectors.read(0, 23)
+        assert vectors[:13].tobytes() == before.tobytes() and (vectors[13:] == 7).all()
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_a_killed_addition_leaves_the_old_index_in_use_and_goes_on(build, grow, dying_encoder, calls):
+    whole, _ = grow(build, 13, "whole")
+    with pytest.raises(KeyboardInterrupt):
+        grow(build, 13, "killed", dying_encoder(calls))
+    old = open_index(whole.with_name("killed"), verify=True)
+    assert old.manifest.count == len(old.passages) == 13
+    folder, encoder = grow(build, 13, "killed")
+    assert contents(folder) == contents(whole) and len(encoder.shapes) == 3 - calls // 2 * 2
+    assert not folder.with_name("killed.partial").exists()
+
+
+def test_a_searcher_is_built_anew_for_added_passages(build, grow, vector_NE):
+    pytest.importorskip("scann")
+    folder, _ = grow(build, 13, kind="scann")
+    ids_BK, _ = open_index(folder).search(Queries([""] * 2, 100 * vector_NE[[5, 22]]), 23)
+    assert [sorted(ids_K) for ids_K in ids_BK.tolist()] == [list(range(23))] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fingerprint": "encoder-b"}, "index.encoder_fingerprint: 'encoder-b'; the index to be added to has"),
+        ({"dtype": "bfloat16"}, r"index.dtype: 'bfloat16'; .* has 'float32'; use that"),
+        ({"shard_size": 20}, r"index.shard_size: 20; .* has 10"),
+    ],
+)
+def test_an_index_grows_only_as_it_was_made(build, grow, dying_encoder, change, message):
+    folder, _ = grow(build, 13)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match=message):
+        grow(lambda *given, **settings: build(*given, **(settings | (change if "base" in settings else {}))), 13)
+    assert open_index(folder).manifest.count == 13 and not folder.with_name("index.partial").exists()
 
 
 @pytest.mark.parametrize(

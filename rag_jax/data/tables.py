@@ -1,0 +1,111 @@
+"""Other people's tables: Parquet, Arrow, and folders that `datasets` saved; only the columns asked for are read."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rag_jax.data.lines import BadLine, Meter
+from rag_jax.errors import fail
+from rag_jax.files import read_object
+
+SUFFIXES = (".parquet", ".arrow")
+STATE, SPLITS = "state.json", "dataset_dict.json"
+BATCH_ROWS = 4096
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether `datasets` saved this folder with save_to_disk."""
+    return (folder / STATE).is_file() or (folder / SPLITS).is_file()
+
+
+def dataset_files(folder: Path) -> list[Path]:
+    """The Arrow files of a folder that `datasets` saved, in order; UserError for one of several splits."""
+    if not (folder / STATE).is_file():
+        splits = read_object(folder / SPLITS).get("splits", [])
+        fail(f"{folder}: holds splits, expected one of them: {', '.join(f'{folder}/{split}' for split in splits)}")
+    state = read_object(folder / STATE)
+    if state.get("_indices_data_files"):
+        fail(f"{folder / STATE}: rows are chosen by an index; call flatten_indices() and save it again")
+    try:
+        return [folder / item["filename"] for item in state["_data_files"]]
+    except (KeyError, TypeError) as error:
+        fail(f"{folder / STATE}: no file names under _data_files ({error}); save the data set again")
+
+
+def columns(path: Path) -> list[str]:
+    """The names of a table's columns."""
+    with _reading(path):
+        if path.suffix == ".parquet":
+            return pq.read_schema(path).names
+        with pa.memory_map(str(path)) as file:
+            return _arrow(file).schema.names
+
+
+def rows(path: Path, names: Sequence[str], meter: Meter | None = None) -> Iterator[dict[str, Any] | BadLine]:
+    """Yields each row as {name: value}, or a BadLine where a value is not UTF-8."""
+    share = 0.0
+    if meter is not None and path.is_file():
+        size = path.stat().st_size
+        meter.begin(size, lambda: int(size * share))
+    with _reading(path):
+        for portion, batch in _batches(path, list(names)):
+            share = portion
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                part = batch.slice(start, BATCH_ROWS)
+                values = [_values(part.column(name)) for name in names]
+                for row in zip(*values, strict=True):
+                    bad = next((value for value in row if isinstance(value, BadLine)), None)
+                    yield bad or dict(zip(names, row, strict=True))
+
+
+def _batches(path: Path, names: list[str]) -> Iterator[tuple[float, pa.RecordBatch]]:
+    """(share of the file that comes before or with it, batch of rows)."""
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            rows_before = 0
+            for batch in file.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
+                yield rows_before / file.metadata.num_rows, batch
+                rows_before += batch.num_rows
+        return
+    with pa.memory_map(str(path)) as file:
+        reader = _arrow(file)
+        if isinstance(reader, pa.ipc.RecordBatchFileReader):
+            for number in range(reader.num_record_batches):
+                yield number / reader.num_record_batches, reader.get_batch(number)
+        else:
+            for batch in reader:
+                yield file.tell() / file.size(), batch
+
+
+def _arrow(file: pa.MemoryMappedFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
+    """A reader of either kind of Arrow file; `datasets` writes streams."""
+    is_file = file.read(6) == b"ARROW1"
+    file.seek(0)
+    return pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_value(item) for item in column]
+
+
+def _value(item: pa.Scalar) -> Any:
+    try:
+        return item.as_py()
+    except UnicodeDecodeError as error:
+        return BadLine("not UTF-8", f" (byte 0x{error.object[error.start]:02x}); write the table again")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError) as error:
+        said = " ".join(str(error).split())[:200]
+        fail(f"{path}: cannot be read as a table ({said}); restore the file or check the path")

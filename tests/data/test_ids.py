@@ -1,0 +1,28 @@
+"""Ids seen before, in 8 bytes each."""
+
+import random
+
+import numpy as np
+
+from rag_jax.data.ids import IdSet
+
+
+def test_a_set_of_ids_says_what_a_set_says():
+    random_, seen, ids = random.Random(0), set(), IdSet()
+    for size in (0, 1, 500, 3, 2000, 1, 1, 700, 5000):
+        some = [str(random_.randrange(4000)) for _ in range(size)]
+        assert ids.holds(some).tolist() == [identity in seen for identity in some]
+        expected = []
+        for identity in some:
+            expected.append(identity not in seen)
+            seen.add(identity)
+        assert ids.add(some).tolist() == expected
+    assert ids.holds(["x", "ü", *sorted(seen)]).tolist() == [False, False] + [True] * len(seen)
+
+
+def test_it_begins_with_given_ids_and_stays_small():
+    ids = IdSet(str(number) for number in range(200_000))
+    assert ids.holds(["0", "199999", "200000"]).tolist() == [True, True, False]
+    assert not ids.add(["5", "5"]).any()
+    assert sum(run.nbytes for run in ids._runs) == 8 * 200_000
+    assert len(ids._runs) < 20 and all(run.dtype == np.uint64 for run in ids._runs)
