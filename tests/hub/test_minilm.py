@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from rag_jax.data.tasks import passages
+from rag_jax.data import demo
 from rag_jax.data.tokenizer import Framing, Tokenizer
 from rag_jax.hub.huggingface import check_vocabulary, encoder_config, encoder_length, encoder_tokenizer, load_encoder
 from rag_jax.models.bert import BertEncoder
@@ -30,7 +30,7 @@ def folder():
 
 @pytest.fixture(scope="module")
 def corpus():
-    return list(passages("demo:2016"))[:PASSAGES]
+    return list(demo.passages("2016"))[:PASSAGES]
 
 
 def test_ids_and_embeddings_are_transformers(folder, corpus):
