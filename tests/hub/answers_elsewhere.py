@@ -29,9 +29,9 @@ def code_of_card(folder: Path) -> str:
 
 def run_card(folder: Path) -> dict:
     """What the card's code defines, run as it stands in the folder; 'printed' is what it prints."""
-    names, printed = {}, io.StringIO()
+    names, printed, code = {}, io.StringIO(), code_of_card(folder)
     with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
-        exec(compile(code_of_card(folder), "README.md", "exec"), names)
+        exec(compile(code, "README.md", "exec"), names)
     return names | {"printed": printed.getvalue()}
 
 
