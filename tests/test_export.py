@@ -46,7 +46,8 @@ def test_from_a_run_to_answers_elsewhere_and_here(tiny_run, tiny_rag, measured, 
     card = (out / "README.md").read_text()
     assert "# land\n" in card and "| EM | 25.0 | 7.1 to 59.1 | 2 of 8 |" in card
     answers = [answer.text for answer in tiny_rag.answer(QUESTIONS)]
-    assert run_card(out)["answer"](QUESTIONS) == answers
+    monkeypatch.chdir(tmp_path)
+    assert run_card(Path("hf/land"))["answer"](QUESTIONS) == answers
     (ours,) = (block for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "rag_jax" in block)
     monkeypatch.chdir(out)
     ours = ours.replace("who discovered radium?", QUESTIONS[0])
