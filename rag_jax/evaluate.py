@@ -16,12 +16,12 @@ def main(_) -> None:
     """Loads the run and measures what was asked for; --config overrides what the run was trained with."""
     options = flags.FLAGS
     place = Workdir(options.workdir)
-    settings = command.checked(options.config) if options.config else place.load_config()
+    settings = command.checked(options.config) if options.config else None
     from rag_jax.api import Rag
     from rag_jax.evaluation.report import evaluate
 
     rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)
-    evaluate(rag, settings, place.folder, parts=options.parts, swap_index=options.swap_index)
+    evaluate(rag, rag.config, place.folder, parts=options.parts, swap_index=options.swap_index)
 
 
 if __name__ == "__main__":

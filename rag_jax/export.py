@@ -33,7 +33,7 @@ def main(_) -> None:
     place = Workdir(options.workdir)
     if not options.out:
         raise UserError("--out: missing, expected the folder to write, as --out=hf/demo")
-    settings = command.checked(options.config) if options.config else place.load_config()
+    settings = command.checked(options.config) if options.config else None
     from rag_jax.api import Rag
     from rag_jax.files import read_json
     from rag_jax.hub import folder, source

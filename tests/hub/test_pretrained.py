@@ -153,6 +153,17 @@ def test_training_started_from_it(foreign, trained):
     assert (trained / "tokenizers" / "generator" / "tokenizer.json").is_file()
 
 
+def test_a_run_is_measured_when_what_it_started_from_is_gone(trained, tiny_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config |= {"init_from": "/gone", "parts": config["parts"] | {"passage_encoder": "/gone"}}
+    config["tokenizer"] |= {"encoder": "/gone", "generator": "/gone"}
+    (workdir / "config.json").write_text(json.dumps(config))
+    said = tiny_run.command("evaluate", f"--workdir={workdir}").stdout
+    assert "recall@1" in said and (workdir / "evaluation.json").is_file()
+
+
 def test_a_model_without_an_index_asks_for_one(foreign):
     with pytest.raises(UserError, match="comes without an index; build one with `python"):
         Rag.load(foreign / "rag")
