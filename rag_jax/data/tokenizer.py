@@ -5,6 +5,7 @@ transformers costs seconds, and its tokenizers are this library underneath.
 """
 
 import hashlib
+import shutil
 import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -147,6 +148,13 @@ class Tokenizer:
             row[: len(ids)] = ids
             row[len(ids)] = self.sep_id
         return out
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copies what of a folder belongs to its tokenizer; it may hold a model's weights as well."""
+    for name in FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int, folder: str | Path) -> Tokenizer:

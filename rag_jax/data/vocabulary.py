@@ -1,7 +1,7 @@
 """The two tokenizers of a run: one's own Hugging Face folders, or vocabularies trained on the corpus."""
 
-import shutil
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from rag_jax.data import tasks
 from rag_jax.data.formats import Passage
 from rag_jax.data.text import source_string
-from rag_jax.data.tokenizer import FILES, Framing, Tokenizer, train_byte_bpe, train_wordpiece
+from rag_jax.data.tokenizer import Framing, Tokenizer, copy_files, train_byte_bpe, train_wordpiece
 from rag_jax.errors import UserError
 from rag_jax.files import build_folder
 
@@ -54,13 +54,7 @@ def keep_copy(given: Path, own: Path, part: str) -> None:
     """Copies a tokenizer's files into the run, which is whole without their source; an earlier copy must agree."""
     if not own.is_dir():
         Tokenizer.load(given)
-
-        def copy(temporary: Path) -> None:
-            for name in FILES:
-                if (given / name).is_file():
-                    shutil.copyfile(given / name, temporary / name)
-
-        build_folder(own, copy)
+        build_folder(own, partial(copy_files, given))
     elif given.is_dir() and Tokenizer.load(given).fingerprint != Tokenizer.load(own).fingerprint:
         raise UserError(
             f"config.tokenizer.{part}: {given} holds another vocabulary than {own}, with which this run began; "

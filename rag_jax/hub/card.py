@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rag_jax.hub.configs import ARCHITECTURES
 from rag_jax.hub.knowledge import DATASET, FAISS
 from rag_jax.metrics.retrieval import interval
 from rag_jax.models.rag import RagConfig
@@ -208,7 +209,7 @@ def _table(scores: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _code(kind: str, config: ConfigDict, settings: Mapping[str, Any], *, with_index: bool) -> str:
-    model = {"token": "RagTokenForGeneration", "sequence": "RagSequenceForGeneration"}[kind]
+    model = ARCHITECTURES[kind]
     length, asked = config.length, config.data.question_text
     room, keep = length.source - 2, config.data.truncation == "keep_question"
     rebuilt = ROUND_TRIP.format(question=length.question, clean=asked.endswith("clean"))

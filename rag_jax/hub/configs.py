@@ -7,6 +7,8 @@ from rag_jax.errors import UserError
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 
+ARCHITECTURES = {"token": "RagTokenForGeneration", "sequence": "RagSequenceForGeneration"}
+TOKENIZERS = ("question_encoder_tokenizer", "generator_tokenizer")  # folders in a RAG folder
 # Ours -> theirs. Several names of theirs must agree: we have one number for both sides.
 BERT = {
     "vocab_size": ("vocab_size",),

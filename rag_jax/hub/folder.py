@@ -13,22 +13,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rag_jax.data.text import DOCUMENT_SEPARATOR, TITLE_SEPARATOR
-from rag_jax.data.tokenizer import Tokenizer
+from rag_jax.data.tokenizer import Tokenizer, copy_files
 from rag_jax.errors import fail
 from rag_jax.files import MANIFEST, build_folder, read_json, write_atomically, write_json
 from rag_jax.hub import knowledge, rules
 from rag_jax.hub.card import card
-from rag_jax.hub.configs import bart_json, bert_json
+from rag_jax.hub.configs import ARCHITECTURES, TOKENIZERS, bart_json, bert_json
 from rag_jax.hub.convert import to_huggingface
 from rag_jax.hub.generation import generation_json
 from rag_jax.hub.pretrained import EXPORTED, VERSION
+from rag_jax.hub.source import INDEX
 from rag_jax.hub.tensors import SAFETENSORS, write_tensors
 from rag_jax.models import rag
 from rag_jax.models.bert import BertConfig
-
-TOKENIZERS = ("question_encoder_tokenizer", "generator_tokenizer")
-TOKENIZER_FILES = ("*.json", "*.txt")
-ARCHITECTURES = {"token": "RagTokenForGeneration", "sequence": "RagSequenceForGeneration"}
 
 
 class Only(NamedTuple):
@@ -87,10 +84,11 @@ def write_folder(
         write_json(temporary / "config.json", rag_json(trained.model, trained.config, with_index=with_index))
         write_json(temporary / "generation_config.json", settings)
         for name, tokenizer in zip(TOKENIZERS, trained.tokenizers, strict=True):
-            _copy_tokenizer(tokenizer.folder, temporary / name)
+            (temporary / name).mkdir()
+            copy_files(tokenizer.folder, temporary / name)
         if with_index:
             knowledge.write_knowledge(temporary, trained.index.vectors, trained.index.passages)
-            _link_index(trained.index.folder, temporary / "index")
+            _link_index(trained.index.folder, temporary / INDEX)
         write_json(temporary / EXPORTED, _ours(trained))
         model, config, name = trained.model, trained.config, folder.resolve().name
         text = card(name, model, config, trained.decode, settings, with_index=with_index, scores=scores)
@@ -110,7 +108,7 @@ def check_folder(folder: Path) -> None:
 def check_encoder(encoder: BertConfig) -> None:
     """UserError for a question encoder that transformers' RAG cannot express."""
     for name, value, why in ENCODERS:
-        found = getattr(encoder, name, value)
+        found = getattr(encoder, name)
         if found != value:
             fail(f"encoder.{name}: found {found!r}, expected {value!r} for an export: {why}; use it with rag_jax alone")
 
@@ -170,12 +168,6 @@ def _ours(trained: Trained) -> dict[str, Any]:
     config = json.loads(trained.config.to_json_best_effort())
     config["retrieval"] |= {"score_scale": 1.0, "learn_score_scale": False}
     return {"version": VERSION, "config": config, "passage_encoder": trained.index.manifest.encoder_fingerprint}
-
-
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    target.mkdir()
-    for path in sorted(path for pattern in TOKENIZER_FILES for path in source.glob(pattern)):
-        shutil.copyfile(path, target / path.name)
 
 
 def _link_index(source: Path, target: Path) -> None:

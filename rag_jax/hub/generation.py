@@ -30,6 +30,11 @@ IDS = {
     "pad_id": "pad_token_id",
     "start_id": "decoder_start_token_id",
 }
+# What a folder may say about decoding, in transformers' words.
+READ = (
+    *SETTINGS.values(), *IDS.values(), "do_sample", "max_new_tokens", "min_new_tokens", "num_return_sequences",
+    "repetition_penalty",
+)  # fmt: skip
 
 
 def generation_json(decode: Mapping[str, Any], generator: BartConfig) -> dict[str, Any]:

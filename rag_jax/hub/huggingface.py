@@ -13,8 +13,9 @@ from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.files import read_object
 from rag_jax.hub import rules
-from rag_jax.hub.configs import bart_config, bert_config
+from rag_jax.hub.configs import ARCHITECTURES, TOKENIZERS, bart_config, bert_config
 from rag_jax.hub.convert import from_huggingface
+from rag_jax.hub.generation import READ
 from rag_jax.hub.rules import Rule
 from rag_jax.hub.sentence import read_sentence
 from rag_jax.hub.tensors import open_tensors
@@ -23,7 +24,7 @@ from rag_jax.models.bert import BertConfig, BertEncoder
 from rag_jax.models.rag import RagConfig, init_params
 
 CONFIG = "config.json"
-KINDS = {"RagTokenForGeneration": "token", "RagSequenceForGeneration": "sequence"}
+KINDS = {architecture: kind for kind, architecture in ARCHITECTURES.items()}
 
 
 class Part(NamedTuple):
@@ -45,22 +46,15 @@ PARTS = {
 }
 # Layers of a BertFor... after the encoder, which is all that is taken.
 BERT_HEADS = ("cls.*", "classifier.*", "qa_outputs.*")
-# What a folder may say about decoding, in transformers' words.
-GENERATION = (
-    "bad_words_ids", "bos_token_id", "decoder_start_token_id", "do_sample", "early_stopping", "eos_token_id",
-    "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length", "max_new_tokens", "min_length",
-    "min_new_tokens", "no_repeat_ngram_size", "num_beams", "num_return_sequences", "pad_token_id",
-    "repetition_penalty", "temperature", "top_k", "top_p",
-)  # fmt: skip
 
 
 class RagSettings(NamedTuple):
     """What a RAG folder says beside sizes and weights.
 
     kind: 'token' or 'sequence', None where the folder does not tell. dataset: its passages. max_combined_length: of a
-    generator input. generation: those of GENERATION that are set, in transformers' meaning (lengths count the start
-    token). clean_up: whether decoding the question's ids joins "who ' s" to "who's" again, as transformers' retriever
-    rebuilds questions.
+    generator input. generation: those of generation.READ that are set, in transformers' meaning (lengths count the
+    start token). clean_up: whether decoding the question's ids joins "who ' s" to "who's" again, as transformers'
+    retriever rebuilds questions.
     """
 
     kind: str | None
@@ -141,13 +135,13 @@ def encoder_tokenizer(folder: str | Path) -> Path:
     folder = Path(folder)
     if sentence := read_sentence(folder):
         return sentence.folder
-    own = folder / "question_encoder_tokenizer"
+    own = folder / TOKENIZERS[0]
     return own if own.is_dir() else folder
 
 
 def generator_tokenizer(folder: str | Path) -> Path:
     """The folder of the generator's tokenizer."""
-    own = Path(folder) / "generator_tokenizer"
+    own = Path(folder) / TOKENIZERS[1]
     return own if own.is_dir() else Path(folder)
 
 
@@ -243,7 +237,7 @@ def _generation(folder: Path, config: Mapping[str, Any], generator: Mapping[str,
     """From generation_config.json; in older folders, from config.json, and the generator's own where it is silent."""
     path = folder / "generation_config.json"
     layers = (read_object(path),) if path.exists() else (generator, config)
-    return {key: layer[key] for layer in layers for key in GENERATION if layer.get(key) is not None}
+    return {key: layer[key] for layer in layers for key in READ if layer.get(key) is not None}
 
 
 def _clean_up(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """A configuration made whole: sizes, tokenizers and prefixes of the models that it starts from."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
             config.tokenizer[part] = str(source.find(name, f"config.tokenizer.{part}"))
     if config.init_from:
         _from_whole(config, open_pretrained(config.init_from, "config.init_from"))
-    else:
-        _from_parts(config)
-    if name := config.parts.passage_encoder:
-        folder = source.find(name, "config.parts.passage_encoder")
-        encoder = huggingface.encoder_config(folder, "passage_encoder")
-        _take(config, "encoder", sizes(encoder), f"parts.passage_encoder = {name}")
-        _take_tokenizer(config, "encoder", huggingface.encoder_tokenizer(folder), encoder, name)
+    for part in ("passage_encoder",) if config.init_from else PARTS:
+        _from_part(config, part)
     validate(config)
     return config.lock()
 
@@ -51,17 +47,13 @@ def _from_whole(config: ConfigDict, found: Pretrained) -> None:
     )
 
 
-def _from_parts(config: ConfigDict) -> None:
-    if name := config.parts.question_encoder:
-        folder = source.find(name, "config.parts.question_encoder")
-        encoder = huggingface.encoder_config(folder, "question_encoder")
-        _take(config, "encoder", sizes(encoder), f"parts.question_encoder = {name}")
-        _take_tokenizer(config, "encoder", huggingface.encoder_tokenizer(folder), encoder, name)
-    if name := config.parts.generator:
-        folder = source.find(name, "config.parts.generator")
-        generator = huggingface.generator_config(folder)
-        _take(config, "generator", sizes(generator), f"parts.generator = {name}")
-        _take_tokenizer(config, "generator", huggingface.generator_tokenizer(folder), generator, name)
+def _from_part(config: ConfigDict, part: str) -> None:
+    if name := config.parts[part]:
+        group, read, tokenizer = PARTS[part]
+        folder = source.find(name, f"config.parts.{part}")
+        model = read(folder)
+        _take(config, group, sizes(model), f"parts.{part} = {name}")
+        _take_tokenizer(config, group, tokenizer(folder), model, name)
 
 
 def _take(config: ConfigDict, group: str, told: Mapping[str, Any], flag: str) -> None:
@@ -89,3 +81,13 @@ def _take_tokenizer(config: ConfigDict, part: str, folder: Path, model: BertConf
 
 
 SIZES = {"encoder": tuple(sizes(BertConfig())), "generator": tuple(sizes(BartConfig()))}
+# Of config.parts: the group of keys that it fills in, and what reads its config and finds its tokenizer.
+PARTS = {
+    "question_encoder": (
+        "encoder", partial(huggingface.encoder_config, part="question_encoder"), huggingface.encoder_tokenizer
+    ),
+    "generator": ("generator", huggingface.generator_config, huggingface.generator_tokenizer),
+    "passage_encoder": (
+        "encoder", partial(huggingface.encoder_config, part="passage_encoder"), huggingface.encoder_tokenizer
+    ),
+}  # fmt: skip

@@ -107,7 +107,7 @@ def resume(
         )
     params = jax.eval_shape(lambda key: rag.init_params(model, key), jax.random.key(0))
     optimizer = jax.eval_shape(optimizers[extra["stage"]].init, params)
-    state = restore_state(checkpoints, step, TrainState(_STEP, params, optimizer), parallel)
+    state = restore_state(checkpoints, step, TrainState(STEP, params, optimizer), parallel)
     return Progress(extra["stage"], state, extra["next_ids"], extra.get("next_health"))
 
 
@@ -123,4 +123,4 @@ def restore_state(checkpoints: Checkpoints, step: int, like: TrainState, paralle
     return TrainState(trees["optimizer"]["step"], trees["params"], trees["optimizer"]["adam"])
 
 
-_STEP = jax.ShapeDtypeStruct((), jax.numpy.int32)
+STEP = jax.ShapeDtypeStruct((), jax.numpy.int32)

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -18,7 +19,7 @@ from rag_jax.parallel import Pmap
 from rag_jax.training import encoders, init
 from rag_jax.training.logging import Pace, RunLog, finite
 from rag_jax.training.optim import optimizer
-from rag_jax.training.retriever import Pairs, retriever_step
+from rag_jax.training.retriever import Pairs, init_params, retriever_step
 from rag_jax.training.step import TrainState
 from rag_jax.workdir import Workdir
 
@@ -33,10 +34,13 @@ def train_retriever(config: ConfigDict, place: Workdir) -> None:
     pairs = make_pairs(config, encoder_tokenizer)
     order = Batches(max(len(pairs.asked), 1), settings.batch, config.seed)
 
-    params = encoders.first_params(config, model, parallel)
-    tx = optimizer(settings, tuple(params))
+    shapes = jax.eval_shape(lambda key: init_params(model, key, shared=settings.shared), jax.random.key(0))
+    tx = optimizer(settings, tuple(shapes))
     checkpoints = Checkpoints(place.retriever)
-    state = resume(checkpoints, TrainState(jnp.int32(0), params, tx.init(params)), parallel)
+    state = resume(checkpoints, tx, shapes, parallel)
+    if state is None:
+        params = encoders.first_params(config, model, parallel)
+        state = parallel.put_whole(TrainState(jnp.int32(0), params, tx.init(params)))
     step_function = parallel.step(
         retriever_step, config=model.question_encoder, optimizer=tx, scale=model.score_scale, seed=config.seed
     )
@@ -76,12 +80,14 @@ def make_pairs(config: ConfigDict, tokenizer: Tokenizer) -> Pairs:
     )  # fmt: skip
 
 
-def resume(checkpoints: Checkpoints, fresh: TrainState, parallel: Pmap) -> TrainState:
-    """The newest checkpoint, or the fresh state where there is none."""
+def resume(checkpoints: Checkpoints, tx: Any, shapes: dict[str, Any], parallel: Pmap) -> TrainState | None:
+    """The newest checkpoint, None where there is none; shapes: of the parameters."""
     step = checkpoints.latest()
     if step is None:
-        return parallel.put_whole(fresh)
-    return init.restore_state(checkpoints, step, fresh, parallel)
+        return None
+    return init.restore_state(
+        checkpoints, step, TrainState(init.STEP, shapes, jax.eval_shape(tx.init, shapes)), parallel
+    )
 
 
 def save(checkpoints: Checkpoints, state: TrainState) -> None:
