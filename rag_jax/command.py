@@ -10,8 +10,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from rag_jax.config import unknown_keys, validate
 from rag_jax.errors import UserError
+from rag_jax.validation import unknown_keys, validate
 
 
 def define_flags() -> None:

@@ -1,51 +1,8 @@
-"""The schema of a configuration: every key with its default, and what is wrong with the values of one."""
-
-from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
-from typing import Any
+"""The schema of a configuration: every key with its default and what it means."""
 
 from ml_collections import ConfigDict
 
-from rag_jax.errors import UserError
-
 STAGES = ("denoise", "reader", "joint")
-CHOICES = {
-    "kind": ("token", "sequence"),
-    "data.target_layout": ("generation", "huggingface_finetune"),
-    "data.truncation": ("keep_question", "huggingface"),
-    "data.question_text": ("", "raw", "round_trip", "round_trip_clean"),
-    "encoder.pooling": ("cls", "mean"),
-    "encoder.title": ("pair", "joined"),
-    "encoder.dtype": ("float32", "bfloat16"),
-    "generator.dtype": ("float32", "bfloat16"),
-    "encoder.remat": ("none", "full", "dots"),
-    "generator.remat": ("none", "full", "dots"),
-    "generator.position_init": ("normal", "sinusoidal"),
-    "decode.mode": ("", "search", "sample", "thorough", "fast"),
-    "decode.early_stopping": ("False", "True", "never"),
-    "decode.compat": ("", "huggingface"),
-    "index.kind": ("scann", "exact"),
-    "index.dtype": ("float32", "bfloat16"),
-    "retrieval.lag": (0, 1),
-}
-# What a number may be, by the last part of its key; all others are 1 or more.
-SHARES = ("inverse_cloze", "substitution")
-LOSSES = ("dropout", "attention_dropout", "activation_dropout", "label_smoothing")
-MORE_THAN_0 = ("init_std", "norm_eps", "learning_rate", "clip", "temperature")
-FROM_0 = (
-    "seed", "score_scale", "projection", "warmup", "weight_decay", "hard_negatives", "lag", "depth", "min_length",
-    "overlap", "top_k", "no_repeat_ngram_size", "vocab_size",
-)  # fmt: skip
-FROM_MINUS_1 = ("forced_bos_id", "forced_eos_id", "start_id")
-ANY = ("length_penalty",)
-KINDS = {
-    bool: "True or False",
-    int: "a whole number",
-    float: "a number",
-    str: "a string",
-    tuple: "a tuple",
-    ConfigDict: "a group of keys",
-}
 
 
 def _stage() -> dict:
@@ -155,7 +112,23 @@ DEFAULTS = {
         "hard_negatives": 0,  # passages per question that share words with it but not the answer
         "shared": True,  # one encoder for questions and passages
     },
-    "index": {"kind": "scann", "batch": 256, "shard": 65536, "dtype": "float32"},
+    "index": {
+        "kind": "scann",  # or 'exact', on the accelerators; 'bm25', by words; 'hybrid', ScaNN and BM25 fused by rank
+        "batch": 256,
+        "shard": 65536,
+        "dtype": "float32",
+        "scann": {  # 0 and '': chosen by the number of passages, see index.scann.parameters
+            "method": "",  # or 'brute_force' or 'tree'
+            "leaves": 0,
+            "leaves_to_search": 0,
+            "training_sample": 0,
+            "block_width": 0,
+            "anisotropy": 0.0,
+            "reorder": 0,
+            "reorder_dtype": "",  # of the vectors that candidates are scored with: the index's, or 'int8'
+        },
+        "bm25": {"method": "lucene", "k1": 0.9, "b": 0.4, "tokenizer": "english"},  # they set the prior's temperature
+    },
     "retrieval": {
         "k": 5,
         "score_scale": 0.0,  # score = scale * <query, document>; 0 stands for 1, as in DPR, or 20 if encoder.normalize
@@ -197,135 +170,3 @@ def default_config() -> ConfigDict:
 def score_scale(config: ConfigDict) -> float:
     """The factor on inner products: scores of normalised embeddings differ by hundredths, a flat prior without one."""
     return config.retrieval.score_scale or (20.0 if config.encoder.normalize else 1.0)
-
-
-def validate(config: ConfigDict) -> None:
-    """Raises one UserError that lists every problem of the configuration; touches no device."""
-    problems = unknown_keys(key for key, _ in _items(config))
-    wrong = [*_wrong_types(config)]
-    problems += wrong or [*_problems(config)]
-    if problems:
-        raise UserError("\n       ".join(f"config.{problem}" for problem in problems))
-
-
-def unknown_keys(keys: Iterable[str]) -> list[str]:
-    """What to say about each dotted key that no configuration has: the nearest that there is, or its neighbours."""
-    known = [key for key, _ in _items(default_config())]
-    problems = []
-    for key in keys:
-        if key not in known:
-            group, _, last = key.rpartition(".")
-            beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
-            near = [beside[name] for name in get_close_matches(last, beside, n=1)]
-            near = near or get_close_matches(key, known, n=1, cutoff=0.85)
-            near = near or [name for name in known if name.endswith(f".{last}")]
-            others = ", ".join(beside.values() or default_config())
-            hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {others}"
-            problems.append(f"{key}: unknown, {hint}")
-    return problems
-
-
-def _items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        yield prefix + key, value
-        if isinstance(value, ConfigDict):
-            yield from _items(value, f"{prefix}{key}.")
-
-
-def _wrong_types(config: ConfigDict) -> Iterator[str]:
-    found = dict(_items(config))
-    for key, default in _items(default_config()):
-        if key not in found:
-            yield f"{key}: missing, expected a value like {default!r}"
-        elif type(found[key]) is not type(default):
-            yield f"{key}: found {found[key]!r}, expected {KINDS[type(default)]}"
-        elif isinstance(default, tuple) and {type(item) for item in found[key]} - {type(default[0])}:
-            yield f"{key}: found {found[key]!r}, expected {KINDS[type(default[0])]} at every place"
-
-
-def _problems(config: ConfigDict) -> Iterator[str]:
-    for key, choices in CHOICES.items():
-        found = _get(config, key)
-        if found not in choices:
-            yield f"{key}: found {found!r}, expected one of {', '.join(map(str, choices))}"
-    if not config.data.passages:
-        yield "data.passages: empty, expected a file or folder of passages, or 'demo:2016'"
-    if not config.data.overlap < config.data.words:
-        yield f"data.overlap: found {config.data.overlap}, expected less than data.words = {config.data.words}"
-    for key, value in _items(config):
-        if not isinstance(value, ConfigDict | str):
-            yield from _range_problems(key, value)
-    for part in ("encoder", "generator"):
-        width, heads = config[part].width, config[part].heads
-        if heads > 0 and width % heads:
-            yield f"{part}.width: found {width}, expected a multiple of {part}.heads = {heads}"
-    for key, limit in {
-        "length.question": "encoder.positions",
-        "length.passage": "encoder.positions",
-        "length.source": "generator.positions",
-        "length.target": "generator.positions",
-        "decode.max_length": "generator.positions",
-    }.items():
-        if not 4 <= _get(config, key) <= _get(config, limit):
-            yield f"{key}: found {_get(config, key)}, expected 4 to {limit} = {_get(config, limit)}"
-    yield from _decode_problems(config)
-    for name in STAGES:
-        batch, parts = config[name].batch, config[name].accumulation
-        if parts > 0 and batch % parts:
-            yield f"{name}.batch: found {batch}, expected a multiple of {name}.accumulation = {parts}"
-    if config.parts.passage_encoder and config.retriever.shared:
-        yield "retriever.shared: found True, expected False with parts.passage_encoder, a second encoder"
-    if len(config.hot_swap.questions) != 2:
-        yield f"hot_swap.questions: found {config.hot_swap.questions!r}, expected two files, one an edition"
-
-
-def _decode_problems(config: ConfigDict) -> Iterator[str]:
-    """What is wrong with decode.* taken together."""
-    decode, of_token = config.decode, config.kind == "token"
-    fitting = ("search", "sample") if of_token else ("thorough", "fast")
-    if decode.mode in CHOICES["decode.mode"][1:] and decode.mode not in fitting:
-        yield f"decode.mode: found {decode.mode!r}, expected {' or '.join(fitting)} with kind = {config.kind!r}"
-    if decode.min_length > decode.max_length:
-        yield f"decode.min_length: found {decode.min_length}, expected at most decode.max_length = {decode.max_length}"
-    candidates = decode.beams * (1 if of_token else config.retrieval.k)
-    if decode.mode != "sample" and decode.num_return_sequences > candidates > 0:
-        beams = "decode.beams" if of_token else "decode.beams * retrieval.k"
-        found = decode.num_return_sequences
-        yield f"decode.num_return_sequences: found {found}, expected at most {beams} = {candidates}"
-    for words in decode.bad_words_ids:
-        if not all(word.isdecimal() for word in words.split()):
-            yield f"decode.bad_words_ids: found {words!r}, expected token ids with spaces between, as '0 0'"
-    if decode.mode == "sample" and decode.beams != 1:
-        yield f"decode.beams: found {decode.beams}, expected 1 with decode.mode = 'sample'"
-
-
-def _range_problems(key: str, value: Any) -> Iterator[str]:
-    """What is wrong with a number, or with one of several."""
-    group, _, name = key.rpartition(".")
-    for number in value if isinstance(value, tuple) else [value]:
-        if isinstance(number, str | bool):
-            continue
-        if name in ANY:
-            right, expected = True, "any"
-        elif name == "top_p":
-            right, expected = 0 < number <= 1, "more than 0, at most 1"
-        elif name in FROM_MINUS_1:
-            right, expected = number >= -1, "-1 (none) or more"
-        elif name in SHARES:
-            right, expected = 0 <= number <= 1, "0 to 1"
-        elif name in LOSSES:
-            right, expected = 0 <= number < 1, "0 to below 1"
-        elif name in MORE_THAN_0:
-            right, expected = number > 0, "more than 0"
-        elif name in FROM_0 or (name == "steps" and group in STAGES):
-            right, expected = number >= 0, "0 or more"
-        else:
-            right, expected = number >= 1, "1 or more"
-        if not right:
-            yield f"{key}: found {value!r}, expected {expected}"
-
-
-def _get(config: ConfigDict, key: str):
-    for part in key.split("."):
-        config = config[part]
-    return config

@@ -6,9 +6,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rag_jax.config import default_config, validate
+from rag_jax.config import default_config
 from rag_jax.errors import UserError
 from rag_jax.files import read_json, write_json
+from rag_jax.validation import validate
 
 
 class Workdir:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from rag_jax.command import checked, find_config, load_config, parse_flags
-from rag_jax.config import DEFAULTS, default_config, score_scale, validate
+from rag_jax.config import DEFAULTS, default_config, score_scale
 from rag_jax.errors import UserError
+from rag_jax.validation import validate
 from rag_jax.workdir import Workdir
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))

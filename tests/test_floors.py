@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "rag_jax"
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FLOORS = (
     ("core", "metrics", "errors", "files"),
-    ("models", "data", "checkpoint", "parallel", "config", "command", "workdir"),
+    ("models", "data", "checkpoint", "parallel", "config", "validation", "command", "workdir"),
     ("index", "decode", "hub"),
     ("retrieve", "api"),
     ("evaluation",),
@@ -17,7 +17,14 @@ FLOORS = (
     ("train", "train_retriever", "build_index", "evaluate", "answer", "export", ""),  # "" is rag_jax itself, the way in
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-NEIGHBOURS = {("files", "errors"), ("command", "config"), ("workdir", "config"), ("api", "retrieve")}  # importer first
+NEIGHBOURS = {
+    ("files", "errors"),
+    ("command", "validation"),
+    ("workdir", "config"),
+    ("workdir", "validation"),
+    ("validation", "config"),
+    ("api", "retrieve"),
+}  # importer first
 OWNERS = {
     "torch": "hub/tensors.py",
     "transformers": None,

@@ -4,7 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from rag_jax.config import validate
+from rag_jax.validation import validate
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,13 +7,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rag_jax.config import default_config, validate
+from rag_jax.config import default_config
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.hub import huggingface, source
 from rag_jax.hub.pretrained import Pretrained, open_pretrained, sizes
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
+from rag_jax.validation import validate
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
