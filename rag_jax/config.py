@@ -79,7 +79,7 @@ DEFAULTS = {
         "normalize": False,
         "question_prefix": "",  # what a sentence encoder was trained to see before a question, as 'query: '
         "passage_prefix": "",
-        "title": "pair",  # '[CLS] title [SEP] text [SEP]', as in DPR; 'joined': '[CLS] title text [SEP]'
+        "title": "pair",  # '[CLS] title [SEP] text [SEP]', as in DPR; 'joined': 'title text'; 'sentence': 'title. text'
         "dtype": "float32",
         "remat": "none",
     },

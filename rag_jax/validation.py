@@ -15,7 +15,7 @@ CHOICES = {
     "data.truncation": ("keep_question", "huggingface"),
     "data.question_text": ("", "raw", "round_trip", "round_trip_clean"),
     "encoder.pooling": ("cls", "mean"),
-    "encoder.title": ("pair", "joined"),
+    "encoder.title": ("pair", "joined", "sentence"),
     "encoder.dtype": ("float32", "bfloat16"),
     "generator.dtype": ("float32", "bfloat16"),
     "encoder.remat": ("none", "full", "dots"),

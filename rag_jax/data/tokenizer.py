@@ -29,11 +29,14 @@ SMALLEST = 300
 FEW_LETTERS = 8192  # a batch of questions: waking the tokenizer's threads may take longer than the work
 
 
+TITLE_ENDS = {"joined": " ", "sentence": ". "}  # what parts title and text that are one text
+
+
 class Framing(NamedTuple):
     """The text that an encoder reads: what stands before every question and passage, as E5's 'query: '; and the title.
 
-    title: 'pair' is `[CLS] title [SEP] text [SEP]` (DPR); 'joined' makes one text of both, 'title text', as sentence
-    encoders are trained. The prefix stands before the title.
+    title: 'pair' is `[CLS] title [SEP] text [SEP]` (DPR); 'joined' makes one text of both, 'title text', and 'sentence'
+    makes it 'title. text', as sentence encoders are trained. The prefix stands before the title.
     """
 
     question_prefix: str = ""
@@ -136,8 +139,9 @@ class Tokenizer:
             (prefix + title, text) if title.strip() else ("", prefix + text)
             for title, text in zip(titles, texts, strict=True)
         ]
-        if self.framing.title == "joined":
-            return self.encode_batch([f"{head} {body}" if head else body for head, body in both])
+        if self.framing.title in TITLE_ENDS:
+            end = TITLE_ENDS[self.framing.title]
+            return self.encode_batch([f"{head}{end}{body}" if head else body for head, body in both])
         heads, bodies = (self.encode_batch([pair[place] for pair in both]) for place in (0, 1))
         return [[*head, self.sep_id, *body] if head else body for head, body in zip(heads, bodies, strict=True)]
 

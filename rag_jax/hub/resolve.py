@@ -61,6 +61,8 @@ def _take(config: ConfigDict, group: str, told: Mapping[str, Any], flag: str) ->
     """Puts what is told into a group of the configuration; UserError where it states something else."""
     default = default_config()[group]
     for key, value in told.items():
+        if key == "title" and config[group][key] != default[key]:
+            continue  # no weight depends on it
         if config[group][key] not in (value, default[key]):
             raise UserError(
                 f"config.{group}.{key}: found {config[group][key]!r}, but {flag} has {value!r}; leave it out"

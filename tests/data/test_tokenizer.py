@@ -139,10 +139,11 @@ def test_prefixes_stand_before_questions_and_passages(wordpiece):
     assert same[0, : len(theirs)].tolist() == theirs
 
 
-def test_a_joined_title_is_one_text_with_the_passage(wordpiece):
-    framed = Tokenizer.load(wordpiece.folder, Framing(passage_prefix="passage: ", title="joined"))
+@pytest.mark.parametrize(("title", "head"), [("joined", "Radium "), ("sentence", "Radium. ")])
+def test_title_and_passage_are_one_text(wordpiece, title, head):
+    framed = Tokenizer.load(wordpiece.folder, Framing(passage_prefix="passage: ", title=title))
     theirs = AutoTokenizer.from_pretrained(wordpiece.folder)
-    texts = ["passage: Radium an element", "passage: in paris"]
+    texts = [f"passage: {head}an element", "passage: in paris"]
     expected = theirs(texts, padding="max_length", max_length=30)["input_ids"]
     assert framed.passage_ids(["Radium", ""], ["an element", "in paris"], length=30).tolist() == expected
     shorter = theirs(texts, padding="max_length", max_length=6, truncation=True)["input_ids"]

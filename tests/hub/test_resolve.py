@@ -67,6 +67,12 @@ def test_sizes_and_tokenizers_come_with_the_weights(config, hub):
     assert model.question_encoder.vocab_size == found.encoder.vocab_size and model.generator.start_id == 2
 
 
+def test_how_a_title_stands_before_its_text_may_be_chosen(config):
+    assert resolve(config).encoder.title == "pair", "as DPR has it"
+    config.encoder.title = "sentence"
+    assert resolve(config).encoder.title == "sentence"
+
+
 def test_rates_are_a_matter_of_training(config):
     config.encoder.update(dropout=0.3, dtype="bfloat16")
     found = resolve(config)
