@@ -4,15 +4,21 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-HUB = ["datasets>=4,<6", "faiss-cpu>=1.12,<2"]  # an index for transformers' RagRetriever
+BM25 = ["bm25s>=0.3.16,<0.4", "PyStemmer>=3,<4"]
+HUB = ["datasets>=4,<6", "faiss-cpu>=1.12,<2"]  # an index for transformers' RagRetriever; reading flat faiss files
+PLOT = ["matplotlib>=3.10,<4"]
 EXTRAS = {
     "tensorboard": ["tensorboardX>=2.6.5"],
     "torch": ["torch>=2.6"],  # reads weights that are saved as pytorch_model.bin
     "tpu": ["jax[tpu]>=0.10,<0.12"],
     "cuda": ["jax[cuda13]>=0.10,<0.12"],
+    "bm25": BM25,
     "hub": HUB,
+    "plot": PLOT,
     "test": [
+        *BM25,
         *HUB,
+        *PLOT,
         "pytest>=9,<10",
         "pytest-xdist>=3.8",
         "ruff>=0.15",

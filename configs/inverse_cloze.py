@@ -6,15 +6,15 @@ on retrieved passages that hold the answer. Then the joint stage, the paper's, m
     python -m rag_jax.train_retriever --config=inverse_cloze --workdir=runs/cloze
     python -m rag_jax.build_index     --config=inverse_cloze --workdir=runs/cloze
     python -m rag_jax.train           --config=inverse_cloze --workdir=runs/cloze --config.joint.steps=0
-    python -m rag_jax.evaluate        --workdir=runs/cloze --parts=test        # recall of the frozen question encoder
+    python -m rag_jax.evaluate        --workdir=runs/cloze                     # recall of the frozen question encoder
     cp -r runs/cloze runs/control
     python -m rag_jax.train           --config=inverse_cloze --workdir=runs/cloze
-    python -m rag_jax.evaluate        --workdir=runs/cloze --parts=test        # recall after joint training
+    python -m rag_jax.evaluate        --workdir=runs/cloze                     # recall after joint training
 
 and the control, in which no gradient passes through the document prior:
 
     python -m rag_jax.train           --config=inverse_cloze:control --workdir=runs/control
-    python -m rag_jax.evaluate        --workdir=runs/control --parts=test
+    python -m rag_jax.evaluate        --workdir=runs/control
 
 Time: 47 minutes on two CPU cores that did other work as well.
 Score (seed 0): recall@1 37.6 frozen, 81.0 after joint training, 37.6 for the control.

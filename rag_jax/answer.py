@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -15,6 +16,7 @@ command.define_flags()
 flags.DEFINE_string("index", None, "Folder of another index made by the same encoder; by default WORKDIR/index.")
 flags.DEFINE_bool("json", False, "One JSON object a line instead of a table.")
 flags.DEFINE_bool("tokens", False, "Also which passages every token came from (RAG-Token).")
+flags.DEFINE_string("plot", None, "PNG file to draw that into, of one question; needs `pip install rag_jax[plot]`.")
 flags.DEFINE_integer("k", None, "Passages to read; by default what the run was trained with.")
 
 
@@ -30,13 +32,20 @@ def main(argv) -> None:
         raise UserError(
             'no question: expected one or more as arguments or lines of standard input, as "who wrote Dracula?"'
         )
+    if options.plot and len(questions) != 1:
+        raise UserError(f"--plot: found {len(questions)} questions, expected one to draw")
     from rag_jax.api import Rag
+    from rag_jax.evaluation import plots
 
+    if options.plot:
+        plots.check_installed("--plot")
     settings = command.checked(options.config) if options.config else None
     rag = Rag.load(place.folder, index=options.index, config=settings)
-    for batch in rag.answer_batch(questions, k=options.k, token_posterior=options.tokens):
+    for batch in rag.answer_batch(questions, k=options.k, token_posterior=options.tokens or bool(options.plot)):
         for answer in batch:
             print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if options.json else table(answer))
+            if options.plot:
+                plots.token_posterior(Path(options.plot), answer)
 
 
 def table(answer) -> str:

@@ -34,8 +34,9 @@ from rag_jax.retrieve import Retriever, check_documents, check_questions
 
 @dataclass(frozen=True)
 class Document:
-    """A retrieved passage: its scaled inner product with the question, p(z|x), and how much of the answer came from it.
+    """A retrieved passage: its score, p(z|x), and how much of the answer came from it.
 
+    score: the logit of p(z|x): the scaled inner product with the question, or BM25's score.
     posterior: p(z|x,y) under RAG-Sequence; under RAG-Token the mean over text tokens of p(z|x,y_1..y_i).
     """
 
@@ -73,11 +74,17 @@ class Answer:
 
 
 class Retrieved(NamedTuple):
-    """ids_BK: rows in the index, -1 where there is none; score_BK: scaled inner products; prior_BK: log p(z|x)."""
+    """ids_BK: rows in the index, -1 where there is none; score_BK: logits of p(z|x); prior_BK: log p(z|x)."""
 
     ids_BK: np.ndarray
     score_BK: np.ndarray
     prior_BK: np.ndarray
+
+    def first(self, k: int) -> "Retrieved":
+        """What a search for only k passages gives: the first k, with the prior over them."""
+        (count, _), (ids_BK, score_BK, _) = self.ids_BK.shape, (array[:, :k] for array in self)
+        prior_BK = _log_prior(_pad(score_BK, bucket(count)), _pad(ids_BK >= 0, bucket(count)))
+        return Retrieved(ids_BK, score_BK, np.asarray(prior_BK)[:count])
 
 
 class Reading(NamedTuple):
@@ -171,7 +178,7 @@ class Rag:
     def identity(self) -> str:
         """16 hexadecimal digits over weights, passages and settings: whose answers were measured."""
         config, manifest = self.config, self.retriever.index.manifest
-        index = manifest.encoder_fingerprint, manifest.passages_checksum
+        index = manifest.encoder_fingerprint, manifest.passages_checksum, manifest.search.get("bm25")
         reading = config.retrieval.k, sorted(config.length.items()), config.data.truncation, config.data.question_text
         return model_fingerprint(str((self.model, self.decode, index, reading)), self.params)
 
@@ -218,9 +225,8 @@ class Rag:
                 f"retrieval.k: found {k}, expected at most {count}, the passages of {self.retriever.index.folder}"
             )
         rows = self._rows(len(questions))
-        ids_BQ = _pad(self.retriever.question_ids(questions), rows)
-        query_BE = self.parallel.to_host(self._encode(self.params, self.parallel.put_batch(ids_BQ)))
-        ids_BK, score_BK = self.retriever.search(questions, query_BE[: len(questions)], k)
+        query_BE = self._embeddings(questions) if self.retriever.index.by_vector else None
+        ids_BK, score_BK = self.retriever.search(questions, query_BE, k)
         prior_BK = np.asarray(_log_prior(_pad(score_BK, rows), _pad(ids_BK >= 0, rows)))[: len(questions)]
         return Retrieved(ids_BK, score_BK, prior_BK)
 
@@ -235,6 +241,10 @@ class Rag:
         tokenizer = self.retriever.generator_tokenizer
         said = [[text.strip() for text in texts(token_NT, tokenizer)] for token_NT in generated.token_BNT]
         return Reading(said, generated)
+
+    def _embeddings(self, questions: Sequence[str]) -> np.ndarray:
+        ids_BQ = _pad(self.retriever.question_ids(questions), self._rows(len(questions)))
+        return self.parallel.to_host(self._encode(self.params, self.parallel.put_batch(ids_BQ)))[: len(questions)]
 
     def _shorter(self, source_BKS: np.ndarray) -> np.ndarray:
         """The sources without the padding that all have in common, but for what makes their length a rare one."""

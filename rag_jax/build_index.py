@@ -1,4 +1,10 @@
-"""Encodes passages and builds their index: `python -m rag_jax.build_index --config --workdir [--index] [--add]`."""
+"""Encodes passages and builds their index: `python -m rag_jax.build_index --config --workdir [--index] [--add]`.
+
+[--embeddings] takes their vectors from files instead, [--index_encoder] names another passage encoder. On several hosts
+that see the same folders: the same command on each, with --coordinator, --processes and --process.
+"""
+
+from pathlib import Path
 
 from absl import flags
 
@@ -8,17 +14,41 @@ from rag_jax.workdir import Workdir
 command.define_flags()
 flags.DEFINE_string("index", None, "Folder of the index; by default WORKDIR/index.")
 flags.DEFINE_string("add", "", "Passages to add to that index: a file or a folder; the old ones are not encoded again.")
+flags.DEFINE_string(
+    "embeddings", "", "The passages' vectors, if they exist: Parquet, .npy, a flat faiss file, DPR's pickles, a folder."
+)
+flags.DEFINE_string(
+    "index_encoder", "", "A folder or hub name: the encoder of this index, in place of config.parts.passage_encoder."
+)
+flags.DEFINE_bool("verify", False, "Build nothing: read every file of the index that is there, and say if it is whole.")
+flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where several processes build one index.")
+flags.DEFINE_integer("processes", 1, "How many processes build it.")
+flags.DEFINE_integer("process", 0, "The number of this one, from 0.")
 flags.DEFINE_bool("skip_bad", False, "Leave out and count what is wrong in the corpus: config.data.skip_bad.")
 
 
 def main(_) -> None:
     """Checks the configuration, then encodes and builds."""
-    place = Workdir(flags.FLAGS.workdir)
-    settings = command.checked(flags.FLAGS.config)
-    settings.data.skip_bad |= flags.FLAGS.skip_bad
+    given = flags.FLAGS
+    if given.verify:
+        verify(Path(given.index) if given.index else Workdir(given.workdir).index)
+        return
+    place = Workdir(given.workdir)
+    settings = command.checked(given.config)
+    settings.data.skip_bad |= given.skip_bad
+    from rag_jax.parallel import team
     from rag_jax.training.indexing import build
 
-    build(settings, place, flags.FLAGS.index or place.index, add=flags.FLAGS.add)
+    sources = {name: given[name].value for name in ("add", "embeddings", "index_encoder")}
+    with team(given.coordinator, given.processes, given.process) as joined:
+        build(settings, place, given.index or place.index, **sources, team=joined)
+
+
+def verify(folder: Path) -> None:
+    """Says that the index in `folder` is whole, or fails naming the file that is not."""
+    from rag_jax.index.base import verify_index
+
+    print(f"{folder}: whole; {verify_index(folder)}")
 
 
 if __name__ == "__main__":

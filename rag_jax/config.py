@@ -40,7 +40,11 @@ DEFAULTS = {
         "overlap": 0,  # so many of them shared with the passage before
         "minimum": 1,  # a rest of fewer new words at a file's end joins the passage before it
         "skip_bad": False,  # True leaves malformed lines out, says which and counts them
-        "train": "",  # .jsonl of {question, answers}; 'demo:train'
+        # Whose questions they are: 'nq', 'triviaqa', 'webquestions', 'curatedtrec', 'msmarco', 'jeopardy', 'fever3',
+        # 'fever2', 'squad', 'kilt', or one's own, 'qa'. It says what the generator learns and what is measured.
+        "task": "qa",
+        # Files in any form that data.formats.read_questions knows, as .jsonl of {question, answers}; 'demo:train'.
+        "train": "",
         "valid": "",
         "test": "",
         "target_layout": "generation",  # '</s> <s> a b'; or 'huggingface_finetune', '<s> a b </s>'
@@ -117,6 +121,7 @@ DEFAULTS = {
         "batch": 256,
         "shard": 65536,
         "dtype": "float32",
+        "recall_target": 1.0,  # kind 'exact', on a TPU: below 1, this share of the best is expected, in less time
         "scann": {  # 0 and '': chosen by the number of passages, see index.scann.parameters
             "method": "",  # or 'brute_force' or 'tree'
             "leaves": 0,
@@ -127,7 +132,12 @@ DEFAULTS = {
             "reorder": 0,
             "reorder_dtype": "",  # of the vectors that candidates are scored with: the index's, or 'int8'
         },
-        "bm25": {"method": "lucene", "k1": 0.9, "b": 0.4, "tokenizer": "english"},  # they set the prior's temperature
+        "bm25": {  # its scores are the logits of p(z|x): these set the prior's temperature
+            "method": "lucene",  # or 'robertson', 'atire', 'bm25l', 'bm25+'
+            "k1": 0.9,
+            "b": 0.4,
+            "tokenizer": "english",  # stems without stop words; or 'words', of any language, as they are
+        },
     },
     "retrieval": {
         "k": 5,

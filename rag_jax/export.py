@@ -9,6 +9,7 @@ transformers' RagTokenForGeneration and RagSequenceForGeneration express these q
 | encoder.pooling = 'mean' | no |
 | encoder.normalize = True | no |
 | encoder.question_prefix | no |
+| index.kind = 'bm25' | without the index |
 """
 
 from pathlib import Path
@@ -42,7 +43,7 @@ def main(_) -> None:
         source.check_name(options.push_to_hub, "--push_to_hub")
     folder.check_folder(Path(options.out))
     rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)
-    path = place.folder / "evaluation.json"
+    path = place.folder / "metrics.json"
     evaluation = read_json(path) if path.is_file() else {}
     measured = evaluation.get("of", {}).get("test") == rag.identity()
     scores = evaluation.get("test") if measured else None

@@ -50,7 +50,11 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], N
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a JSON file atomically, keys in the given order."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path, _text(value))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: str | Path) -> Any:
@@ -118,7 +122,8 @@ def read_manifest(folder: str | Path, kind: str, *, verify: bool = False) -> dic
         fail(f"{path}: not a manifest of this program; check the path or build the folder again")
     if manifest.get("version") != VERSION:
         fail(f"{path}: version {manifest.get('version')!r}; expected {VERSION}; build the folder again")
-    if manifest.pop("seal") != _seal(manifest):
+    as_written = not verify or path.read_bytes() == _text(manifest).encode()
+    if manifest.pop("seal") != _seal(manifest) or not as_written:
         fail(f"{path}: differs from its own checksum; it is damaged; restore it or build the folder again")
     if manifest.get("kind") != kind:
         fail(f"{folder}: holds {manifest.get('kind')!r}; expected {kind!r}; check the path")
@@ -153,6 +158,21 @@ def replace_folder(temporary: str | Path, final: str | Path) -> None:
         raise
     _flush(final.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def link(source: str | Path, target: str | Path) -> None:
+    """A second name for a file that is never written in place; a copy where the file system has none."""
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def link_folder(source: Path, target: Path) -> None:
+    """A folder of such names for all files of another, in place of what is there."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=link)
 
 
 def build_folder(final: str | Path, build: Callable[[Path], None]) -> None:

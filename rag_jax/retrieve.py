@@ -34,11 +34,16 @@ class Retriever(NamedTuple):
         return self.encoder_tokenizer.question_ids(questions, self.length.question)
 
     def too_long(self, questions: Sequence[str]) -> int:
-        """How many questions do not fit into the question encoder's input whole."""
+        """How many questions do not fit into the question encoder's input whole; 0 where nothing reads it."""
+        if not self.index.by_vector and not self._round_trip:
+            return 0
         return self.encoder_tokenizer.too_long(questions, self.length.question)
 
-    def search(self, questions: Sequence[str], query_BE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the k best passages, ids_BK int64, and their inner products; -1 and -inf past the corpus."""
+    def search(self, questions: Sequence[str], query_BE: np.ndarray | None, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the k best passages, ids_BK int64, and their scores; -1 and -inf past the corpus.
+
+        query_BE: scaled embeddings, whose inner products are the scores; None where the index has scores of its own.
+        """
         return self.index.search(Queries(list(questions), query_BE), k)
 
     def vectors(self, ids_BK: np.ndarray) -> np.ndarray:
@@ -52,9 +57,13 @@ class Retriever(NamedTuple):
         found = iter(self.index.passages.tokens_of(ids_BK[ids_BK >= 0]))
         return [[next(found) if row >= 0 else NOTHING for row in ids_K] for ids_K in ids_BK.tolist()]
 
+    @property
+    def _round_trip(self) -> bool:
+        return self.question_text.startswith("round_trip")
+
     def sources(self, documents_BK: Sequence[Sequence[Document]], questions: Sequence[str]) -> np.ndarray:
         """Generator inputs `<s> title / text // question </s>`, source_BKS int32."""
-        if self.question_text.startswith("round_trip"):
+        if self._round_trip:
             clean = self.question_text == "round_trip_clean"
             questions = round_trip(self.encoder_tokenizer, questions, length=self.length.question, clean=clean)
         return fill_sources(

@@ -11,6 +11,7 @@ from rag_jax.errors import UserError
 
 CHOICES = {
     "kind": ("token", "sequence"),
+    "data.task": tuple("qa nq triviaqa webquestions curatedtrec msmarco jeopardy fever3 fever2 squad kilt".split()),
     "data.target_layout": ("generation", "huggingface_finetune"),
     "data.truncation": ("keep_question", "huggingface"),
     "data.question_text": ("", "raw", "round_trip", "round_trip_clean"),
@@ -28,12 +29,14 @@ CHOICES = {
     "index.scann.method": ("", "brute_force", "tree"),
     "index.scann.reorder_dtype": ("", "int8"),
     "index.bm25.method": ("lucene", "robertson", "atire", "bm25l", "bm25+"),
+    "index.bm25.tokenizer": ("english", "words"),
     "index.dtype": ("float32", "bfloat16"),
     "retrieval.lag": (0, 1),
 }
 # What a number may be, by the last part of its key; all others are 1 or more.
 SHARES = ("inverse_cloze", "substitution", "b")
 LOSSES = ("dropout", "attention_dropout", "activation_dropout", "label_smoothing")
+FROM_ABOVE_0_TO_1 = ("top_p", "recall_target")
 MORE_THAN_0 = ("init_std", "norm_eps", "learning_rate", "clip", "temperature", "k1")
 FROM_0 = (
     "seed", "score_scale", "projection", "warmup", "weight_decay", "hard_negatives", "lag", "depth", "min_length",
@@ -122,10 +125,14 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         if not 4 <= _get(config, key) <= _get(config, limit):
             yield f"{key}: found {_get(config, key)}, expected 4 to {limit} = {_get(config, limit)}"
     yield from _decode_problems(config)
+    if config.index.kind != "exact" and config.index.recall_target != 1:
+        yield f"index.recall_target: found {config.index.recall_target}, expected 1.0 but for index.kind = 'exact'"
     for name in STAGES:
         batch, parts = config[name].batch, config[name].accumulation
         if parts > 0 and batch % parts:
             yield f"{name}.batch: found {batch}, expected a multiple of {name}.accumulation = {parts}"
+        if config.index.kind == "bm25" and config[name].steps > 0 and config[name].train_question_encoder:
+            yield f"{name}.train_question_encoder: found True, expected False with index.kind = 'bm25'"
     if config.parts.passage_encoder and config.retriever.shared:
         yield "retriever.shared: found True, expected False with parts.passage_encoder, a second encoder"
     if len(config.hot_swap.questions) != 2:
@@ -160,7 +167,7 @@ def _range_problems(key: str, value: Any) -> Iterator[str]:
             continue
         if name in ANY:
             right, expected = True, "any"
-        elif name == "top_p":
+        elif name in FROM_ABOVE_0_TO_1:
             right, expected = 0 < number <= 1, "more than 0, at most 1"
         elif name in FROM_MINUS_1:
             right, expected = number >= -1, "-1 (none) or more"

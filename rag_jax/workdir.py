@@ -24,6 +24,7 @@ class Workdir:
         self.retriever = self.folder / "retriever"
         self.index = self.folder / "index"
         self.checkpoints = self.folder / "checkpoints"
+        self.targets = self.folder / "targets.jsonl"
 
     def save_config(self, config: ConfigDict) -> None:
         """Writes the resolved configuration, for the commands that come later and for the record."""

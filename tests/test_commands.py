@@ -5,6 +5,8 @@ import shutil
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rag_jax import Rag
@@ -101,6 +103,27 @@ def test_a_killed_run_goes_on_to_the_same_end(tiny_run, tmp_path):
         same(resumed.params, whole.params)
 
 
+@pytest.mark.long
+def test_answers_to_learn_are_looked_for_once(tiny_run, tmp_path):
+    """TriviaQA's answers that no passage holds are not learned; a run that goes on looks for none."""
+    workdir = beginning(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers")
+    asked = tiny_run.records("train.jsonl")
+    rows = [f"{record['question']}\t{['Nobody At All', record['answer']]}\n" for record in asked]
+    (tmp_path / "train.tsv").write_text("".join([*rows, "who is nobody?\t['Nobody At All']\n"]))
+    task = f"--config.data.train={tmp_path / 'train.tsv'}", "--config.data.task=triviaqa"
+    steps = "--config.denoise.steps=0", "--config.reader.steps=0", "--config.joint.steps=2"
+    said = tiny_run.command("train", *COMMON, workdir, *task, *steps).stdout
+    found = "24 x answers that a passage holds, 1 x no answer in any passage: dropped"
+    assert f"triviaqa: 24 examples of 25 questions ({found})" in said and "in the 30 passages" in said
+    made_from, *kept = tiny_run.records(workdir / "targets.jsonl")
+    assert made_from["depth"] == 30 and [targets for targets, _ in kept] == [[r["answer"]] for r in asked] + [[]]
+    again = tiny_run.command("train", *COMMON, workdir, *task, *steps[:2], "--config.joint.steps=3").stdout
+    assert "24 examples" in again and "looking for answers" not in again and "joint step 3" in again
+    (workdir / "targets.jsonl").unlink()
+    failed = tiny_run.command("train", *COMMON, workdir, *task, *steps[:2], "--config.joint.steps=4", code=2)
+    assert "targets.jsonl: not the answers with which this run began" in failed.stderr
+
+
 def test_a_killed_retriever_goes_on_to_the_same_end(tiny_run, tmp_path):
     workdir = beginning(tiny_run, tmp_path / "run", "tokenizers")
     tiny_run.command("train_retriever", *COMMON, workdir, prelude=DIES.format(step=3), code=9)
@@ -112,16 +135,16 @@ def test_a_killed_retriever_goes_on_to_the_same_end(tiny_run, tmp_path):
 @pytest.fixture(scope="module")
 def evaluation(tiny_run):
     done = tiny_run.command(
-        "evaluate", f"--workdir={tiny_run.workdir}", "--parts=test,reading,hot_swap",
-        f"--swap_index={tiny_run.index_after}",
+        "evaluate", f"--workdir={tiny_run.workdir}", "--parts=answers,reading,hot_swap",
+        f"--swap_index={tiny_run.index_after}", "--sweep=n_docs=1,3",
     )  # fmt: skip
-    return json.loads((tiny_run.workdir / "evaluation.json").read_text()), done.stdout
+    return json.loads((tiny_run.workdir / "metrics.json").read_text()), done.stdout
 
 
 def test_evaluate_measures_every_part(evaluation):
     found, said = evaluation
     assert set(found) == {"test", "reading", "hot_swap", "of"}
-    assert {"EM", "F1", "recall@1", "recall@3"} < set(found["test"]) and len(found["reading"]) == 3
+    assert {"EM", "F1", "recall@1", "recall@3", "answer recall@3"} < set(found["test"]) and len(found["reading"]) == 3
     assert len(found["hot_swap"]) == 2 * 2 * 3
     for part, count in (("test", 10), ("reading", 10), ("hot_swap", 8)):
         for name, rate in found[part].items():
@@ -133,16 +156,34 @@ def test_evaluate_measures_every_part(evaluation):
     assert found["test"]["EM"]["sum"] <= found["test"]["F1"]["sum"]
 
 
+def test_a_sweep_reads_fewer_passages_of_one_search(tiny_run, evaluation):
+    """At the k of the run it finds what the test finds."""
+    found, said = evaluation
+    swept = json.loads((tiny_run.workdir / "sweep.json").read_text())
+    assert swept["of"] == found["of"]["test"] and swept["questions"] == 10 and list(swept["n_docs"]) == ["1", "3"]
+    assert swept["n_docs"]["3"]["EM"] == found["test"]["EM"]
+    for k in ("1", "3"):
+        assert swept["n_docs"][k]["recall@k"] == found["test"][f"recall@{k}"]
+    assert "passages  EM  F1  recall@k  answer recall@k" in said
+
+
 def test_predictions_are_what_was_measured(tiny_run, evaluation):
     found, _ = evaluation
     predictions = tiny_run.records("run/predictions.jsonl")
     questions = tiny_run.records("test.jsonl")
     assert [p["question"] for p in predictions] == [q["question"] for q in questions]
     assert [p["answers"] for p in predictions] == [[q["answer"]] for q in questions]
-    assert sum(p["exact_match"] for p in predictions) == found["test"]["EM"]["sum"]
-    hits = sum(q["passage_ids"][0] in p["passages"] for p, q in zip(predictions, questions, strict=True))
+    assert sum(p["measures"]["EM"] for p in predictions) == found["test"]["EM"]["sum"]
+    documents = [{document["id"]: document for document in p["documents"]} for p in predictions]
+    hits = sum(q["passage_ids"][0] in those for those, q in zip(documents, questions, strict=True))
     assert hits == found["test"]["recall@3"]["sum"]
-    assert all(len(set(p["passages"])) == 3 and p["log_prob"] <= 0 for p in predictions)
+    assert all(len(those) == 3 and p["score"] <= 0 for those, p in zip(documents, predictions, strict=True))
+    texts = {passage["id"]: passage["text"] for passage in tiny_run.records("passages_before.jsonl")}
+    for prediction, those in zip(predictions, documents, strict=True):
+        for name in ("prior", "posterior"):
+            assert sum(document[name] for document in those.values()) == pytest.approx(1, abs=1e-5)
+        for passage, document in those.items():
+            assert document["holds_answer"] == (prediction["answers"][0] in texts[passage])
 
 
 def test_evaluate_decodes_as_the_command_line_says(tiny_run, evaluation, tmp_path):
@@ -150,20 +191,23 @@ def test_evaluate_decodes_as_the_command_line_says(tiny_run, evaluation, tmp_pat
     workdir = tmp_path / "run"
     shutil.copytree(tiny_run.workdir, workdir)
     tiny_run.command("evaluate", *COMMON, workdir, "--config.kind=sequence", "--checkpoint=last")
-    found = json.loads((workdir / "evaluation.json").read_text())
+    found = json.loads((workdir / "metrics.json").read_text())
     assert set(found) == {"test", "reading", "hot_swap", "of"}
     assert found["of"]["test"] != found["of"]["reading"] == evaluation[0]["of"]["reading"]
     token, sequence = tiny_run.records("run/predictions.jsonl"), tiny_run.records(workdir / "predictions.jsonl")
     assert [p["question"] for p in token] == [p["question"] for p in sequence]
-    assert [p["log_prob"] for p in token] != [p["log_prob"] for p in sequence]
-    assert all(p["log_prob"] <= 0 for p in sequence)
+    assert [p["score"] for p in token] != [p["score"] for p in sequence]
+    assert all(p["score"] <= 0 for p in sequence)
 
 
-def test_answer_prints_a_table(tiny_run):
-    said = tiny_run.command("answer", f"--workdir={tiny_run.workdir}", "who is mayor of Cladow?").stdout
-    lines = said.rstrip("\n").split("\n")
+def test_answer_prints_a_table_and_draws_its_tokens(tiny_run, tmp_path):
+    pytest.importorskip("matplotlib")
+    arguments = f"--workdir={tiny_run.workdir}", f"--plot={tmp_path / 'posterior.png'}", "who is mayor of Cladow?"
+    lines = tiny_run.command("answer", *arguments).stdout.rstrip("\n").split("\n")
+    assert (tmp_path / "posterior.png").read_bytes().startswith(b"\x89PNG") and len(lines) > 6
+    lines = lines[:6]
     assert lines[0] == "who is mayor of Cladow?" and "(probability 0." in lines[1]
-    assert lines[2].split() == ["posterior", "prior"] and len(lines) == 6
+    assert lines[2].split() == ["posterior", "prior"]
     posteriors, priors = zip(*(map(float, line.split()[:2]) for line in lines[3:]), strict=True)
     assert sum(posteriors) == pytest.approx(1, abs=2e-3) and sum(priors) == pytest.approx(1, abs=2e-3)
     texts = {passage["text"] for passage in tiny_run.records("passages_before.jsonl")}
@@ -220,3 +264,39 @@ def test_passages_are_added_to_an_index_which_serves_until_the_larger_one_is_who
     assert list(new.passages) == list(whole.passages)
     assert new.vectors.read(0, 20).tobytes() == old.vectors.read(0, 20).tobytes()
     np.testing.assert_allclose(new.vectors.read(20, 30), whole.vectors.read(20, 30), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def wiki(tiny_run, tmp_path):
+    """A Parquet file such as wiki_dpr's, of given vectors, and the command that takes it for corpus and vectors."""
+    path, records = tmp_path / "wiki.parquet", tiny_run.records("passages_before.jsonl")
+
+    def build(vector_NE, code=0):
+        columns = {name: [record[name] for record in records] for name in ("id", "title", "text")}
+        pq.write_table(pa.table({**columns, "embeddings": vector_NE.tolist()}), path)
+        sources = f"--config.data.passages={path}", f"--embeddings={path}"
+        index = f"--index={tmp_path / 'index'}"
+        return tiny_run.command("build_index", *COMMON, tiny_run.workdir, index, *sources, code=code)
+
+    return build
+
+
+def test_vectors_that_exist_already_become_an_index(tiny_run, wiki, tmp_path):
+    expected = open_index(tiny_run.workdir / "index")
+    said = wiki(expected.vectors.read(0, 30)).stdout
+    assert "wiki.parquet: 30 passages encoded again: cosine at least" in said and "30 passages, exact index by" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "wiki.parquet"]
+    found = open_index(tmp_path / "index", verify=True)
+    assert found.manifest == expected.manifest and list(found.passages) == list(expected.passages)
+    assert found.vectors.read(0, 30).tobytes() == expected.vectors.read(0, 30).tobytes()
+
+
+@pytest.mark.long
+def test_vectors_that_do_not_fit_leave_no_index(tiny_run, wiki, tmp_path):
+    """But the passages as they were tokenised, for the next attempt."""
+    vector_NE = open_index(tiny_run.workdir / "index").vectors.read(0, 30)
+    said = wiki(np.roll(vector_NE, 1, axis=0), code=2).stderr
+    assert "wiki.parquet: passage " in said and "with --index_encoder" in said and said.count("\n") == 1
+    assert not (tmp_path / "index").exists() and (tmp_path / ".index.passages").is_dir()
+    wiki(vector_NE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "wiki.parquet"]

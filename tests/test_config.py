@@ -79,6 +79,8 @@ def test_a_changed_configuration_leaves_the_defaults_alone(config):
         ("reader.substitution", -0.5, "found -0.5, expected 0 to 1"),
         ("joint.learning_rate", 0.0, "found 0.0, expected more than 0"),
         ("joint.accumulation", 5, None),
+        ("index.bm25.tokenizer", "latin", "found 'latin', expected one of english, words"),
+        ("index.bm25.b", 1.5, "found 1.5, expected 0 to 1"),
         ("decode.mode", "fast", "found 'fast', expected search or sample with kind = 'token'"),
         ("decode.early_stopping", "yes", "found 'yes', expected one of False, True, never"),
         ("decode.beams", 0, "found 0, expected 1 or more"),
@@ -88,6 +90,7 @@ def test_a_changed_configuration_leaves_the_defaults_alone(config):
         ("decode.forced_bos_id", -2, "found -2, expected -1 (none) or more"),
         ("decode.temperature", 0.0, "found 0.0, expected more than 0"),
         ("decode.top_p", 0.0, "found 0.0, expected more than 0, at most 1"),
+        ("index.recall_target", 0.9, "found 0.9, expected 1.0 but for index.kind = 'exact'"),
         ("evaluate.recall", (1, 0), "found (1, 0), expected 1 or more"),
         ("hot_swap.questions", ("one",), "found ('one',), expected two files, one an edition"),
     ],
@@ -97,6 +100,15 @@ def test_a_wrong_value_names_key_value_and_what_is_right(config, key, value, pro
     if key == "joint.accumulation":
         key, problem = "joint.batch", "found 64, expected a multiple of joint.accumulation = 5"
     assert problems(config) == [f"{key}: {problem}"]
+
+
+def test_bm25_trains_no_question_encoder(config):
+    config.index.kind = "bm25"
+    config.reader.update(steps=3, train_question_encoder=False)
+    config.joint.steps = 3
+    assert problems(config) == ["joint.train_question_encoder: found True, expected False with index.kind = 'bm25'"]
+    config.index.kind = "hybrid"
+    validate(config)
 
 
 def test_decoding_that_does_not_fit_together(config):

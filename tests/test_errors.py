@@ -47,6 +47,11 @@ def test_fail_raises_the_message():
         ("build_index", ["--config=tiny.py", "--workdir=new", "runs/demo"], "found 'runs/demo', expected flags alone"),
         ("answer", ["--workdir=new", "--k=0", "why?"], "--k: found 0, expected 1 or more"),
         ("answer", ["--workdir=new"], "no question: expected one or more"),
+        (
+            "answer",
+            ["--workdir=new", "--plot=a.png", "why?", "who?"],
+            "--plot: found 2 questions, expected one to draw",
+        ),
         ("evaluate", ["--workdir=new", "--checkpoint=first"], "--checkpoint=first: value should be one of"),
     ],
 )
@@ -147,8 +152,11 @@ def test_a_run_does_not_go_on_with_a_retriever_trained_since(tiny_run, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--parts=test,speed"], "--parts: found speed, expected some of test, reading, hot_swap"),
-        (["--parts=test,hot_swap"], "--parts=hot_swap: expected --swap_index"),
+        (["--parts=answers,speed"], "--parts: found speed, expected some of answers, retrieval, reading, hot_swap"),
+        (["--parts=answers,hot_swap"], "--parts=hot_swap: expected --swap_index"),
+        (["--split=dev"], "flag --split=dev: value should be one of <train|valid|test>"),
+        (["--sweep=k=5"], "--sweep: found 'k=5', expected numbers of passages, as n_docs=1,5,10"),
+        (["--sweep=n_docs=5,0"], "--sweep: found 'n_docs=5,0'"),
         (["--parts=hot_swap", "--swap_index=index_of_another_encoder"], "made by passage encoder another"),
     ],
 )

@@ -25,8 +25,8 @@ def measured(tiny_run, tiny_rag, tmp_path_factory):
     """A workdir with scores of the best checkpoint, which nobody measured."""
     workdir = tmp_path_factory.mktemp("export") / "run"
     shutil.copytree(tiny_run.workdir, workdir)
-    scores = {"EM": {"percent": 25.0, "sum": 2.0, "count": 8}}
-    (workdir / "evaluation.json").write_text(json.dumps({"test": scores, "of": {"test": tiny_rag.identity()}}))
+    scores = {"EM": {"percent": 25.0, "low": 7.15, "high": 59.07, "sum": 2.0, "count": 8}}
+    (workdir / "metrics.json").write_text(json.dumps({"test": scores, "of": {"test": tiny_rag.identity()}}))
     return workdir
 
 
@@ -44,7 +44,7 @@ def test_from_a_run_to_answers_elsewhere_and_here(tiny_run, tiny_rag, measured, 
     said = tiny_run.command("export", f"--workdir={measured}", f"--out={out}", "--with_index").stdout
     assert said == f"{out}: written; README.md says how to use it\n"
     card = (out / "README.md").read_text()
-    assert "# land\n" in card and "| EM | 25.0 | 7.1 to 59.1 | 2 of 8 |" in card
+    assert "# land\n" in card and "| EM | 25.0 | 7.2 to 59.1 |" in card
     answers = [answer.text for answer in tiny_rag.answer(QUESTIONS)]
     monkeypatch.chdir(tmp_path)
     assert run_card(Path("hf/land"))["answer"](QUESTIONS) == answers

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from rag_jax.data import separated, tables
 from rag_jax.data.formats import Passage
+from rag_jax.data.formats.contexts import contexts
 from rag_jax.data.ids import IdSet
 from rag_jax.data.lines import BadLine, Meter, identity, read_lines, read_records, string
 from rag_jax.errors import fail
@@ -19,6 +20,7 @@ from rag_jax.errors import fail
 PLAIN = (".txt", ".md")
 DELIMITERS = {".tsv": "\t", ".csv": ","}
 SUFFIXES = (".jsonl", *DELIMITERS, *PLAIN)  # also with .gz
+CONTEXTS = ".json"  # DPR's bi-encoder files, also with .gz; in a folder a .json file is about other files
 CHUNK = 4096
 SHOWN = 5
 
@@ -57,9 +59,10 @@ def read_passages(
     """Yields the passages of a file, or of all files of a folder in the order of their paths.
 
     .jsonl of {"id"?, "title"?, "text"} or {"id"?, "contents"}; .tsv (DPR's psgs_w100.tsv) and .csv with a header that
-    names these columns; .txt and .md, cut into passages; all of them also with .gz; .parquet, .arrow, and a folder that
-    `datasets` saved. A row without an id gets its number, counted from 0, behind `path#` in a folder. Of "contents"
-    without a title the first line is the title, if there are several. A plain text's title is the file's name.
+    names these columns; .txt and .md, cut into passages; a bi-encoder file of DPR's (.json, no folder of them), its
+    contexts; all of them also with .gz; .parquet, .arrow, and a folder that `datasets` saved. A row without an id gets
+    its number, counted from 0, behind `path#` in a folder. Of "contents" without a title the first line is the title,
+    if there are several. A plain text's title is the file's name.
 
     known: ids that are taken already. skip_bad: log and count what is wrong with a row, and leave it out.
     Raises UserError naming path:line for a malformed row, an empty text, a NUL byte, a repeated id; and, whatever
@@ -154,8 +157,8 @@ def _files(source: Path, log: Callable[[str], None]) -> list[File]:
     if not source.exists():
         fail(f"{source}: cannot be read (no such file or folder); check the path")
     if not source.is_dir():
-        if _suffix(source) not in (*SUFFIXES, *tables.SUFFIXES):
-            known = ", ".join(SUFFIXES)
+        if _suffix(source) not in (*SUFFIXES, CONTEXTS, *tables.SUFFIXES):
+            known = ", ".join((*SUFFIXES, CONTEXTS))
             fail(f"{source}: unknown kind of file; expected {known} (also with .gz), {' or '.join(tables.SUFFIXES)}")
         prefix = f"{source.name}#" if _suffix(source) in PLAIN else ""
         return [File(source, prefix, source.suffix in tables.SUFFIXES)]
@@ -185,6 +188,8 @@ def _rows(file: File, cut: Cut, meter: Meter) -> Iterator[Row]:
         return _plain_rows(file, cut, meter)
     if file.table:
         return _table_rows(file, meter)
+    if suffix == CONTEXTS:
+        return contexts(file.path)
     if suffix == ".jsonl":
         records = read_records(file.path, meter)
     else:

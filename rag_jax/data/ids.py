@@ -1,8 +1,8 @@
-"""Which ids have been seen, of a corpus that does not fit into memory."""
+"""Which ids have been seen, and in which rows, of a corpus that does not fit into memory."""
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,8 +18,7 @@ class IdSet:
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
         self._runs: list[np.ndarray] = []
-        stream = iter(ids)
-        while chunk := list(itertools.islice(stream, CHUNK)):
+        for chunk in _chunks(ids):
             self.add(chunk)
 
     def add(self, ids: Sequence[str]) -> np.ndarray:
@@ -46,6 +45,27 @@ class IdSet:
             if len(run):
                 held |= run[np.minimum(np.searchsorted(run, hashes), len(run) - 1)] == hashes
         return held
+
+
+class IdRows:
+    """The row of each id of a corpus, whose ids differ: 16 bytes an id, compared by hash as in IdSet."""
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        hashes = np.concatenate([_hashes(chunk) for chunk in _chunks(ids)])
+        self._row = np.argsort(hashes)
+        self._hash = hashes[self._row]
+
+    def rows(self, ids: Sequence[str]) -> np.ndarray:
+        """For each id its row, -1 where the corpus has none such: int64 [len(ids)]."""
+        hashes = _hashes(ids)
+        place = np.minimum(np.searchsorted(self._hash, hashes), len(self._hash) - 1)
+        return np.where(self._hash[place] == hashes, self._row[place], -1)
+
+
+def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:
+    stream = iter(ids)
+    while chunk := list(itertools.islice(stream, CHUNK)):
+        yield chunk
 
 
 def _hashes(ids: Sequence[str]) -> np.ndarray:

@@ -87,20 +87,29 @@ def build_store(
 
 
 class Progress:
-    """Says now and then how many passages have been stored, how fast, and how long the rest will take."""
+    """Says now and then how many passages have been stored, how fast, and how long the rest will take.
 
-    def __init__(self, folder: str | Path, share: Callable[[], float], log: Callable[[str], None]) -> None:
-        self._folder, self._share, self._log = folder, share, log
+    share: of the work that is done.  what: happened to them, behind their number.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        share: Callable[[], float],
+        log: Callable[[str], None],
+        what: str = "passages stored",
+    ) -> None:
+        self._folder, self._share, self._log, self._what = folder, share, log, what
         self._began = self._last = time.monotonic()
 
-    def show(self, count: int) -> None:
-        """Logs a line where the last one is SECONDS old."""
+    def show(self, count: int, *, last: bool = False) -> None:
+        """Logs a line where the one before is SECONDS old, and the last one."""
         now = time.monotonic()
-        if now - self._last < SECONDS:
+        if now - self._last < SECONDS and not last:
             return
-        self._last, spent, share = now, now - self._began, self._share()
-        left = f", {spent * (1 - share) / share / 60:,.0f} minutes left" if share else ""
-        self._log(f"{self._folder}: {count:,} passages stored, {count / spent:,.0f} a second{left}")
+        self._last, spent, share = now, max(now - self._began, 1e-9), self._share()
+        left = f", {spent * (1 - share) / share / 60:,.0f} minutes left" if share and not last else ""
+        self._log(f"{self._folder}: {count:,} {self._what}, {count / spent:,.0f} a second{left}")
 
 
 class PassageStore(Sequence[Passage]):
@@ -192,6 +201,12 @@ class PassageStore(Sequence[Passage]):
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All passages as Arrow batches of BLOCK_ROWS, the last one shorter."""
         return (self._open_block(number) for number in range(len(self._blocks) - 1))
+
+    def check(self) -> None:
+        """Reads every block and every row's tokens; raises UserError where one is damaged."""
+        for number, batch in enumerate(self.batches()):
+            first = number * self._block_rows
+            self.tokens_of(range(first, first + len(batch)))
 
     def row_of(self, identity: str) -> int:
         """The row of a passage id; UserError when the store has none such. The first call reads all ids."""

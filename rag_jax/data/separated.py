@@ -14,7 +14,7 @@ OPEN_LINES = 1000  # over so many lines may the text between two quotes go
 
 def records(path: Path, delimiter: str, meter: Meter) -> Iterator[tuple[str, int, dict[str, Any] | BadLine]]:
     """Records of a file with a header, as read_records yields them."""
-    stream = _separated(path, delimiter, meter)
+    stream = table_rows(path, delimiter, meter)
     place, header = next(stream, (f"{path}:1", []))
     if isinstance(header, BadLine):
         fail(f"{place}: {header}")
@@ -33,8 +33,8 @@ def check_header(names: Sequence[str], place: str) -> None:
         fail(f"{place}: columns {found}; expected text (or contents), and id and title if there are any, once each")
 
 
-def _separated(path: Path, delimiter: str, meter: Meter) -> Iterator[tuple[str, list[str] | BadLine]]:
-    """The values of each row; a quoted value may go over several lines, as csv has it.
+def table_rows(path: Path, delimiter: str, meter: Meter | None = None) -> Iterator[tuple[str, list[str] | BadLine]]:
+    """Yields ("path:line", the values) for each row; a quoted value may go over several lines, as csv has it.
 
     After a quote that is left open, reading goes on at the next line: one bad line does not swallow the others.
     """

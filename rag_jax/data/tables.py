@@ -5,7 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rag_jax.data.lines import BadLine, Meter
@@ -15,6 +17,7 @@ from rag_jax.files import read_object
 SUFFIXES = (".parquet", ".arrow")
 STATE, SPLITS = "state.json", "dataset_dict.json"
 BATCH_ROWS = 4096
+BUFFER = 1 << 20  # bytes read at once; without one, a row group's whole column is, all vectors of a file perhaps
 
 
 def is_dataset(folder: Path) -> bool:
@@ -62,10 +65,54 @@ def rows(path: Path, names: Sequence[str], meter: Meter | None = None) -> Iterat
                     yield bad or dict(zip(names, row, strict=True))
 
 
+def count(path: Path) -> int:
+    """How many rows a table has."""
+    with _reading(path):
+        if path.suffix == ".parquet":
+            return pq.read_metadata(path).num_rows
+        return sum(batch.num_rows for _, batch in _batches(path, []))
+
+
+def column(path: Path, name: str) -> Iterator[list[Any]]:
+    """Yields the values of one column, a few thousand at a time."""
+    return (array.to_pylist() for _, array in _arrays(path, name))
+
+
+def vectors(path: Path, name: str) -> Iterator[np.ndarray]:
+    """Yields a column of lists of numbers, equally long in every row, as blocks [n, E].
+
+    Raises UserError that names the row where there is no list, a hole in it, or one of another length.
+    """
+    width = 0
+    for start, array in _arrays(path, name):
+        if not isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+            fail(f"{path}: column {name!r} holds {array.type}; expected lists of numbers")
+        values, lengths = array.flatten(), pc.list_value_length(array).to_numpy(zero_copy_only=False)
+        width = width or int(np.nan_to_num(lengths[0]))
+        if array.null_count or (lengths != width).any():
+            row = int(np.flatnonzero(lengths != width)[0])
+            found = "nothing" if np.isnan(lengths[row]) else f"{lengths[row]:.0f} numbers"
+            fail(f"{path}: row {start + row}: {found} in {name!r}; expected {width} numbers, as in row 0")
+        if values.null_count:
+            fail(f"{path}: rows {start} to {start + len(array) - 1}: {name!r} has holes; expected numbers alone")
+        yield values.to_numpy(zero_copy_only=False).reshape(len(array), width)
+
+
+def _arrays(path: Path, name: str) -> Iterator[tuple[int, pa.Array]]:
+    """(row, up to BATCH_ROWS values of one column from there)."""
+    row = 0
+    with _reading(path):
+        for _, batch in _batches(path, [name]):
+            whole = batch.column(name)
+            for start in range(0, len(whole), BATCH_ROWS):
+                yield row + start, whole.slice(start, BATCH_ROWS)
+            row += len(whole)
+
+
 def _batches(path: Path, names: list[str]) -> Iterator[tuple[float, pa.RecordBatch]]:
     """(share of the file that comes before or with it, batch of rows)."""
     if path.suffix == ".parquet":
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER) as file:
             rows_before = 0
             for batch in file.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
                 yield rows_before / file.metadata.num_rows, batch

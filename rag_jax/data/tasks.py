@@ -1,15 +1,131 @@
-"""Where passages and questions come from: one's own files, or the embedded demo by the name 'demo:PART'."""
+"""The paper's tasks, one frozen Task each, and the one way to passages and questions: files, or the demo by name."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rag_jax.data import corpus, demo, formats
+from rag_jax.data import corpus, demo, published, targets
 from rag_jax.data.corpus import Cut
-from rag_jax.data.formats import Passage, Question
+from rag_jax.data.formats import Passage, Question, read_questions
+from rag_jax.data.formats.msmarco import submission
 from rag_jax.data.lines import Meter
+from rag_jax.data.published import Scores
+from rag_jax.data.targets import Targets
+from rag_jax.errors import fail
+from rag_jax.metrics.labels import TWO_WAY
+from rag_jax.metrics.patterns import compile_patterns
 
 DEMO = "demo:"
+SHOWN = 5
+
+# The question as a task asks it or None, and what to say of it: '', a reason to count, or 'reason: what to show'.
+Choice = tuple[Question | None, str]
+
+
+def as_read(question: Question) -> Choice:
+    """Every question, as it was read."""
+    return question, ""
+
+
+def answered(question: Question) -> Choice:
+    """Questions that have an answer: MS-MARCO's with a well-formed one."""
+    return (question, "") if question.answers else (None, "no well-formed answer")
+
+
+def two_way(question: Question) -> Choice:
+    """FEVER's claims that are supported or refuted."""
+    known = not question.answers or question.answers[0] in TWO_WAY
+    return (question, "") if known else (None, "not enough info")
+
+
+def patterns(question: Question) -> Choice:
+    """Questions with the answer patterns that compile; without any, none could ever be answered right."""
+    if not question.answers:
+        return None, "no pattern"
+    compiled, broken = compile_patterns(question.answers)
+    kept = replace(question, answers=tuple(pattern.pattern for pattern in compiled)) if compiled else None
+    return kept, f"a pattern that does not compile: {', '.join(broken)}" if broken else ""
+
+
+def clue(question: Question) -> Choice:
+    """Jeopardy question generation (Lewis et al. 2020, section 3.3): the answer is given, the clue is asked for."""
+    if not question.answers:
+        return None, "no answer"
+    return replace(question, text=question.answers[0], answers=(question.text,)), ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set as the paper uses it.
+
+    metrics: how predictions are judged, by name; the first is the paper's. choose: which of a file's questions are
+    asked, and how. targets: what the generator learns to say, from a question and the texts of the `depth` passages
+    that the starting retriever finds for it (none are searched where depth is 0). submission: (id, answer) -> a line
+    of the file that answers to the hidden test are handed in with.
+    """
+
+    name: str
+    metrics: tuple[str, ...]
+    choose: Callable[[Question], Choice] = as_read
+    targets: Callable[[Question, Sequence[str]], Targets] = targets.first
+    depth: int = 0
+    submission: Callable[[str, str], str] | None = None
+
+    @property
+    def paper(self) -> Scores:
+        """What the paper reports: split -> system -> metric -> percent."""
+        return published.paper(self.name)
+
+    def questions(self, source: str | Path, *, log: Callable[[str], None] = print) -> list[Question]:
+        """The questions of a file in any form that formats.read_questions knows, or of a split of the demo.
+
+        What is left out is counted, and log hears of it; of a test whose answers are hidden, all of them, nothing.
+        """
+        name = str(source)
+        read = demo.questions(name.removeprefix(DEMO)) if name.startswith(DEMO) else read_questions(name)
+        choose = self.choose if any(question.answers for question in read) else as_read
+        kept, said = [], Counter[str]()
+        for question in read:
+            chosen, what = choose(question)
+            if chosen is not None:
+                kept.append(chosen)
+            if what:
+                reason, _, shown = what.partition(": ")
+                said[reason] += 1
+                if shown and said[reason] <= SHOWN:
+                    log(f"{name}: question {question.id!r}: {what}")
+        if said:
+            reasons = ", ".join(f"{count:,} x {reason}" for reason, count in said.most_common())
+            log(f"{name}: kept {len(kept):,} of {len(read):,} questions, dropped {len(read) - len(kept):,}; {reasons}")
+        if not kept:
+            fail(f"{name}: no question is left for data.task = {self.name!r}; expected another file or task")
+        return kept
+
+
+_STRINGS = ("exact_match", "exact_match_orqa", "f1", "gold_recall", "answer_recall")
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("qa", ("exact_match", "f1", "gold_recall", "answer_recall")),
+        Task("nq", _STRINGS, targets=targets.each),
+        Task("triviaqa", _STRINGS, targets=targets.held, depth=targets.DEPTH),
+        Task("webquestions", _STRINGS, targets=targets.each),
+        Task(
+            "curatedtrec", ("regex_match", "regex_search", "regex_fullmatch", "answer_recall"),
+            choose=patterns, targets=targets.mined, depth=targets.DEPTH,
+        ),
+        Task("msmarco", ("rouge_l_coco", "bleu_1", "distinct_3"), choose=answered, submission=submission),
+        Task("jeopardy", ("q_bleu_1", "bleu_1", "distinct_3"), choose=clue),
+        Task("fever3", ("accuracy", "accuracy_2way_rows", "page_precision")),
+        Task("fever2", ("accuracy", "page_precision"), choose=two_way),
+        Task("squad", ("exact_match", "f1", "gold_recall", "answer_recall", "page_precision")),
+        Task("kilt", ("kilt", "exact_match", "f1", "rouge_l_kilt", "page_precision")),
+    )
+}  # fmt: skip
 
 
 def passages(
@@ -37,6 +153,6 @@ def files(source: str) -> list[list]:
     return [[source]] if source.startswith(DEMO) else corpus.files(source)
 
 
-def questions(source: str) -> list[Question]:
-    """The questions of a file, or of a split of the demo ('demo:train')."""
-    return demo.questions(source.removeprefix(DEMO)) if source.startswith(DEMO) else formats.read_questions(source)
+def questions(data: ConfigDict, source: str, *, log: Callable[[str], None] = print) -> list[Question]:
+    """The questions of a file, or of a split of the demo ('demo:train'), as data.task asks them; see Task.questions."""
+    return TASKS[data.task].questions(source, log=log)

@@ -27,10 +27,11 @@ def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer, Tokenize
             keep_copy(Path(config.tokenizer[part]), folder / part, part)
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
-        questions = [question.text for question in tasks.questions(config.data.train)] if config.data.train else [""]
+        asked = tasks.questions(config.data, config.data.train, log=_silent) if config.data.train else []
+        questions = [question.text for question in asked] or [""]
 
         def passages() -> Iterator[Passage]:  # read again for each part: a corpus need not fit into memory
-            return tasks.passages(config.data, log=lambda line: None)
+            return tasks.passages(config.data, log=_silent)
 
         if "encoder" in missing:
             texts = chain((f"{passage.title} {passage.text}" for passage in passages()), questions)
@@ -60,3 +61,7 @@ def keep_copy(given: Path, own: Path, part: str) -> None:
             f"config.tokenizer.{part}: {given} holds another vocabulary than {own}, with which this run began; "
             "leave it as it was, or train in another --workdir"
         )
+
+
+def _silent(line: str) -> None:
+    """For what is read again elsewhere, and told of there."""

@@ -1,72 +1,99 @@
-"""Answers against gold: exact match, F1 and recall as sums and counts, with 95% intervals."""
+"""The walk over questions: retrieve, read, and what came of each question."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from rag_jax.api import Rag
+from rag_jax.api import Rag, Retrieved
 from rag_jax.data.formats import Question
 from rag_jax.data.text import Document
-from rag_jax.metrics.retrieval import hits_at, interval
-from rag_jax.metrics.text import exact_match, f1
+from rag_jax.metrics.text import exact_match
 
 Documents = list[list[Document]]
 # (numbers of the questions, their retrieved passages) -> the passages that are read, and the answers that then count
 Change = Callable[[Sequence[int], Documents], tuple[Documents, list[tuple[str, ...]]]]
+# (texts of passages, answers) -> which passages hold an answer; nothing where that cannot be told
+Holding = Callable[[Sequence[str], Sequence[str]], Sequence[bool]]
 
 
-class Rate(NamedTuple):
-    """A share of questions, as sum and count so that hosts may add them."""
+class Found(NamedTuple):
+    """A retrieved passage; holds_answer is None where nobody looked, posterior where nothing was read."""
 
-    total: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Rate":
-        return cls(float(sum(values)), len(values))
-
-    @property
-    def percent(self) -> float:
-        return 100 * self.total / self.count if self.count else float("nan")
-
-    def __str__(self) -> str:
-        low, high = interval(round(self.total), self.count)
-        return f"{self.percent:5.1f}  [{100 * low:.1f}, {100 * high:.1f}]  {self.total:.0f} of {self.count}"
+    id: str
+    title: str
+    score: float
+    prior: float
+    posterior: float | None = None
+    holds_answer: bool | None = None
 
 
 class Prediction(NamedTuple):
-    """One question's outcome: what was said, whether it was right, and the ids of the passages retrieved."""
+    """One question's outcome: what was said, log p(y|x), the answers that count, and the passages, best first."""
 
     question: Question
     text: str
     log_prob: float
     answers: tuple[str, ...]
-    passages: tuple[str, ...]
+    documents: tuple[Found, ...]
 
     @property
     def exact_match(self) -> float:
         return exact_match(self.text, self.answers)
 
 
+class Batch(NamedTuple):
+    """Questions, their numbers over all batches, and what was retrieved for them."""
+
+    numbers: range
+    questions: Sequence[Question]
+    found: Retrieved
+
+
+def retrieve(rag: Rag, questions: Sequence[Question], *, k: int | None = None, start: int = 0) -> Iterator[Batch]:
+    """Yields the questions from number `start` on in batches, with the k best passages of each."""
+    size = rag.config.evaluate.batch
+    for first in range(start, len(questions), size):
+        batch = questions[first : first + size]
+        found = rag.retrieve([question.text for question in batch], k=k)
+        yield Batch(range(first, first + len(batch)), batch, found)
+
+
+def read(rag: Rag, batch: Batch, *, change: Change | None = None, holding: Holding | None = None) -> list[Prediction]:
+    """Answers a batch; `change` may put other passages, and other gold answers, before the reader."""
+    documents, answers = rag.retriever.documents(batch.found.ids_BK), [question.answers for question in batch.questions]
+    if change is not None:
+        documents, answers = change(batch.numbers, documents)
+    reading = rag.read([question.text for question in batch.questions], documents, batch.found.prior_BK)
+    generated = reading.generated
+    return [
+        Prediction(
+            question,
+            reading.texts_BN[row][0],
+            float(generated.log_prob_BN[row, 0]),
+            tuple(answers[row]),
+            _documents(rag, batch, row, generated.posterior_BNK[row, 0].tolist(), holding),
+        )
+        for row, question in enumerate(batch.questions)
+    ]
+
+
+def unread(rag: Rag, batch: Batch, *, holding: Holding | None = None) -> list[Prediction]:
+    """What was retrieved for a batch, with nothing said about it; no generator runs."""
+    nothing = [None] * batch.found.ids_BK.shape[1]
+    return [
+        Prediction(question, "", math.nan, question.answers, _documents(rag, batch, row, nothing, holding))
+        for row, question in enumerate(batch.questions)
+    ]
+
+
 def predict(
     rag: Rag, questions: Sequence[Question], *, k: int | None = None, change: Change | None = None
 ) -> Iterator[Prediction]:
-    """Answers every question; `change` may put other passages, and other gold answers, before the reader."""
-    for start in range(0, len(questions), rag.config.evaluate.batch):
-        numbers = range(start, min(start + rag.config.evaluate.batch, len(questions)))
-        batch = [questions[number] for number in numbers]
-        texts = [question.text for question in batch]
-        found = rag.retrieve(texts, k=k)
-        documents, answers = rag.retriever.documents(found.ids_BK), [question.answers for question in batch]
-        if change is not None:
-            documents, answers = change(numbers, documents)
-        reading = rag.read(texts, documents, found.prior_BK)
-        passages = rag.retriever.index.passages
-        for row, question in enumerate(batch):
-            ids = tuple(passages[place].id for place in found.ids_BK[row].tolist() if place >= 0)
-            log_prob = float(reading.generated.log_prob_BN[row, 0])
-            yield Prediction(question, reading.texts_BN[row][0], log_prob, tuple(answers[row]), ids)
+    """Answers every question, see `retrieve` and `read`."""
+    for batch in retrieve(rag, questions, k=k):
+        yield from read(rag, batch, change=change)
 
 
 def exact_match_of(rag: Rag, questions: Sequence[Question]) -> float:
@@ -74,14 +101,23 @@ def exact_match_of(rag: Rag, questions: Sequence[Question]) -> float:
     return float(np.mean([prediction.exact_match for prediction in predict(rag, questions)]))
 
 
-def scores(predictions: Sequence[Prediction], recall: Sequence[int]) -> Iterator[tuple[str, Rate]]:
-    """Yields EM and F1, recall@k where gold passages are known, and EM by group where questions have groups."""
-    yield "EM", Rate.of([prediction.exact_match for prediction in predictions])
-    yield "F1", Rate.of([f1(prediction.text, prediction.answers) for prediction in predictions])
-    known = [prediction for prediction in predictions if prediction.question.passage_ids]
-    for k in recall:
-        if known:
-            hits = hits_at([p.passages for p in known], [p.question.passage_ids for p in known], k)
-            yield f"recall@{k}", Rate.of(hits)
-    for group in sorted({prediction.question.group for prediction in predictions} - {""}):
-        yield f"EM {group}", Rate.of([p.exact_match for p in predictions if p.question.group == group])
+def _documents(
+    rag: Rag, batch: Batch, row: int, posterior_K: Sequence[float | None], holding: Holding | None
+) -> tuple[Found, ...]:
+    """The passages of one question, without the places past the corpus."""
+    ids_K, score_K, prior_K = (array[row].tolist() for array in batch.found)
+    there = [place for place, number in enumerate(ids_K) if number >= 0]
+    passages = [rag.retriever.index.passages[ids_K[place]] for place in there]
+    answers = batch.questions[row].answers
+    held = holding([passage.text for passage in passages], answers) if holding and answers else ()
+    return tuple(
+        Found(
+            passage.id,
+            passage.title,
+            score=score_K[place],
+            prior=math.exp(prior_K[place]),
+            posterior=posterior_K[place],
+            holds_answer=held[n] if held else None,
+        )
+        for n, (place, passage) in enumerate(zip(there, passages, strict=True))
+    )

@@ -6,7 +6,8 @@ from pathlib import Path
 from rag_jax.api import Rag
 from rag_jax.data.formats import Question
 from rag_jax.errors import UserError
-from rag_jax.evaluation.answers import Rate, predict
+from rag_jax.evaluation.answers import predict
+from rag_jax.evaluation.sums import Rate
 from rag_jax.metrics.text import exact_match
 
 

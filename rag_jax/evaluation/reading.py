@@ -9,7 +9,8 @@ from rag_jax.data.formats import Question
 from rag_jax.data.substitution import Form, NameMaker, Substitution
 from rag_jax.data.text import Document
 from rag_jax.errors import UserError
-from rag_jax.evaluation.answers import Change, Documents, Rate, predict
+from rag_jax.evaluation.answers import Change, Documents, predict
+from rag_jax.evaluation.sums import Rate
 from rag_jax.metrics.text import normalise
 from rag_jax.retrieve import NOTHING
 

@@ -1,73 +1,183 @@
-"""Runs the measurements of a trained model and writes them down: evaluation.json and predictions.jsonl."""
+"""Runs the measurements of a trained model and writes them down: metrics.json, predictions.jsonl, sweep.json."""
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from rag_jax.api import Rag
 from rag_jax.data import tasks
-from rag_jax.errors import UserError
-from rag_jax.evaluation.answers import Prediction, Rate, predict, scores
+from rag_jax.data.formats import Question
+from rag_jax.data.tasks import TASKS
+from rag_jax.errors import fail
+from rag_jax.evaluation import answers, measures, predictions
 from rag_jax.evaluation.hot_swap import square
+from rag_jax.evaluation.measures import Totals
 from rag_jax.evaluation.reading import reading_tests
-from rag_jax.files import read_json, write_atomically, write_json
+from rag_jax.evaluation.sums import Sum
+from rag_jax.evaluation.sweep import sweep
+from rag_jax.files import read_object, write_atomically, write_json
+from rag_jax.metrics.labels import THREE_WAY
+
+PARTS = ("answers", "retrieval", "reading", "hot_swap")
+Lines = Iterator[tuple[str, Sum, float | None]]  # name, what was measured, the paper's own number in percent
 
 
-def evaluate(rag: Rag, config: ConfigDict, folder: Path, *, parts: Iterable[str], swap_index: str | None) -> None:
-    """Prints and saves each part asked for: 'test', 'reading' or 'hot_swap', with Wilson's 95% intervals.
+@dataclass(frozen=True)
+class Asked:
+    """What evaluate is asked for.
 
-    Beside the parts, under 'of', stands whose answers they measure (Rag.identity), so that a model card shows no
-    other model's scores.
+    parts: of PARTS. split: 'train', 'valid' or 'test'. limit: only so many questions. swap_index: the second index of
+    the square. n_docs: the numbers of passages of a sweep. kilt_out: a file for the answers in KILT's form.
+
+    Of the task: names of its measures, the headline first, see evaluation.measures; the paper's own numbers in percent,
+    by measure or, as 'gold_page@10', by label; and how a line of the file reads that answers are handed in with.
     """
-    measures = {"test": _test, "reading": _reading, "hot_swap": _hot_swap}
-    unknown = [part for part in parts if part not in measures]
-    if unknown:
-        raise UserError(f"--parts: found {', '.join(unknown)}, expected some of {', '.join(measures)}")
-    if {"test", "reading"} & set(parts) and not config.data.test:
-        raise UserError("config.data.test: empty, expected a .jsonl file of questions, or 'demo:test'")
-    if "hot_swap" in parts and not (swap_index and all(config.hot_swap.questions)):
-        raise UserError(
-            "--parts=hot_swap: expected --swap_index, a second index, and config.hot_swap.questions, two files"
-        )
+
+    parts: tuple[str, ...] = ("answers",)
+    split: str = "test"
+    limit: int | None = None
+    swap_index: str | None = None
+    n_docs: tuple[int, ...] = ()
+    kilt_out: str | None = None
+    names: tuple[str, ...] = TASKS["qa"].metrics
+    paper: Mapping[str, float] = field(default_factory=dict)
+    submission: Callable[[str, str], str] | None = None
+
+
+def evaluate(rag: Rag, config: ConfigDict, folder: Path, asked: Asked) -> None:
+    """Prints and saves each part asked for, with 95% intervals, and the sweep.
+
+    Beside the parts in metrics.json, under 'of', stands whose answers they measure (Rag.identity), so that a model
+    card shows no other model's scores.
+    """
+    _check(config, asked)
+    measures_of = {"answers": _answers, "retrieval": _retrieval, "reading": _reading, "hot_swap": _hot_swap}
     identity = rag.identity()
-    for part in parts:
-        print(f"{part.replace('_', ' '):<56} percent  [95% interval]  sum of count", flush=True)
-        results = {}
-        for name, rate in measures[part](rag, config, folder, swap_index):
-            print(f"  {name:<54} {rate}", flush=True)
-            results[name] = {"percent": rate.percent, "sum": rate.total, "count": rate.count}
-        path = folder / "evaluation.json"
-        written = read_json(path) if path.exists() else {}
-        measured = written.get("of", {}) | {part: identity}
-        write_json(path, written | {part: results, "of": measured})
+    for part in asked.parts:
+        heading, results = _heading(part, asked), {}
+        print(f"{heading.replace('_', ' '):<56} percent  [95% interval]  sum of count", flush=True)
+        for name, found, paper in measures_of[part](rag, config, asked, folder, identity):
+            print(f"  {name:<54} {found}" + ("" if paper is None else f"   paper {paper}"), flush=True)
+            results[name] = found.json() | ({} if paper is None else {"paper": paper})
+        _write(folder, {heading: results}, {heading: identity})
+    if asked.n_docs:
+        questions, path = _questions(config, asked)[: asked.limit], _beside(folder, "sweep.json", asked)
+        sweep(rag, questions, asked.n_docs, asked.names, path, {"of": identity, "split": asked.split})
 
 
-def _test(rag: Rag, config: ConfigDict, folder: Path, _) -> Iterator[tuple[str, Rate]]:
-    predictions = list(predict(rag, tasks.questions(config.data.test)))
-    write_atomically(folder / "predictions.jsonl", "".join(map(_line, predictions)))
-    yield from scores(predictions, config.evaluate.recall)
+def own_numbers(published: Mapping[str, Mapping[str, Mapping[str, float]]], kind: str, split: str) -> dict[str, float]:
+    """The paper's numbers of a task (split -> system -> measure -> percent) for one kind of model and one split.
+
+    With them come those of which the paper does not say the split.
+    """
+    systems = "RAG", {"token": "RAG-Token", "sequence": "RAG-Sequence"}[kind]
+    found = [published.get(part, {}).get(system, {}) for part in ("unstated", split) for system in systems]
+    return {name: percent for numbers in found for name, percent in numbers.items()}
 
 
-def _reading(rag: Rag, config: ConfigDict, *_) -> Iterator[tuple[str, Rate]]:
-    yield from reading_tests(rag, tasks.questions(config.data.test))
+def _check(config: ConfigDict, asked: Asked) -> None:
+    unknown = [part for part in asked.parts if part not in PARTS]
+    if unknown:
+        fail(f"--parts: found {', '.join(unknown)}, expected some of {', '.join(PARTS)}")
+    if ({*asked.parts} - {"hot_swap"} or asked.n_docs) and not config.data[asked.split]:
+        example = "expected a .jsonl file of questions, or 'demo:test'"
+        fail(f"config.data.{asked.split}: empty, so there is no split '{asked.split}'; {example}")
+    if "hot_swap" in asked.parts and not (asked.swap_index and all(config.hot_swap.questions)):
+        fail("--parts=hot_swap: expected --swap_index, a second index, and config.hot_swap.questions, two files")
+    if asked.limit is not None and asked.limit < 1:
+        fail(f"--limit: found {asked.limit}, expected 1 or more questions")
+    if asked.kilt_out and "answers" not in asked.parts:
+        fail(f"--kilt_out: found --parts={','.join(asked.parts)}, expected answers among them")
+    if asked.kilt_out and Path(asked.kilt_out).is_dir():
+        fail(f"--kilt_out: found the folder {asked.kilt_out}, expected a file to write")
+    if "retrieval" in asked.parts and not measures.of_retrieval(asked.names):
+        fail("--parts=retrieval: the task has no measure of retrieval; expected --parts=answers")
 
 
-def _hot_swap(rag: Rag, config: ConfigDict, _, swap_index: str | None) -> Iterator[tuple[str, Rate]]:
-    editions = [tasks.questions(source) for source in config.hot_swap.questions]
-    yield from square(rag, [rag.retriever.index.folder, Path(swap_index)], editions)
+def _answers(rag: Rag, config: ConfigDict, asked: Asked, folder: Path, identity: str) -> Lines:
+    """Answers the questions that predictions.jsonl does not hold yet; places past what is read are left out."""
+    questions, path = _questions(config, asked), _beside(folder, "predictions.jsonl", asked)
+    places = [place for place in config.evaluate.recall if place <= rag.config.retrieval.k]
+    ours = predictions.fingerprint(identity, questions, asked.names, places)
+    if _written(folder).get("of", {}).get(path.name) != ours:
+        path.unlink(missing_ok=True)
+        _write(folder, {}, {path.name: ours})
+    totals, kept = Totals(asked.names, places), []
+    for prediction in predictions.predict(rag, questions[: asked.limit], path, names=asked.names, places=places):
+        totals.add(prediction)
+        if asked.kilt_out or asked.submission:
+            kept.append(prediction)
+    if asked.kilt_out:
+        predictions.write_kilt(Path(asked.kilt_out), kept)
+    if asked.submission:
+        lines = (asked.submission(prediction.question.id, prediction.text) for prediction in kept)
+        write_atomically(_beside(folder, "submission.jsonl", asked), "".join(lines))
+    yield from _lines(totals, asked)
 
 
-def _line(prediction: Prediction) -> str:
-    question = prediction.question
-    record = {
-        "id": question.id,
-        "question": question.text,
-        "prediction": prediction.text,
-        "answers": prediction.answers,
-        "exact_match": prediction.exact_match,
-        "log_prob": prediction.log_prob,
-        "passages": prediction.passages,
-    }
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def _retrieval(rag: Rag, config: ConfigDict, asked: Asked, *_) -> Lines:
+    """Searches as deep as the places looked at; nothing is generated."""
+    names, places = measures.of_retrieval(asked.names), config.evaluate.recall
+    k = min(max(measures.KILT_PLACES, *places), len(rag.retriever.index.passages))
+    totals = Totals(names, places)
+    for batch in answers.retrieve(rag, _questions(config, asked)[: asked.limit], k=k):
+        for prediction in answers.unread(rag, batch, holding=measures.holding(asked.names)):
+            totals.add(prediction)
+    yield from _lines(totals, asked)
+
+
+def _reading(rag: Rag, config: ConfigDict, asked: Asked, *_) -> Lines:
+    yield from ((name, rate, None) for name, rate in reading_tests(rag, _questions(config, asked)[: asked.limit]))
+
+
+def _hot_swap(rag: Rag, config: ConfigDict, asked: Asked, *_) -> Lines:
+    editions = [tasks.questions(config.data, source) for source in config.hot_swap.questions]
+    rates = square(rag, [rag.retriever.index.folder, Path(asked.swap_index)], editions)
+    yield from ((name, rate, None) for name, rate in rates)
+
+
+def _questions(config: ConfigDict, asked: Asked) -> list[Question]:
+    """All questions of the split; UserError for labels that cannot be judged."""
+    questions = tasks.questions(config.data, config.data[asked.split])
+    for question in questions if "accuracy" in asked.names else ():
+        if question.answers and question.answers[0] not in THREE_WAY:
+            label, expected = question.answers[0], ", ".join(THREE_WAY)
+            fail(f"config.data.{asked.split}: question {question.id!r}: found the label {label!r}, expected {expected}")
+    return questions
+
+
+def _lines(totals: Totals, asked: Asked) -> Lines:
+    """Every sum, with the paper's own number of that label or, beside its first, of the measure."""
+    lines: dict[str, tuple[Sum, float | None]] = {}
+    for name, sums in totals.sums().items():
+        for place, (label, found) in enumerate(sums.items()):
+            beside = None if place else asked.paper.get(name)
+            lines[label] = found, asked.paper.get(label.replace(" ", "_"), beside)
+    yield from ((label, *line) for label, line in lines.items())
+
+
+def _heading(part: str, asked: Asked) -> str:
+    """What a part is called in metrics.json: 'test', 'valid', 'retrieval', 'reading_valid', 'test_first_100'."""
+    if part == "hot_swap":
+        return part
+    words = [asked.split] if part == "answers" else [part] if asked.split == "test" else [part, asked.split]
+    return "_".join(words + ([f"first_{asked.limit}"] if asked.limit else []))
+
+
+def _beside(folder: Path, name: str, asked: Asked) -> Path:
+    """predictions.jsonl of the test, predictions_valid.jsonl of another split."""
+    stem, dot, suffix = name.partition(".")
+    return folder / (name if asked.split == "test" else f"{stem}_{asked.split}{dot}{suffix}")
+
+
+def _written(folder: Path) -> dict[str, Any]:
+    path = folder / "metrics.json"
+    return read_object(path) if path.exists() else {}
+
+
+def _write(folder: Path, results: Mapping[str, Any], of: Mapping[str, str]) -> None:
+    written = _written(folder)
+    write_json(folder / "metrics.json", written | results | {"of": written.get("of", {}) | of})

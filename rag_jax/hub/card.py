@@ -7,9 +7,12 @@ from ml_collections import ConfigDict
 
 from rag_jax.hub.configs import ARCHITECTURES
 from rag_jax.hub.knowledge import DATASET, FAISS
-from rag_jax.metrics.retrieval import interval
 from rag_jax.models.rag import RagConfig
 
+FINDS = {
+    "bm25": "BM25 finds",
+    "hybrid": "a DPR question encoder and BM25 find",
+}
 MARGINALS = {
     "token": "RAG-Token: every token of an answer is predicted by all passages together",
     "sequence": "RAG-Sequence: every passage predicts a whole answer, and the predictions are summed",
@@ -24,7 +27,7 @@ tags:
 
 # {name}
 
-Retrieval-augmented generation ([Lewis et al. 2020](https://arxiv.org/abs/2005.11401)): a DPR question encoder finds
+Retrieval-augmented generation ([Lewis et al. 2020](https://arxiv.org/abs/2005.11401)): {finds}
 {k} passages, a BART generator reads each of them. {marginal}.
 
 Trained with rag_jax, in JAX; the files are transformers'.
@@ -157,6 +160,13 @@ FAST_NOTE = """
 SAMPLE_NOTE = """
 - Answers are drawn (`decode.mode = 'sample'`), and each library draws its own random numbers.
 """
+BM25_NOTE = """
+- BM25 found the passages in training, and its scores were the logits of their prior: the question encoder is not
+  trained, and transformers has no such retriever. Give `read` BM25's passages and scores.
+"""
+HYBRID_NOTE = """
+- The passages are chosen by fused ranks of vectors and of BM25; transformers searches the vectors alone.
+"""
 REPEAT_NOTE = """
 - transformers counts the start token, `</s>`, among what `no_repeat_ngram_size` may not repeat; rag_jax does not.
 """
@@ -168,19 +178,21 @@ def card(
     config: ConfigDict,
     decode: Any,
     settings: Mapping[str, Any],
+    index: str,
     *,
     with_index: bool,
     scores: Mapping[str, Mapping[str, Any]] | None,
 ) -> str:
     """The README.md of a folder.
 
-    decode, settings: the same decoding, as DecodeConfig and as transformers' generate takes it. scores: of the test,
-    {name: {'sum', 'count'}}.
+    decode, settings: the same decoding, as DecodeConfig and as transformers' generate takes it. index: the kind of
+    index that it answers from. scores: of the test, {name: {'percent', 'low'?, 'high'?}} in percent.
     """
     data = {key: _last_part(config.data[key]) for key in ("passages", "train", "valid", "test")}
     head = HEAD.format(
         name=name,
         k=config.retrieval.k,
+        finds=FINDS.get(index, "a DPR question encoder finds"),
         marginal=MARGINALS[model.kind],
         bert=model.question_encoder,
         bart=model.generator,
@@ -188,7 +200,7 @@ def card(
     )
     ours = OURS.format(index="" if with_index else ', index="an index of this model"')
     code = _code(model.kind, config, settings, with_index=with_index)
-    return head + (_table(scores) if scores else "") + ours + code + _notes(model.kind, config, decode)
+    return head + (_table(scores) if scores else "") + ours + code + _notes(model.kind, config, decode, index)
 
 
 def _last_part(source: str) -> str:
@@ -197,14 +209,13 @@ def _last_part(source: str) -> str:
 
 
 def _table(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """The scores with Wilson's 95% intervals."""
+    """The scores, with 95% intervals where evaluate knows them."""
     rows = ["", "## Scores", "", "On the test questions, by `python -m rag_jax.evaluate`.", ""]
-    rows += ["| measure | percent | 95% interval | sum of count |", "|---|---|---|---|"]
-    for name, rate in scores.items():
-        total, count = rate["sum"], rate["count"]
-        low, high = interval(round(total), count)
-        percent = 100 * total / count if count else float("nan")
-        rows.append(f"| {name} | {percent:.1f} | {100 * low:.1f} to {100 * high:.1f} | {total:.0f} of {count} |")
+    rows += ["| measure | percent | 95% interval |", "|---|---|---|"]
+    for name, found in scores.items():
+        if "percent" in found:
+            between = f"{found['low']:.1f} to {found['high']:.1f}" if "low" in found else "–"
+            rows.append(f"| {name} | {found['percent']:.1f} | {between} |")
     return "\n".join(rows) + "\n"
 
 
@@ -238,11 +249,13 @@ def _code(kind: str, config: ConfigDict, settings: Mapping[str, Any], *, with_in
     return code + (FINDING.format(**numbers) if with_index else READING)
 
 
-def _notes(kind: str, config: ConfigDict, decode: Any) -> str:
+def _notes(kind: str, config: ConfigDict, decode: Any, index: str) -> str:
     round_trip = config.data.question_text.startswith("round_trip")
     further = {
         RAW_NOTE: not round_trip,
         ROUND_TRIP_NOTE: round_trip,
+        BM25_NOTE: index == "bm25",
+        HYBRID_NOTE: index == "hybrid",
         SEQUENCE_NOTE: kind == "sequence",
         FAST_NOTE: decode.mode == "fast",
         SAMPLE_NOTE: decode.mode == "sample",

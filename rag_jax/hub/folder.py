@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from ml_collections import ConfigDict
 from rag_jax.data.text import DOCUMENT_SEPARATOR, TITLE_SEPARATOR
 from rag_jax.data.tokenizer import Tokenizer, copy_files
 from rag_jax.errors import fail
-from rag_jax.files import MANIFEST, build_folder, read_json, write_atomically, write_json
+from rag_jax.files import MANIFEST, build_folder, link, read_json, write_atomically, write_json
 from rag_jax.hub import knowledge, rules
 from rag_jax.hub.card import card
 from rag_jax.hub.configs import ARCHITECTURES, TOKENIZERS, bart_json, bert_json
@@ -68,13 +67,14 @@ def write_folder(
     """Writes weights, configs, tokenizers and a model card; with_index: also passages and vectors, in both formats.
 
     scores: what evaluate wrote of the test, for the card. Raises UserError, before anything is written, for a folder
-    that holds something, for an encoder that transformers' RAG cannot express, or without the packages that write
-    an index.
+    that holds something, for an encoder or an index that transformers' RAG cannot express, or without the packages
+    that write an index.
     """
     folder = Path(folder)
     check_folder(folder)
     check_encoder(trained.model.question_encoder)
     if with_index:
+        check_vectors(trained.index)
         knowledge.check_installed()
     settings = generation_json(asdict(trained.decode), trained.model.generator)
 
@@ -91,7 +91,8 @@ def write_folder(
             _link_index(trained.index.folder, temporary / INDEX)
         write_json(temporary / EXPORTED, _ours(trained))
         model, config, name = trained.model, trained.config, folder.resolve().name
-        text = card(name, model, config, trained.decode, settings, with_index=with_index, scores=scores)
+        kind = trained.index.manifest.kind
+        text = card(name, model, config, trained.decode, settings, kind, with_index=with_index, scores=scores)
         write_atomically(temporary / "README.md", text)
 
     build_folder(folder, write)
@@ -111,6 +112,15 @@ def check_encoder(encoder: BertConfig) -> None:
         found = getattr(encoder, name)
         if found != value:
             fail(f"encoder.{name}: found {found!r}, expected {value!r} for an export: {why}; use it with rag_jax alone")
+
+
+def check_vectors(index: Any) -> None:
+    """UserError for an index without vectors, which transformers' RAG cannot search."""
+    if index.vectors is None:
+        fail(
+            f"--with_index: found {index.folder}, an index of kind {index.manifest.kind!r}, expected vectors: "
+            "transformers' RAG has no BM25; leave --with_index out"
+        )
 
 
 def folded(model: rag.RagConfig, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,10 +181,7 @@ def _ours(trained: Trained) -> dict[str, Any]:
 
 
 def _link_index(source: Path, target: Path) -> None:
-    """A second name for every file of an index, or a copy where the file system knows no second names."""
+    """The files of an index under a second name."""
     for name in (*read_json(source / MANIFEST)["files"], MANIFEST):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source / name, target / name)
-        except OSError:
-            shutil.copyfile(source / name, target / name)
+        link(source / name, target / name)

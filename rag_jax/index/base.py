@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,33 +10,31 @@ from rag_jax.data.passages import PassageStore
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import fail
 from rag_jax.files import MANIFEST, read_manifest, write_manifest
-from rag_jax.index.exact import ExactSearcher
-from rag_jax.index.scann import ScannSearcher
+from rag_jax.index import hybrid
+from rag_jax.index.bm25 import Bm25Searcher
+from rag_jax.index.searchers import SEARCHERS, Searcher, has_vectors, open_searchers
 from rag_jax.index.vectors import Vectors
 
 FOLDER_KIND = "passage index"
-KINDS = ("scann", "exact")
 BUILD = "`python -m rag_jax.build_index`"
 
 
 class Queries(NamedTuple):
-    """B questions: their texts, and their embeddings [B, E] for an index that compares vectors."""
+    """B questions: their texts, and for an index that compares vectors their embeddings [B, E]."""
 
     text_B: list[str]
     vector_BE: np.ndarray | None
-
-
-class Searcher(Protocol):
-    def search(self, vector_BE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
 class IndexManifest:
     """What an index remembers.
 
-    encoder_fingerprint: of the passage encoder's weights, pooling and passage prefix.
+    width: of the vectors; 0 for 'bm25', which has none.
+    encoder_fingerprint: of the passage encoder's weights, pooling and passage prefix; for 'bm25' the name of its
+      settings, which the scores depend on.
     score_scale: what the caller multiplies inner products with before the softmax; never changes the order.
-    search: the searcher's parameters.
+    search: the parameters of each searcher, by its name.
     """
 
     kind: str
@@ -52,21 +50,45 @@ class IndexManifest:
 
 @dataclass(frozen=True)
 class Index:
-    """An open index; `vectors` [N, E] and `passages` are memory-mapped."""
+    """An open index; `vectors` [N, E] and `passages` are memory-mapped.
+
+    searcher: compares vectors. bm25: compares words. An index of kind 'hybrid' has both.
+    """
 
     folder: Path
     manifest: IndexManifest
-    vectors: Vectors
+    vectors: Vectors | None
     passages: PassageStore
-    searcher: Searcher
+    searcher: Searcher | None
+    bm25: Bm25Searcher | None
+
+    @property
+    def by_vector(self) -> bool:
+        """Whether questions must be encoded, and scores are inner products; BM25 brings scores of its own."""
+        return self.searcher is not None
 
     def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (id_BK int64, score_BK fp32): the k passages with the largest inner products, best first.
+        """Returns (id_BK int64, score_BK fp32): the k passages with the largest scores, best first.
 
-        Scores are unscaled. Equal scores come by lower id; places past the corpus hold id -1 and score -inf.
+        Scores are unscaled inner products, or BM25's. Equal scores come by lower id; places past the corpus hold id -1
+        and score -inf. A hybrid index returns inner products too, in the order of the fused ranks (index/hybrid.py).
         Raises UserError for embeddings that are missing, of another width or not finite.
         """
-        vector_BE, width = queries.vector_BE, self.manifest.width
+        if k < 1:
+            fail(f"retrieval.k: {k}; expected at least 1")
+        if self.searcher is None:
+            return self.bm25.search(queries.text_B, k)
+        vector_BE = self._checked(queries.vector_BE)
+        if self.bm25 is None:
+            return self.searcher.search(vector_BE, k)
+        depth = max(k, hybrid.DEPTH)
+        by_vector_BD, _ = self.searcher.search(vector_BE, depth)
+        id_BK = hybrid.fuse((by_vector_BD, self.bm25.matches(queries.text_B, depth)), k)
+        score_BK = np.einsum("BE,BKE->BK", vector_BE, self.vectors.gather(id_BK))
+        return id_BK, np.where(id_BK >= 0, score_BK, np.float32(-np.inf))
+
+    def _checked(self, vector_BE: np.ndarray | None) -> np.ndarray:
+        width = self.manifest.width
         if vector_BE is None:
             fail(f"{self.folder}: no question embeddings given; expected [B, {width}]; encode the questions")
         vector_BE = np.asarray(vector_BE, np.float32)
@@ -78,16 +100,14 @@ class Index:
                 f"question {row + 1} of {len(vector_BE)}: its embedding is not finite; "
                 "the question encoder has diverged; use an earlier checkpoint"
             )
-        if k < 1:
-            fail(f"retrieval.k: {k}; expected at least 1")
-        return self.searcher.search(vector_BE, k)
+        return vector_BE
 
 
 class Contents(NamedTuple):
-    """What an index holds beside its searcher."""
+    """What an index holds beside its searchers."""
 
     manifest: IndexManifest
-    vectors: Vectors
+    vectors: Vectors | None
     passages: PassageStore
 
 
@@ -99,7 +119,10 @@ def open_index(
     kind: str | None = None,
     verify: bool = False,
 ) -> Index:
-    """Opens a finished index; kind='exact' searches any index exactly; `verify` hashes every file.
+    """Opens a finished index; `verify` hashes every file.
+
+    kind: another way to search than the one it was made for: 'exact' where there are vectors, and either half of a
+    hybrid index.
 
     Raises UserError when the folder holds no finished index or a damaged file, when another passage encoder
     than `expect_fingerprint` made the vectors, or when `tokenizer`, the generator's, did not make the tokens.
@@ -107,24 +130,40 @@ def open_index(
     folder = Path(folder)
     contents = open_contents(folder, expect_fingerprint=expect_fingerprint, tokenizer=tokenizer, verify=verify)
     manifest, vectors, _ = contents
-    return Index(folder, *contents, _searcher(folder, kind or manifest.kind, manifest, vectors))
+    return Index(
+        folder, *contents, *open_searchers(folder, kind or manifest.kind, manifest.kind, manifest.search, vectors)
+    )
 
 
 def open_contents(
     folder: Path, *, expect_fingerprint: str | None, tokenizer: Tokenizer | None, verify: bool = False
 ) -> Contents:
-    """Opens what lies in an index without its searcher; errors as open_index."""
+    """Opens what lies in an index without its searchers; errors as open_index."""
     manifest = read_index_manifest(folder, verify=verify)
     if expect_fingerprint is not None and manifest.encoder_fingerprint != expect_fingerprint:
         fail(
             f"{folder}: made by passage encoder {manifest.encoder_fingerprint}, not by {expect_fingerprint}; "
             f"build it again with {BUILD} or use the encoder it was made with"
         )
-    vectors = Vectors(folder, manifest.count, manifest.width, manifest.dtype, manifest.shard_size)
+    shape = manifest.count, manifest.width, manifest.dtype, manifest.shard_size
+    vectors = Vectors(folder, *shape) if has_vectors(manifest.kind) else None
     passages = PassageStore.open(folder / "passages", tokenizer=tokenizer)
     if passages.checksum != manifest.passages_checksum or len(passages) != manifest.count:
         fail(f"{folder / 'passages'}: not the passages of the vectors beside it; build it again with {BUILD}")
     return Contents(manifest, vectors, passages)
+
+
+def verify_index(folder: Path) -> str:
+    """Reads every byte of an index and of its passages and compares checksums; returns what was read, in words.
+
+    Raises UserError naming the first file that is damaged.
+    """
+    manifest, vectors, passages = open_contents(folder, expect_fingerprint=None, tokenizer=None, verify=True)
+    if vectors is not None:
+        vectors.check()
+    passages.check()
+    sizes = [entry["size"] for entry in read_manifest(folder, FOLDER_KIND)["files"].values()]
+    return f"{manifest.count:,} passages, {manifest.kind} index, {len(sizes)} files, {sum(sizes):,} bytes read"
 
 
 def read_index_manifest(folder: Path, *, verify: bool = False) -> IndexManifest:
@@ -133,22 +172,15 @@ def read_index_manifest(folder: Path, *, verify: bool = False) -> IndexManifest:
     if not path.exists():
         fail(f"{folder}: holds no finished index ({MANIFEST} is missing); build it with {BUILD}")
     try:
-        return IndexManifest(**read_manifest(folder, FOLDER_KIND, verify=verify)["index"])
+        manifest = IndexManifest(**read_manifest(folder, FOLDER_KIND, verify=verify)["index"])
+        searchers = SEARCHERS[manifest.kind]
     except (KeyError, TypeError) as error:
         fail(f"{path}: does not describe an index ({error}); build it again with {BUILD}")
+    if set(manifest.search) != set(searchers):
+        fail(f"{path}: made by an earlier version of this program; build it again with {BUILD}")
+    return manifest
 
 
 def write_index_manifest(folder: Path, manifest: IndexManifest) -> None:
     """Writes the manifest with every file's checksum: the last act of a build."""
     write_manifest(folder, {"kind": FOLDER_KIND, "index": asdict(manifest)})
-
-
-def _searcher(folder: Path, kind: str, manifest: IndexManifest, vectors: Vectors) -> Searcher:
-    if kind == "exact":
-        return ExactSearcher(vectors)
-    if kind == "scann" and manifest.kind == "scann":
-        return ScannSearcher(folder / "scann", manifest.search)
-    fail(
-        f"{folder}: made for index.kind = {manifest.kind!r}, it cannot be searched as {kind!r}; "
-        f"build it again with {BUILD}"
-    )

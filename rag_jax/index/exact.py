@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +17,43 @@ BLOCK = 8192  # passages scored at a time; also the least that is worth a furthe
 LIMIT = 2**31 - 1  # ids are int32 on a device
 
 
-class ExactSearcher:
-    """All vectors on the devices, in their stored dtype; compiled once per k and power of two of questions."""
+def parameters(overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """How to search: recall_target, 1 for exact search; below it see core.topk. Raises UserError for another name."""
+    chosen = {"recall_target": 1.0, **(overrides or {})}
+    if unknown := sorted(chosen.keys() - {"recall_target"}):
+        fail(f"index.search: {unknown} are no parameters of an exact index, which has recall_target; remove them")
+    if not 0 < chosen["recall_target"] <= 1:
+        fail(f"index.recall_target: {chosen['recall_target']}; expected more than 0, at most 1")
+    return chosen
 
-    def __init__(self, vectors: Vectors, *, devices: Sequence[jax.Device] | None = None, block: int = BLOCK):
+
+class ExactSearcher:
+    """All vectors on the devices, in their stored dtype.
+
+    A program is compiled once per k, power of two of questions and size of a device's share, which is padded to few.
+    """
+
+    def __init__(
+        self,
+        vectors: Vectors,
+        *,
+        recall_target: float = 1.0,
+        devices: Sequence[jax.Device] | None = None,
+        block: int = BLOCK,
+    ):
         N = len(vectors)
         if N > LIMIT:
             fail(f"exact index: {N} passages; at most {LIMIT} have int32 ids; use index.kind = 'scann'")
         devices = jax.local_devices() if devices is None else list(devices)
         rows = max(-(-N // len(devices)), min(block, N))
-        self._block = block
+        held = padded(rows, block)
         self._shards = []
         for device, start in zip(devices, range(0, N, rows), strict=False):
-            shard_NE = vectors.read(start, min(start + rows, N))
-            self._shards.append(jax.device_put((shard_NE, np.int32(start)), device))
+            count = min(rows, N - start)
+            shard_NE = _read(vectors, start, count, held)
+            self._shards.append(jax.device_put((shard_NE, np.int32(start), np.int32(count)), device))
         self._devices = devices[: len(self._shards)]
+        self._search = partial(_search, block=block, recall=recall_target, of=held * len(self._shards))
 
     def search(self, vector_BE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (id_BK int64, score_BK fp32), best first, ties by lower id; -1 and -inf past the corpus."""
@@ -38,7 +61,7 @@ class ExactSearcher:
         count = len(vector_BE)
         vector_BE = np.pad(vector_BE, ((0, bucket(count) - count), (0, 0)))
         winners = [
-            _search(jax.device_put(vector_BE, device), *shard, k=k, block=self._block)
+            self._search(jax.device_put(vector_BE, device), *shard, k=k)
             for device, shard in zip(self._devices, self._shards, strict=True)
         ]
         best = winners[0] if len(winners) == 1 else _merge(*jax.device_put(winners, self._devices[0]))
@@ -46,9 +69,26 @@ class ExactSearcher:
         return id_BK[:count].astype(np.int64), score_BK[:count]
 
 
-@partial(jax.jit, static_argnames=("k", "block"))
-def _search(query_BE, vector_NE, start, *, k: int, block: int):
-    score_BK, id_BK = topk(query_BE, vector_NE, k, block=block)
+def padded(rows: int, block: int = BLOCK) -> int:
+    """The rows that a device holds for so many passages: few sizes, at most an eighth of it empty above 8 blocks."""
+    if rows <= block:
+        return min(bucket(rows), block)
+    step = max(block, bucket(rows) // 16)
+    return -(-rows // step) * step
+
+
+def _read(vectors: Vectors, start: int, count: int, rows: int) -> np.ndarray:
+    """Vectors [rows, E] from `start` on, `count` of them and then zeros, with no second copy in memory."""
+    shard_NE = np.zeros((rows, vectors.shape[1]), vectors.dtype)
+    for at in range(0, count, BLOCK):
+        stop = min(at + BLOCK, count)
+        shard_NE[at:stop] = vectors.read(start + at, start + stop)
+    return shard_NE
+
+
+@partial(jax.jit, static_argnames=("k", "block", "recall", "of"))
+def _search(query_BE, vector_NE, start, count, *, k: int, block: int, recall: float, of: int):
+    score_BK, id_BK = topk(query_BE, vector_NE, k, count=count, block=block, recall=recall, of=of)
     return score_BK, jnp.where(id_BK == MISSING, MISSING, id_BK + start)
 
 

@@ -4,7 +4,9 @@ The one file that imports scann. Two builds of the same vectors give two searche
 relative paths, and from then on only loaded.
 """
 
+import copy
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +16,40 @@ from rag_jax.errors import fail
 from rag_jax.index.vectors import Vectors
 
 BRUTE_FORCE_BELOW = 20_000  # passages; a batch of 64 takes a few milliseconds there and nothing is missed
+AT_SEARCH = {"leaves_to_search", "reorder"}  # a searcher that is built takes other values of these
+SOAR_LAMBDA = 1.5  # of every vector's second leaf (Sun et al. 2023, arXiv 2404.00774), by ScaNN's documentation
 METHODS = {
     "brute_force": set(),
-    "tree": {"leaves", "leaves_to_search", "training_sample", "block_width", "anisotropy", "reorder"},
+    "tree": {"leaves", "training_sample", "block_width", "anisotropy", "reorder_dtype", *AT_SEARCH},
 }
 
 
-def parameters(count: int, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
-    """How to search `count` passages; `overrides` replaces values, 'method' included.
+def parameters(count: int, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """How to search `count` passages; `overrides` (config.index.scann) replaces values but for 0 and ''.
 
-    leaves: about 2 sqrt(N).  leaves_to_search: leaves^(3/4), a quarter at 20,000 passages, a tenth at 21M.
-    training_sample: how many vectors train tree and codebooks.  block_width: dimensions per code.
+    method: below BRUTE_FORCE_BELOW 'brute_force', which misses nothing; else 'tree', of which:
+    leaves: PLACEHOLDER
+    leaves_to_search: PLACEHOLDER
+    training_sample: how many vectors train tree and codebooks.  block_width: dimensions per code of 4 bits.
     anisotropy: threshold as a fraction of the vectors' mean length (Guo et al. 2020, section 3).
-    reorder: how many candidates are scored exactly.
-    Raises UserError for an unknown name or a value that is no positive number.
+    reorder: how many candidates are scored again, with vectors of reorder_dtype ('': the index's).
+    Raises UserError for an unknown name, or a number that is not positive.
     """
-    overrides = dict(overrides or {})
-    method = overrides.pop("method", "brute_force" if count < BRUTE_FORCE_BELOW else "tree")
+    given = {name: value for name, value in (overrides or {}).items() if value != "" and value != 0}
+    method = given.pop("method", "brute_force" if count < BRUTE_FORCE_BELOW else "tree")
     if method not in METHODS:
-        fail(f"ScaNN parameter method: {method!r}; expected one of {sorted(METHODS)}")
-    if unknown := sorted(overrides.keys() - METHODS[method]):
-        fail(f"ScaNN parameters: {unknown} unknown to method {method!r}; it has {sorted(METHODS[method])}")
-    for name, value in overrides.items():
-        if not isinstance(value, int | float) or value <= 0 or (name != "anisotropy" and value != int(value)):
-            fail(f"ScaNN parameter {name}: {value!r}; expected a positive number (whole, but for anisotropy)")
+        fail(f"index.scann.method: {method!r}; expected one of {sorted(METHODS)}")
+    if unknown := sorted(given.keys() - METHODS[method]):
+        fail(
+            f"index.scann: {unknown} unknown to method {method!r}, which {count:,} passages are searched with; it has "
+            f"{sorted(METHODS[method])}; remove them or set index.scann.method = 'tree'"
+        )
+    for name, value in given.items():
+        if name != "reorder_dtype" and (value < 0 or (name != "anisotropy" and value != int(value))):
+            fail(f"index.scann.{name}: {value!r}; expected a positive number (whole, but for anisotropy)")
     if method == "brute_force":
         return {"method": method}
-    leaves = int(overrides.get("leaves", max(1, round(2 * count**0.5))))
+    leaves = given.get("leaves", max(1, round(2 * count**0.5)))
     defaults = {
         "leaves": leaves,
         "leaves_to_search": max(1, round(leaves**0.75)),
@@ -48,24 +57,44 @@ def parameters(count: int, overrides: dict[str, Any] | None = None) -> dict[str,
         "block_width": 2,
         "anisotropy": 0.2,
         "reorder": 200,
+        "reorder_dtype": "",
     }
-    chosen = {**defaults, **overrides}
+    chosen = {**defaults, **given}
     if not chosen["leaves_to_search"] <= chosen["leaves"] <= count:
         fail(
-            f"ScaNN parameters: leaves_to_search {chosen['leaves_to_search']}, leaves {chosen['leaves']}, "
+            f"index.scann: leaves_to_search {chosen['leaves_to_search']}, leaves {chosen['leaves']}, "
             f"passages {count}; expected leaves_to_search <= leaves <= passages"
         )
     return {"method": method, **chosen}
+
+
+def stated(chosen: dict[str, Any]) -> str:
+    """The parameters in words, for people."""
+    return "ScaNN: " + ", ".join(f"{name} {value}" for name, value in chosen.items() if value != "")
+
+
+def same_files(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two sets of parameters make the same searcher of the same vectors, and differ when it searches."""
+    differ = {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+    return differ <= AT_SEARCH
+
+
+def memory(chosen: dict[str, Any], count: int, width: int, itemsize: int) -> int:
+    """Bytes that an open searcher of `count` vectors [E] holds, which the index stores in `itemsize` bytes a number."""
+    scored = count * width * (1 if chosen.get("reorder_dtype") == "int8" else itemsize)
+    if chosen["method"] == "brute_force":
+        return scored
+    codes = -(-width // chosen["block_width"])  # of half a byte; each vector lies in two leaves
+    return scored + count * 2 * (-(-codes // 2) + 4) + chosen["leaves"] * width * 4
 
 
 def build(vectors: Vectors, folder: Path, chosen: dict[str, Any]) -> None:
     """Trains a searcher over all vectors (held in memory as fp32) and saves it in the empty `folder`."""
     ops = require()
     vector_NE = np.asarray(vectors.read(0, len(vectors)), np.float32)
+    kinds = ops.scann_builder.ReorderType
     # bf16 vectors are their own bf16 copies: half the memory, the same scores.
-    exact = (
-        ops.scann_builder.ReorderType.FLOAT32 if vectors.dtype == np.float32 else ops.scann_builder.ReorderType.BFLOAT16
-    )
+    exact = kinds.FLOAT32 if vectors.dtype == np.float32 else kinds.BFLOAT16
     builder = ops.builder(vector_NE, 10, "dot_product")
     if chosen["method"] == "brute_force":
         builder = builder.score_brute_force(exact)
@@ -73,20 +102,23 @@ def build(vectors: Vectors, folder: Path, chosen: dict[str, Any]) -> None:
         length = float(np.linalg.norm(vector_NE, axis=1).mean())
         sample = chosen["training_sample"]
         builder = (
-            builder.tree(chosen["leaves"], chosen["leaves_to_search"], training_sample_size=sample)
+            builder.tree(
+                chosen["leaves"], chosen["leaves_to_search"], training_sample_size=sample, soar_lambda=SOAR_LAMBDA
+            )
             .score_ah(chosen["block_width"], chosen["anisotropy"] * length, training_sample_size=sample)
-            .reorder(chosen["reorder"], exact)
+            .reorder(chosen["reorder"], kinds.INT8 if chosen["reorder_dtype"] == "int8" else exact)
         )
     # relative_path: scann_assets.pbtxt would otherwise hold absolute paths and a moved index would not open.
     builder.build().serialize(str(folder), relative_path=True)
 
 
 class ScannSearcher:
-    """A saved searcher, opened."""
+    """A saved searcher of `vectors`, opened."""
 
-    def __init__(self, folder: Path, chosen: dict[str, Any]):
+    def __init__(self, folder: Path, chosen: dict[str, Any], vectors: Vectors):
         ops = require()
-        self._reorder = chosen.get("reorder")
+        self.chosen = chosen
+        self._vectors = vectors
         self._threads = len(os.sched_getaffinity(0))
         # Not ops.load_searcher: it unpickles a file if it finds one.
         try:
@@ -98,18 +130,29 @@ class ScannSearcher:
                 "with `python -m rag_jax.build_index`"
             )
 
+    def changed(self, **parameters: int) -> "ScannSearcher":
+        """The same searcher with other parameters of AT_SEARCH."""
+        other = copy.copy(self)
+        other.chosen = self.chosen | parameters
+        return other
+
     def search(self, vector_BE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (id_BK int64, score_BK fp32), score descending, then id ascending.
 
         Scores are the inner products themselves. Places that ScaNN leaves empty (k above the
         corpus, or above what the searched leaves hold) get id -1 and score -inf.
         """
-        candidates = None if self._reorder is None else max(self._reorder, 2 * k)
+        candidates = leaves = None
+        if self.chosen["method"] == "tree":
+            candidates, leaves = max(self.chosen["reorder"], 2 * k), self.chosen["leaves_to_search"]
         share = -(-len(vector_BE) // self._threads)
         vector_BE = np.ascontiguousarray(vector_BE, np.float32)
-        id_BK, score_BK = self._searcher.search_batched_parallel(vector_BE, k, candidates, batch_size=share)
+        id_BK, score_BK = self._searcher.search_batched_parallel(vector_BE, k, candidates, leaves, batch_size=share)
         missing_BK = np.isnan(score_BK)
         id_BK = np.where(missing_BK, -1, id_BK.astype(np.int64))
+        if self.chosen.get("reorder_dtype") == "int8":
+            # The document prior is made of these scores: what int8 has ranked is scored with the vectors themselves.
+            score_BK = np.matmul(self._vectors.gather(id_BK), vector_BE[:, :, None])[:, :, 0]
         score_BK = np.where(missing_BK, np.float32(-np.inf), score_BK)
         order_BK = np.lexsort((id_BK, -score_BK), axis=-1)
         return np.take_along_axis(id_BK, order_BK, 1), np.take_along_axis(score_BK, order_BK, 1)

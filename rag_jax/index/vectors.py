@@ -29,8 +29,14 @@ def is_whole(folder: Path, shard: int) -> bool:
     try:
         vector_CE = np.load(shard_path(folder, shard), mmap_mode="r", allow_pickle=False)
         return np.array_equal(_crcs(vector_CE), np.load(crc_path(folder, shard), allow_pickle=False))
-    except (OSError, ValueError, EOFError, SyntaxError):
+    except Exception:  # numpy parses a header as Python, and raises whatever that may raise
         return False
+
+
+def first_not_finite(vector_CE: np.ndarray) -> int | None:
+    """The first row with an infinite number or none at all; None where all is well."""
+    bad = np.flatnonzero(~np.isfinite(vector_CE.astype(np.float32)).all(axis=1))
+    return int(bad[0]) if len(bad) else None
 
 
 class Vectors:
@@ -78,6 +84,11 @@ class Vectors:
             out[places] = self._shards[shard][rows]
         return out.reshape(*id_.shape, self.shape[1])
 
+    def check(self) -> None:
+        """Reads every block; raises UserError naming a damaged one."""
+        for shard, crc in enumerate(self._crcs):
+            self._check(shard, np.arange(len(crc)))
+
     def _check(self, shard: int, blocks: np.ndarray) -> None:
         for block in blocks[~self._checked[shard][blocks]]:
             rows = self._shards[shard][block * BLOCK : (block + 1) * BLOCK]
@@ -117,7 +128,7 @@ def _map(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         array = array.view(dtype) if array.dtype.itemsize == dtype.itemsize else array
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # as in is_whole
         fail(f"{path}: cannot be read as an array ({error}); restore it or build the index again")
     if array.shape != shape or array.dtype != dtype:
         fail(f"{path}: {array.dtype} {list(array.shape)}; expected {dtype} {list(shape)}; build it again")

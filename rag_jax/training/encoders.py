@@ -25,6 +25,11 @@ def retriever_params(config: ConfigDict, place: Workdir, model: rag.RagConfig, p
     Trained by this run, or by the run that init_from names. Raises UserError where there are neither.
     """
     check_retriever(config, place)
+    return known_params(config, place, model, parallel)
+
+
+def known_params(config: ConfigDict, place: Workdir, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
+    """The same as far as they are trained or given: perhaps none."""
     shared = config.retriever.shared
     if (newest := _trained(config, place)) is not None:
         checkpoints, step = newest
@@ -43,8 +48,14 @@ def check_retriever(config: ConfigDict, place: Workdir) -> None:
     if not given and _trained(config, place) is None:
         raise UserError(
             f"{place.retriever}: holds no trained retriever; run `python -m rag_jax.train_retriever` first, or name "
-            "its encoders in config.parts"
+            "its encoders in config.parts; for build_index alone, --index_encoder is enough"
         )
+
+
+def named_passage_encoder(config: ConfigDict, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
+    """parts.passage_encoder and the score scale alone, whatever this run has trained, whole on every device."""
+    encoder = _load(config.parts.passage_encoder, "passage_encoder", model)
+    return parallel.put_whole({"passage_encoder": encoder} | rag.init_score_scale(model))
 
 
 def first_params(config: ConfigDict, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""Builds an index with the passage encoder of a trained retriever."""
+"""Builds an index with the passage encoder of a trained retriever, or with BM25, which needs none."""
 
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
+import jax
 from ml_collections import ConfigDict
 
 from rag_jax.api import rag_config
 from rag_jax.data import tasks
+from rag_jax.data.embeddings import open_embeddings
 from rag_jax.data.lines import Meter
 from rag_jax.data.passages import PassageStore, build_store
 from rag_jax.data.tokenizer import Tokenizer
@@ -16,10 +18,13 @@ from rag_jax.data.vocabulary import load_or_train
 from rag_jax.errors import UserError
 from rag_jax.files import read_json, write_json
 from rag_jax.hub.resolve import resolve
+from rag_jax.index import bm25
 from rag_jax.index.base import Contents, open_contents, read_index_manifest
 from rag_jax.index.builder import build_index
+from rag_jax.index.encoding import Encoder
+from rag_jax.index.searchers import has_vectors
 from rag_jax.models import rag
-from rag_jax.parallel import Pmap
+from rag_jax.parallel import SINGLE, Pmap, Team
 from rag_jax.training import encoders
 from rag_jax.training.retriever import encode_passages, passage_encoder
 from rag_jax.workdir import Workdir
@@ -27,47 +32,123 @@ from rag_jax.workdir import Workdir
 MADE_FROM = "made_from.json"
 
 
-def build(config: ConfigDict, place: Workdir, folder: str | Path, *, add: str = "") -> None:
+def build(
+    config: ConfigDict,
+    place: Workdir,
+    folder: str | Path,
+    *,
+    add: str = "",
+    embeddings: str = "",
+    index_encoder: str = "",
+    team: Team = SINGLE,
+) -> None:
     """Passages of config.data -> store -> vectors over all devices -> searcher, as an index in `folder`.
 
     add: a source of further passages for the index that is there, which stays in use until the larger one is whole.
+    embeddings: the passages' vectors, which exist already (see data.embeddings); with `add`, the further passages'.
+    index_encoder: a folder or hub name in place of the passage encoder that this run has trained or names.
+    team: the processes that build together; each encodes on its own devices.
     """
-    config, folder, parallel = resolve(config), Path(folder), Pmap()
+    config, folder, parallel = resolve(_with_encoder(config, index_encoder)), Path(folder), Pmap(jax.local_devices())
     parallel.check_batch("index.batch", config.index.batch)
-    encoders.check_retriever(config, place)  # before anything is written
+    _check_sources(config, place, embeddings, index_encoder)  # before anything is written
     if add:
         read_index_manifest(folder)
+    given = open_embeddings(embeddings) if embeddings else None
+    if team.first:
+        load_or_train(config, place.tokenizers)
+    team.wait("the tokenizers", str(config))
     encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
-    params = encoders.retriever_params(config, place, model, parallel)
-    fingerprint = encoders.passage_fingerprint(model.question_encoder, params)
-    weights, encoder = passage_encoder(params), parallel.batch(partial(encode_passages, model.question_encoder))
-
-    def encode(ids_BP: np.ndarray) -> np.ndarray:
-        return parallel.to_host(encoder(weights, parallel.put_batch(ids_BP)))
-
-    base = open_contents(folder, expect_fingerprint=fingerprint, tokenizer=generator_tokenizer) if add else None
+    params = _encoders(config, place, model, parallel, index_encoder)
+    maker = _maker(config, model, params, encoder_tokenizer, parallel)
+    base = open_contents(folder, expect_fingerprint=maker.fingerprint, tokenizer=generator_tokenizer) if add else None
     temporary = folder.with_name(f".{folder.name}.passages")
     try:
-        store = passage_store(config.data, temporary, generator_tokenizer, source=add, base=base)
+        if team.first:
+            passage_store(config.data, temporary, generator_tokenizer, source=add, base=base)
+        team.wait("the passages")
+        store = PassageStore.open(temporary / "passages", tokenizer=generator_tokenizer)
         build_index(
             folder,
-            encode=encode,
+            **maker._asdict(),
             store=store,
-            passage_ids=lambda titles, texts: encoder_tokenizer.passage_ids(titles, texts, config.length.passage),
-            fingerprint=fingerprint,
-            score_scale=float(rag.score_scale(params, model.score_scale)),
             kind=config.index.kind,
             shard_size=config.index.shard,
-            batch_size=config.index.batch,
             dtype=config.index.dtype,
+            search=_search(config.index),
             base=base,
-        )  # fmt: skip
+            embeddings=given,
+            team=team,
+        )
     except UserError:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if team.first and not given:  # else the passages are kept for the next attempt: vectors seldom fit at once
+            shutil.rmtree(temporary, ignore_errors=True)
         raise
-    print(f"{folder}: {len(store):,} passages, {config.index.kind} index")
-    shutil.rmtree(temporary)
+    if team.first:
+        by = f"passage encoder {maker.fingerprint}" if maker.encoder else maker.fingerprint
+        print(f"{folder}: {len(store):,} passages, {config.index.kind} index by {by}")
+        shutil.rmtree(temporary)
+
+
+def _search(index: ConfigDict) -> dict[str, Any]:
+    """What the configuration says of each searcher."""
+    return {"scann": index.scann, "exact": {"recall_target": index.recall_target}, "bm25": index.bm25}
+
+
+class Maker(NamedTuple):
+    """What makes an index's vectors; no encoder for BM25, whose settings have the fingerprint."""
+
+    encoder: Encoder | None
+    fingerprint: str
+    score_scale: float
+
+
+def _check_sources(config: ConfigDict, place: Workdir, embeddings: str, index_encoder: str) -> None:
+    """UserError where nothing is to be had that makes vectors, or where they have no use."""
+    if has_vectors(config.index.kind):
+        if not index_encoder:
+            encoders.check_retriever(config, place)
+        return
+    for flag, value in {"embeddings": embeddings, "index_encoder": index_encoder}.items():
+        if value:
+            raise UserError(f"--{flag}: found {value}, but index.kind 'bm25' has no vectors; remove it")
+
+
+def _encoders(
+    config: ConfigDict, place: Workdir, model: rag.RagConfig, parallel: Pmap, index_encoder: str
+) -> dict[str, Any] | None:
+    if not has_vectors(config.index.kind):
+        return None
+    if index_encoder:
+        return encoders.named_passage_encoder(config, model, parallel)
+    return encoders.retriever_params(config, place, model, parallel)
+
+
+def _maker(
+    config: ConfigDict, model: rag.RagConfig, params: dict[str, Any] | None, tokenizer: Tokenizer, parallel: Pmap
+) -> Maker:
+    if params is None:
+        return Maker(None, bm25.fingerprint(config.index.bm25), 1.0)
+    weights, run = passage_encoder(params), parallel.batch(partial(encode_passages, model.question_encoder))
+    length = config.length.passage
+    encoder = Encoder(
+        encode=lambda ids_BP: run(weights, parallel.put_batch(ids_BP)),
+        passage_ids=lambda titles, texts: tokenizer.passage_ids(titles, texts, length),
+        pad_id=tokenizer.pad_id,
+        length=length,
+        batch_size=config.index.batch,
+    )
+    fingerprint = encoders.passage_fingerprint(model.question_encoder, params)
+    return Maker(encoder, fingerprint, float(rag.score_scale(params, model.score_scale)))
+
+
+def _with_encoder(config: ConfigDict, name: str) -> ConfigDict:
+    """A copy with `name` as the passage encoder, if there is a name."""
+    config = config.copy_and_resolve_references()
+    if name:
+        config.parts.passage_encoder, config.retriever.shared = name, False
+    return config
 
 
 def passage_store(

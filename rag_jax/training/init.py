@@ -11,7 +11,8 @@ from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.hub import huggingface, source
 from rag_jax.hub.pretrained import open_pretrained
-from rag_jax.index.base import Index, open_index
+from rag_jax.index import bm25
+from rag_jax.index.base import BUILD, Index, has_vectors, open_index
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
 from rag_jax.training import encoders
@@ -22,26 +23,28 @@ from rag_jax.workdir import Workdir
 class Progress(NamedTuple):
     """A state, its stage and what was already found for its next batch: all that the loop needs to go on.
 
-    next_health: what training/health.py said of next_ids; None where nothing was searched.
+    next_health: what training/health.py said of next_ids; None where nothing was searched. next_scores: of next_ids,
+    where the retriever brings its own.
     """
 
     stage: str
     state: TrainState
     next_ids: list
     next_health: list | None
+    next_scores: list | None
 
 
 def check(config: ConfigDict, place: Workdir) -> None:
-    """UserError, before anything is read or written, where there is no retriever to start from."""
-    if not place.checkpoints.is_dir() and not config.init_from:
+    """UserError, before anything is read or written, where there is no retriever to start from, and BM25 is none."""
+    if has_vectors(config.index.kind) and not place.checkpoints.is_dir() and not config.init_from:
         encoders.check_retriever(config, place)
 
 
 class Start(NamedTuple):
     """What training starts from.
 
-    params: whole on every device. passage_encoder: the fingerprint of the one whose vectors they read, None where
-    nobody knows it. progress: where a run stopped that goes on.
+    params: whole on every device. passage_encoder: the fingerprint of the one whose vectors they read, or of BM25; None
+    where nobody knows it. progress: where a run stopped that goes on.
     """
 
     params: dict[str, Any]
@@ -59,29 +62,39 @@ def start(
     """Where training starts: this run's checkpoint > init_from > encoders and generator apart > scratch.
 
     The question encoder apart is train_retriever's in this run, else parts.question_encoder; without parts.generator
-    the generator is fresh. Writes nothing.
+    the generator is fresh. BM25 needs no question encoder: one that is not to be had is fresh. Writes nothing.
     """
     saved = Checkpoints(place.checkpoints) if place.checkpoints.is_dir() else None
     if saved and (progress := resume(saved, model, optimizers, parallel)) is not None:
         return Start(progress.state.params, saved.extra(saved.latest())["passage_encoder"], progress)
+    by_words = None if has_vectors(config.index.kind) else bm25.fingerprint(config.index.bm25)
     if config.init_from:
         whole = open_pretrained(config.init_from, "config.init_from")
-        return Start(whole.load(model, parallel), encoders.given_fingerprint(config, model) or whole.passage_encoder)
+        named = by_words or encoders.given_fingerprint(config, model) or whole.passage_encoder
+        return Start(whole.load(model, parallel), named)
     params = rag.init_params(model, jax.random.key(config.seed))
-    trained = encoders.retriever_params(config, place, model, parallel)
+    trained = (encoders.known_params if by_words else encoders.retriever_params)(config, place, model, parallel)
     params |= {name: trained[name] for name in params if name in trained}
     if name := config.parts.generator:
         folder = source.find(name, "config.parts.generator")
         params["generator"] = huggingface.load_generator(folder, model.generator)
-    return Start(parallel.put_whole(params), encoders.passage_fingerprint(model.question_encoder, trained))
+    named = by_words or encoders.passage_fingerprint(model.question_encoder, trained)
+    return Start(parallel.put_whole(params), named)
 
 
-def open_own_index(start: Start, place: Workdir, tokenizer: Tokenizer) -> Index:
-    """The run's index; UserError unless it was made by the passage encoder that the parameters were trained against."""
-    if start.progress is None:
-        return open_index(place.index, expect_fingerprint=start.passage_encoder, tokenizer=tokenizer)
-    index = open_index(place.index, tokenizer=tokenizer)
-    if (found := index.manifest.encoder_fingerprint) != start.passage_encoder:
+def open_own_index(start: Start, place: Workdir, tokenizer: Tokenizer, kind: str) -> Index:
+    """The run's index; UserError unless it was made by the passage encoder that the parameters were trained against.
+
+    kind: config.index.kind, which decides whether a question encoder can be trained.
+    """
+    expected = start.passage_encoder if start.progress is None else None
+    index = open_index(place.index, expect_fingerprint=expected, tokenizer=tokenizer)
+    if index.by_vector != has_vectors(kind):
+        raise UserError(
+            f"config.index.kind: found {kind!r}, but {place.index} was made for {index.manifest.kind!r}; set that, or "
+            f"build the index again with {BUILD}"
+        )
+    if start.progress and (found := index.manifest.encoder_fingerprint) != start.passage_encoder:
         raise UserError(
             f"{place.checkpoints}: trained with an index by passage encoder {start.passage_encoder}, not {found}, "
             "which was trained since; delete the checkpoints, or train in another --workdir"
@@ -108,7 +121,7 @@ def resume(
     params = jax.eval_shape(lambda key: rag.init_params(model, key), jax.random.key(0))
     optimizer = jax.eval_shape(optimizers[extra["stage"]].init, params)
     state = restore_state(checkpoints, step, TrainState(STEP, params, optimizer), parallel)
-    return Progress(extra["stage"], state, extra["next_ids"], extra.get("next_health"))
+    return Progress(extra["stage"], state, extra["next_ids"], extra.get("next_health"), extra.get("next_scores"))
 
 
 def saved_trees(state: TrainState) -> dict[str, Any]:

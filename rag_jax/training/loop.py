@@ -21,6 +21,7 @@ from rag_jax.hub.resolve import resolve
 from rag_jax.parallel import Pmap
 from rag_jax.retrieve import Retriever
 from rag_jax.training import init, sources
+from rag_jax.training.examples import make_examples
 from rag_jax.training.health import Health
 from rag_jax.training.logging import Pace, RunLog, finite
 from rag_jax.training.optim import learning_rate, optimizer
@@ -40,11 +41,14 @@ def train(config: ConfigDict, place: Workdir) -> None:
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     optimizers = {name: optimizer(stage, TRAINED[stage.train_question_encoder]) for name, stage in stages.items()}
     start = init.start(config, place, model, optimizers, parallel)
-    index, progress, params = init.open_own_index(start, place, generator_tokenizer), start.progress, start.params
+    index = init.open_own_index(start, place, generator_tokenizer, config.index.kind)
+    progress, params = start.progress, start.params
     check_k(config, stages, len(index.passages))
     retriever = Retriever.of(config, index, encoder_tokenizer, generator_tokenizer)
-    questions = tasks.questions(config.data.train)
-    valid = tasks.questions(config.data.valid)[: config.evaluate.questions]
+    questions = tasks.questions(config.data, config.data.train)
+    valid = tasks.questions(config.data, config.data.valid)[: config.evaluate.questions]
+    if not all(question.answers for question in valid):
+        raise UserError("config.data.valid: a question without an answer, as in a hidden test; expected another split")
 
     checkpoints = Checkpoints(place.checkpoints)
     place.save_config(config)
@@ -53,6 +57,8 @@ def train(config: ConfigDict, place: Workdir) -> None:
 
     rag, last = Rag(model, params, retriever, config, parallel), list(stages)[-1]
     with RunLog(place.folder, resume_at=done) as log:
+        task, goes_on = tasks.TASKS[config.data.task], progress is not None
+        examples = make_examples(task, questions, rag, place.targets, resumed=goes_on, log=log)
         if config.init_from and progress is None:
             against = start.passage_encoder or "a passage encoder that it does not name"
             log.say(f"starts from {config.init_from}, trained against {against}")
@@ -63,7 +69,7 @@ def train(config: ConfigDict, place: Workdir) -> None:
             resumed = progress if progress and progress.stage == name else None
             state = resumed.state if resumed else TrainState(jnp.int32(0), params, optimizers[name].init(params))
             state = parallel.put_whole(state)  # elsewhere, the first step would compile a program of its own
-            source = make_source(name, stage, config, rag, questions)
+            source = make_source(name, stage, config, rag, examples)
 
             keeper = Keeper(checkpoints, name, first, index.manifest.encoder_fingerprint, is_last=name == last)
             log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {stage.k} passages each")
@@ -88,7 +94,8 @@ class Keeper(NamedTuple):
 
     def save(self, state: TrainState, found: sources.Found, score: float) -> None:
         """Saves the state and what was already found for its next batch."""
-        ahead = {"next_ids": found.ids_BK.tolist(), "next_health": found.health}
+        scores = None if found.score_BK is None else found.score_BK.tolist()
+        ahead = {"next_ids": found.ids_BK.tolist(), "next_health": found.health, "next_scores": scores}
         self.checkpoints.save(
             self.first + int(state.step),
             **init.saved_trees(state),
@@ -111,8 +118,9 @@ def train_stage(
         found = source.search(start, source.encode(state.params, start))
     else:
         health = Health(*resumed.next_health) if resumed.next_health else None
-        found = sources.Found(np.array(resumed.next_ids), health)
-    batch = parallel.put_batch(source.batch(start, found.ids_BK))
+        scores = None if resumed.next_scores is None else np.array(resumed.next_scores, np.float32)
+        found = sources.Found(np.array(resumed.next_ids), health, scores)
+    batch = parallel.put_batch(source.batch(start, found.ids_BK, found.score_BK))
 
     for step in range(start, stage.steps):
         # With lag 1 the next questions are encoded by the parameters before this update, and the search for their
@@ -126,7 +134,7 @@ def train_stage(
         if not config.retrieval.lag:
             query = source.encode(state.params, step + 1)
         found = source.search(step + 1, query)
-        batch = parallel.put_batch(source.batch(step + 1, found.ids_BK))
+        batch = parallel.put_batch(source.batch(step + 1, found.ids_BK, found.score_BK))
         pace.waited += time.monotonic() - waiting
 
         last = step + 1 == stage.steps
@@ -161,7 +169,7 @@ def report(
     )
 
 
-def make_source(name: str, stage: ConfigDict, config: ConfigDict, rag: Rag, questions: list) -> Any:
+def make_source(name: str, stage: ConfigDict, config: ConfigDict, rag: Rag, examples: list) -> Any:
     """Passages with holes for the denoising stage, questions for the others."""
     if name == "denoise":
         if rag.retriever.generator_tokenizer.mask_id >= rag.model.generator.vocab_size:
@@ -173,10 +181,11 @@ def make_source(name: str, stage: ConfigDict, config: ConfigDict, rag: Rag, ques
     names = None
     if stage.substitution:
         held_out = (config.data.valid, config.data.test, *config.hot_swap.questions)
-        blocked = sources.blocked_words(*map(tasks.questions, filter(None, held_out)))
+        sets = (tasks.questions(config.data, source, log=lambda line: None) for source in filter(None, held_out))
+        blocked = sources.blocked_words(*sets)
         names = NameMaker(rag.retriever.generator_tokenizer, blocked, config.seed)
     return partial(sources.QuestionSource, names=names, name=name)(
-        questions, rag.retriever, rag.model, config, stage, rag.parallel
+        examples, rag.retriever, rag.model, config, stage, rag.parallel
     )
 
 

@@ -42,7 +42,7 @@ def init_params(model: rag.RagConfig, key: jax.Array, *, shared: bool) -> dict[s
 
 def passage_encoder(params: dict[str, Any]) -> Any:
     """The passage encoder's parameters, which are the question encoder's where both are one."""
-    return params.get("passage_encoder", params["question_encoder"])
+    return params["passage_encoder" if "passage_encoder" in params else "question_encoder"]
 
 
 def encode_passages(config: BertConfig, params: Any, ids_BP: jax.Array) -> jax.Array:
@@ -110,8 +110,8 @@ class Pairs:
     """Makes batches of (question, positive, hard negatives) from questions with known passages and from the passages.
 
     An inverse cloze pair asks with a span of a passage's words for the passage itself, out of which the span was cut
-    half of the time (Lee et al. 2019, ORQA, section 3). A hard negative is another passage of the positive's title
-    without the answer, or any passage where the title has none.
+    half of the time (Lee et al. 2019, ORQA, section 3). A hard negative is one that the question names; else another
+    passage of the positive's title without the answer, or any passage where the title has none.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class Pairs:
         self.inverse_cloze, self.hard_negatives = inverse_cloze, hard_negatives
         rows = {passage.id: row for row, passage in enumerate(passages)}
         self.asked = [(question, _row(rows, question)) for question in questions if question.passage_ids]
+        self._named = [[rows[name] for name in question.hard_negatives if name in rows] for question, _ in self.asked]
         self._texts = [f" {normalise(f'{passage.title} {passage.text}')} " for passage in passages]
         self._siblings: dict[str, list[int]] = {}
         for row, passage in enumerate(passages):
@@ -147,19 +148,21 @@ class Pairs:
         if not self.asked or rng.random() < self.inverse_cloze:
             row = int(rng.integers(len(self.passages)))
             span, rest = _cut_span(self.passages[row].text, rng)
-            answers, text, asked = (), rest, span
+            answers, text, asked, named = (), rest, span, []
         else:
             question, row = self.asked[index % len(self.asked)]
+            named = self._named[index % len(self.asked)]
             answers, text, asked = (
                 tuple(map(normalise, question.answers)),
                 self.passages[row].text,
                 question.text,
             )
-        rows = [row, *(self._hard_negative(row, answers, rng) for _ in range(self.hard_negatives))]
+        rows = [row, *(self._hard_negative(row, answers, named, rng) for _ in range(self.hard_negatives))]
         return asked, answers, rows, [text, *(self.passages[other].text for other in rows[1:])]
 
-    def _hard_negative(self, row: int, answers: tuple[str, ...], rng: np.random.Generator) -> int:
-        others = [r for r in self._siblings[self.passages[row].title] if r != row and not self._holds(r, answers)]
+    def _hard_negative(self, row: int, answers: tuple[str, ...], named: list[int], rng: np.random.Generator) -> int:
+        siblings = self._siblings[self.passages[row].title]
+        others = named or [other for other in siblings if other != row and not self._holds(other, answers)]
         return others[rng.integers(len(others))] if others else int(rng.integers(len(self.passages)))
 
     def _holds(self, row: int, answers: tuple[str, ...]) -> bool:

@@ -67,7 +67,7 @@ def train_retriever(config: ConfigDict, place: Workdir) -> None:
 
 def make_pairs(config: ConfigDict, tokenizer: Tokenizer) -> Pairs:
     """Questions whose passages are known, and all passages."""
-    questions = tasks.questions(config.data.train) if config.data.train else []
+    questions = tasks.questions(config.data, config.data.train) if config.data.train else []
     known = [question for question in questions if question.passage_ids]
     if not known and config.retriever.inverse_cloze < 1:
         raise UserError(

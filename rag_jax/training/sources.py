@@ -29,10 +29,14 @@ COMPAT = {"generation": None, "huggingface_finetune": "huggingface_finetune"}
 
 
 class Found(NamedTuple):
-    """The passages of a batch, ids_BK, and the retrieval's health; None where nothing was searched."""
+    """The passages of a batch, ids_BK, and the retrieval's health; None where nothing was searched.
+
+    score_BK: the logits of their prior, where the retriever brings its own.
+    """
 
     ids_BK: np.ndarray
     health: Health | None
+    score_BK: np.ndarray | None = None
 
 
 class QuestionSource:
@@ -43,6 +47,7 @@ class QuestionSource:
         stage: ConfigDict, parallel: Pmap, *, name: str, names: NameMaker | None,
     ):  # fmt: skip
         self._questions, self._retriever, self._parallel = questions, retriever, parallel
+        self._by_vector = retriever.index.by_vector
         self._k, self._depth, self._share = stage.k, stage.depth, stage.substitution
         self._seed, self._name = config.seed, name
         self._length, self._compat = config.length, COMPAT[config.data.target_layout]
@@ -54,29 +59,33 @@ class QuestionSource:
         self._marks = Marks.of(retriever.generator_tokenizer)
 
     def encode(self, params: Any, step: int) -> jax.Array | None:
-        """Dispatches the question encoder on batch `step`; returns before it is done. None where all is known."""
-        if self._known and all(index in self._known for index in self._order[step].tolist()):
+        """Dispatches the question encoder on batch `step`; returns before it is done.
+
+        None where all is known, or where the index reads the questions' words.
+        """
+        if self._is_known(step) or not self._by_vector:
             return None
         return self._encode(params, self._parallel.put_batch(self._question_ids(step)))
 
     def search(self, step: int, query: jax.Array | None) -> Found:
-        """The passages of batch `step` for its encoded questions; waits for the devices."""
+        """The passages of batch `step` for its questions, as `encode` left them; waits for the devices."""
         indices = self._order[step].tolist()
-        if query is None:
+        if self._is_known(step):
             ids_BK, score_BK = map(np.stack, zip(*(self._known[index] for index in indices), strict=True))
         else:
             texts = [question.text for question in self._asked(step)]
             depth = max(self._k, self._depth)
-            ids_BK, score_BK = self._retriever.search(texts, self._parallel.to_host(query), depth)
+            query_BE = self._parallel.to_host(query) if self._by_vector else None
+            ids_BK, score_BK = self._retriever.search(texts, query_BE, depth)
             if self._depth:
                 ids_BK, score_BK = self._holding_first(step, ids_BK, score_BK)
             if self._known is not None:
                 self._known.update(zip(indices, zip(ids_BK, score_BK, strict=True), strict=True))
         prior_BK = np.asarray(document_log_prior(score_BK, ids_BK >= 0))
-        return Found(ids_BK, Health.of(ids_BK, prior_BK))
+        return Found(ids_BK, Health.of(ids_BK, prior_BK), None if self._by_vector else score_BK)
 
-    def batch(self, step: int, ids_BK: np.ndarray) -> Batch:
-        """The arrays of batch `step` for passages already found."""
+    def batch(self, step: int, ids_BK: np.ndarray, score_BK: np.ndarray | None = None) -> Batch:
+        """The arrays of batch `step` for passages already found, with the scores that came with them."""
         asked = self._asked(step)
         documents_BK = self._retriever.documents(ids_BK)
         answers = self._answers(step)
@@ -91,14 +100,18 @@ class QuestionSource:
             compat=self._compat,
         )
         return Batch(
-            question_BQ=self._question_ids(step),
-            document_BKE=self._retriever.vectors(ids_BK),
+            question_BQ=self._question_ids(step) if self._by_vector else None,
+            document_BKE=self._retriever.vectors(ids_BK) if self._by_vector else None,
             mask_BK=ids_BK >= 0,
             source_BKS=self._retriever.sources(documents_BK, [question.text for question in asked]),
             token_BT=token_BT,
             target_BT=target_BT,
             weight_B=np.ones(len(asked), np.float32),
+            score_BK=score_BK,
         )
+
+    def _is_known(self, step: int) -> bool:
+        return self._known is not None and all(index in self._known for index in self._order[step].tolist())
 
     def _holding_first(self, step: int, ids_BK: np.ndarray, score_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The k passages that come first when those that hold the answer stand before the others."""
@@ -154,7 +167,7 @@ class PassageSource:
         """The passages of batch `step`, one each."""
         return Found(self._order[step][:, None], None)
 
-    def batch(self, step: int, ids_BK: np.ndarray) -> Batch:
+    def batch(self, step: int, ids_BK: np.ndarray, score_BK: None = None) -> Batch:
         """Passages with holes as sources, whole as targets; the document prior of one document is 1."""
         rng = step_rng(self._seed, "denoise", step)
         whole = [
@@ -167,9 +180,8 @@ class PassageSource:
             holed = mask_spans(ids[: length - 2], rng, self._mask_id)[: length - 2]
             row[: len(holed) + 2] = np.concatenate([[marks.bos], holed, [marks.eos]])
         token_BT, target_BT = targets(whole, length=length, marks=marks)
-        ones = np.ones(len(whole), np.float32)
-        question_BQ = np.full((len(whole), 2), self._retriever.encoder_tokenizer.cls_id, np.int32)
-        return Batch(question_BQ, self._retriever.vectors(ids_BK), ids_BK >= 0, source_BKS, token_BT, target_BT, ones)
+        score_BK, weight_B = np.zeros(ids_BK.shape, np.float32), np.ones(len(whole), np.float32)
+        return Batch(None, None, ids_BK >= 0, source_BKS, token_BT, target_BT, weight_B, score_BK)
 
 
 def blocked_words(*sets: Sequence[Question]) -> set[str]:

@@ -24,16 +24,18 @@ class TrainState(NamedTuple):
 class Batch(NamedTuple):
     """What a step reads. question_BQ, source_BKS, token_BT, target_BT: token ids; document_BKE: passage vectors;
 
-    mask_BK: True where a document was found; weight_B: 1 for a question, 0 for padding of the batch.
+    mask_BK: True where a document was found; weight_B: 1 for a question, 0 for padding of the batch. score_BK: logits
+    of p(z|x) where a retriever brings its own; then question_BQ and document_BKE are None.
     """
 
-    question_BQ: jax.Array
-    document_BKE: jax.Array
+    question_BQ: jax.Array | None
+    document_BKE: jax.Array | None
     mask_BK: jax.Array
     source_BKS: jax.Array
     token_BT: jax.Array
     target_BT: jax.Array
     weight_B: jax.Array
+    score_BK: jax.Array | None = None
 
 
 class Objective(NamedTuple):
@@ -91,10 +93,12 @@ def loss_sums(
 ) -> tuple[jax.Array, Sums]:
     """The summed loss of a batch (Lewis et al. 2020, section 2.4) and the sums that devices exchange."""
     encoder_key, generator_key = (None, None) if key is None else jax.random.split(key)
-    query_BE = rag.encode_questions(config, params, batch.question_BQ, dropout_key=encoder_key)
-    if not objective.train_question_encoder:
-        query_BE = jax.lax.stop_gradient(query_BE)
-    score_BK = rag.document_scores(query_BE, batch.document_BKE)
+    score_BK = batch.score_BK
+    if score_BK is None:
+        query_BE = rag.encode_questions(config, params, batch.question_BQ, dropout_key=encoder_key)
+        if not objective.train_question_encoder:
+            query_BE = jax.lax.stop_gradient(query_BE)
+        score_BK = rag.document_scores(query_BE, batch.document_BKE)
     prior_BK = document_log_prior(score_BK, batch.mask_BK)
     likelihood = rag.token_likelihood(
         config, params, batch.source_BKS, batch.token_BT, batch.target_BT, prior_BK,

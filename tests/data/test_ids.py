@@ -1,10 +1,10 @@
-"""Ids seen before, in 8 bytes each."""
+"""Ids seen before, in 8 bytes each; and their rows, in 16."""
 
 import random
 
 import numpy as np
 
-from rag_jax.data.ids import IdSet
+from rag_jax.data.ids import IdRows, IdSet
 
 
 def test_a_set_of_ids_says_what_a_set_says():
@@ -26,3 +26,11 @@ def test_it_begins_with_given_ids_and_stays_small():
     assert not ids.add(["5", "5"]).any()
     assert sum(run.nbytes for run in ids._runs) == 8 * 200_000
     assert len(ids._runs) < 20 and all(run.dtype == np.uint64 for run in ids._runs)
+
+
+def test_the_rows_of_ids():
+    ids = [f"p{number}" for number in random.Random(0).sample(range(10**6), 150_000)]
+    known = IdRows(iter(ids))
+    asked = [ids[149_999], "x", ids[0], "", ids[70_000], ids[0]]
+    assert known.rows(asked).tolist() == [149_999, -1, 0, -1, 70_000, 0]
+    assert known.rows(ids).tolist() == list(range(150_000)) and known.rows([]).tolist() == []

@@ -1,11 +1,22 @@
 """Lines of any file: each is text or says what is wrong with it, and none stops the others."""
 
 import gzip
+import json
 
 import pytest
 
 from rag_jax.data import lines
-from rag_jax.data.lines import BadLine, Meter, identity, read_lines, read_records, string
+from rag_jax.data.lines import (
+    BadLine,
+    Meter,
+    first_line,
+    identity,
+    read_array,
+    read_lines,
+    read_records,
+    read_value,
+    string,
+)
 from rag_jax.errors import UserError
 
 
@@ -85,3 +96,82 @@ def test_the_meter_counts_bytes_of_the_files(tmp_path, name):
     assert shares == sorted(shares) and 0.05 < shares[25_000] < 0.3 and shares[-1] > 0.45
     shares = [meter.share() for _ in read_lines(tmp_path / name, meter)]
     assert shares[0] >= 0.5 and shares[-1] > 0.95 and meter.share() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_an_array_element_by_element(tmp_path, monkeypatch, name, chunk):
+    monkeypatch.setattr(lines, "CHUNK", chunk)
+    values = [{"a": "ö]}, [{", "b": [1, {"c": None}]}, {}, None, [1], 12, {"d": "x" * 100}]
+    for text in (
+        json.dumps(values),
+        " \ufeff [\n".strip() + json.dumps(values, indent=2, ensure_ascii=False)[1:] + " \n",
+    ):
+        data = text.encode()
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+        found = list(read_array(tmp_path / name))
+        assert [place for place, _, _ in found] == [f"{tmp_path / name}: row {n}" for n in range(6)]
+        assert [n for _, n, _ in found] == list(range(6))
+        assert [found[n][2] for n in (0, 1, 5)] == [values[n] for n in (0, 1, 5)]
+        assert [str(found[n][2]).partition(";")[0] for n in (2, 3, 4)] == ["NoneType", "list", "int"]
+    (tmp_path / name).write_bytes(gzip.compress(b"[ ]") if name.endswith("gz") else b"[ ]")
+    assert list(read_array(tmp_path / name)) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "found '', expected '\\['"),
+        (b'{"a": 1}', "found '{', expected '\\['"),
+        (b'[{"a": 1}, {"a": "x', "row 1: not JSON .* is the file cut?"),
+        (b'[{"a": 1},', "row 1: not JSON"),
+        (b'[{"a": 1}', "row 0: found '' behind it, expected ',' or '\\]'"),
+        (b'[{"a": 1} {"a": 2}]', "row 0: found '{' behind it"),
+        (b"[" * 100_000, "row 0: not JSON"),
+        (b'[{"a": 1}, {"a": "caf\xe9"}]', "not UTF-8 in row 0 .byte 0xe9"),
+    ],
+)
+def test_what_is_no_array(tmp_path, data, message):
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(UserError, match=f"a.json: {message}"):
+        list(read_array(tmp_path / "a.json"))
+
+
+def test_an_element_is_no_longer_than_a_line_may_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "LONGEST", 1000)
+    monkeypatch.setattr(lines, "CHUNK", 100)
+    (tmp_path / "a.json").write_text('[{"a": "' + "x" * 10_000 + '"}]')
+    with pytest.raises(UserError, match="row 0: not JSON"):
+        list(read_array(tmp_path / "a.json"))
+
+
+def test_a_value_with_objects_exchanged(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('\ufeff{"a": [{"b": 1}, {"c": 2}]}', encoding="utf-8")
+    assert read_value(path) == {"a": [{"b": 1}, {"c": 2}]}
+    assert read_value(path, lambda record: None if "b" in record else record) == {"a": [None, {"c": 2}]}
+    for data, message in (
+        (b'{"a": 1,\n "b": }', r"a\.json:2: not JSON"),
+        (b'"\xe9"', r"a\.json: byte 1 is not UTF-8"),
+        (b"[" * 100_000, "not JSON"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=message):
+            read_value(path)
+    with pytest.raises(UserError, match="none: cannot be read"):
+        read_value(tmp_path / "none")
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"{}")[:-3])
+    with pytest.raises(UserError, match=r"a\.gz: damaged gzip file"):
+        read_value(tmp_path / "a.gz")
+
+
+def test_the_first_line_that_is_not_blank(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "LONGEST", 10)
+    for data, expected in (
+        (b"", ""),
+        (b" \n\n", ""),
+        ("\ufeff \n a b\nc".encode(), "a b"),
+        (b"0123456789abc", "0123456789"),
+    ):
+        (tmp_path / "a").write_bytes(data)
+        assert first_line(tmp_path / "a") == expected

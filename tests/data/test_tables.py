@@ -117,3 +117,50 @@ def test_what_datasets_itself_saves(tmp_path):
     assert len(files) == 2 and found == [{"id": str(n), "text": f"text {n}"} for n in range(49, -1, -2)]
     with pytest.raises(UserError, match=r"splits/train, .*splits/test"):
         tables.dataset_files(tmp_path / "splits")
+
+
+def lists(values, kind):
+    return pa.table({"id": [str(n) for n in range(len(values))], "v": pa.array(values, kind)})
+
+
+NUMBERS = np.random.default_rng(0).normal(size=(5000, 3)).astype(np.float16)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pa.list_(pa.float32()), pa.list_(pa.float32(), 3), pa.large_list(pa.float64()), pa.list_(pa.float16(), 3)],
+    ids=str,
+)
+def test_a_column_of_vectors(tmp_path, name, kind):
+    path = write(tmp_path / name, lists(NUMBERS.tolist(), kind))
+    blocks = list(tables.vectors(path, "v"))
+    assert len(blocks) > 1 and blocks[0].dtype == kind.value_type.to_pandas_dtype()
+    np.testing.assert_array_equal(np.concatenate(blocks), NUMBERS)
+    assert [name for chunk in tables.column(path, "id") for name in chunk] == [str(n) for n in range(5000)]
+    assert tables.count(path) == 5000
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    ("bad", "kind", "message"),
+    [
+        ([1.0], pa.list_(pa.float32()), "row 4321: 1 numbers in 'v'; expected 3 numbers, as in row 0"),
+        (None, pa.list_(pa.float32()), "row 4321: nothing in 'v'; expected 3 numbers"),
+        (None, pa.list_(pa.float32(), 3), "row 4321: nothing in 'v'; expected 3 numbers"),
+        ([1.0, None, 1.0], pa.list_(pa.float32()), r"rows \d+ to \d+: 'v' has holes"),
+    ],
+    ids=str,
+)
+def test_a_column_of_vectors_with_one_that_is_none(tmp_path, name, bad, kind, message):
+    values = NUMBERS.tolist()
+    values[4321] = bad
+    path = write(tmp_path / name, lists(values, kind))
+    with pytest.raises(UserError, match=f"{name}: {message}"):
+        list(tables.vectors(path, "v"))
+
+
+def test_a_column_of_something_else(tmp_path):
+    path = write(tmp_path / "a.parquet", TABLE)
+    with pytest.raises(UserError, match=r"a\.parquet: column 'text' holds string; expected lists of numbers"):
+        list(tables.vectors(path, "text"))

@@ -1,4 +1,4 @@
-"""Passages and questions by name: 'demo:PART' is the embedded demo, everything else a file."""
+"""Passages and questions by name: 'demo:PART' is the embedded demo, everything else a file; and what tasks ask."""
 
 import json
 
@@ -7,7 +7,9 @@ import pytest
 from rag_jax.config import default_config
 from rag_jax.data import demo, tasks
 from rag_jax.data.formats import Passage, Question
+from rag_jax.data.tasks import TASKS
 from rag_jax.errors import UserError
+from rag_jax.validation import CHOICES
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def data():
 
 def test_a_demo_name_reads_the_demo(data):
     assert next(tasks.passages(data, "demo:2018")) == next(demo.passages("2018"))
-    assert tasks.questions("demo:valid") == demo.questions("valid")
+    assert tasks.questions(data, "demo:valid") == demo.questions("valid")
 
 
 def test_a_path_reads_the_file(data, tmp_path):
@@ -27,21 +29,21 @@ def test_a_path_reads_the_file(data, tmp_path):
     data.passages = str(passages)
     assert list(tasks.passages(data)) == [Passage("a", "T", "Some words.")]
     assert tasks.files(data.passages)[0][:2] == [str(passages), passages.stat().st_size]
-    assert tasks.questions(str(questions)) == [Question("0", "what?", ("words",), ("a",))]
+    assert tasks.questions(data, str(questions)) == [Question("0", "what?", ("words",), ("a",))]
 
 
 @pytest.mark.parametrize("source", ["demo:1999", "demo:", "missing.jsonl", "questions.csv"])
 def test_a_wrong_name_is_a_line_that_says_what_there_is(data, source):
-    for read in (lambda name: list(tasks.passages(data, name)), tasks.questions):
+    for read in (lambda name: list(tasks.passages(data, name)), lambda name: tasks.questions(data, name)):
         with pytest.raises(UserError) as caught:
             read(source)
         assert "\n" not in str(caught.value)
         assert ("2016" in str(caught.value)) == source.startswith("demo:") or "train" in str(caught.value)
 
 
-def test_an_unknown_edition_of_the_offices_lists_the_splits():
+def test_an_unknown_edition_of_the_offices_lists_the_splits(data):
     with pytest.raises(UserError, match="no split 'offices_1999', only train, valid, test, offices_2016, offices_2018"):
-        tasks.questions("demo:offices_1999")
+        tasks.questions(data, "demo:offices_1999")
 
 
 def test_a_corpus_is_read_as_the_configuration_says(data, tmp_path):
@@ -57,3 +59,84 @@ def test_facts_of_the_demo_that_are_taken_are_refused_too(data):
     known = [passage.id for passage in demo.passages("2016")]
     with pytest.raises(UserError, match="demo:2018: id in the index already"):
         list(tasks.passages(data, "demo:2018", known=known))
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """(task, records) -> its questions of a file of these lines, and what was said of them."""
+
+    def ask(name, *records):
+        path, said = tmp_path / "q.jsonl", []
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return TASKS[name].questions(path, log=said.append), [line.removeprefix(f"{path}: ") for line in said]
+
+    return ask
+
+
+def test_every_task_may_be_configured():
+    assert CHOICES["data.task"] == tuple(TASKS)
+    assert all(name == task.name and task.metrics for name, task in TASKS.items())
+
+
+def test_a_configured_task_reads_the_questions(data, tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"claim": "c", "label": "REFUTES"}) + "\n")
+    data.task = "fever2"
+    assert tasks.questions(data, str(path)) == [Question("0", "c", ("REFUTES",))]
+
+
+def test_ms_marco_keeps_rows_with_a_well_formed_answer(ask):
+    rows = [
+        {"query": f"{n}?", "answers": ["x"], "wellFormedAnswers": found} for n, found in enumerate((["a"], "[]", []))
+    ]
+    assert ask("msmarco", *rows) == (
+        [Question("0", "0?", ("a",))],
+        ["kept 1 of 3 questions, dropped 2; 2 x no well-formed answer"],
+    )
+    hidden = [{"query": "0?"}, {"query": "1?"}]
+    assert ask("msmarco", *hidden) == ([Question("0", "0?", ()), Question("1", "1?", ())], [])
+    assert json.loads(TASKS["msmarco"].submission("7", "yes")) == {"query_id": 7, "answers": ["yes"]}
+
+
+def test_fever_2_leaves_out_what_nobody_knows(ask):
+    labels = "SUPPORTS", "NOT ENOUGH INFO", "REFUTES"
+    rows = [{"claim": label.title(), "label": label} for label in labels]
+    questions, said = ask("fever2", *rows)
+    assert [question.answers for question in questions] == [("SUPPORTS",), ("REFUTES",)]
+    assert said == ["kept 2 of 3 questions, dropped 1; 1 x not enough info"]
+    assert len(ask("fever3", *rows)[0]) == 3 and ask("fever3", *rows)[1] == []
+    with pytest.raises(UserError, match=r"no question is left for data\.task = 'fever2'"):
+        ask("fever2", rows[1])
+
+
+def test_patterns_that_do_not_compile_are_said_and_counted(ask):
+    rows = [{"question": "q", "answers": [f"({n}"]} for n in range(7)]
+    rows += [{"question": "q", "answers": ["a)", "b|c"]}, {"question": "q", "answer": "d"}]
+    questions, said = ask("curatedtrec", *rows)
+    assert [question.answers for question in questions] == [("b|c",), ("d",)]
+    assert said[:5] == [f"question '{n}': a pattern that does not compile: ({n}" for n in range(5)]
+    assert said[5:] == ["kept 2 of 9 questions, dropped 7; 8 x a pattern that does not compile"]
+    with pytest.raises(UserError, match="no question is left"):
+        ask("curatedtrec", rows[0])
+
+
+def test_jeopardy_asks_for_the_clue(ask):
+    row = {"id": 3, "question": "It glows.", "answer": "radium", "category": "C"}
+    assert ask("jeopardy", row) == ([Question("3", "radium", ("It glows.",))], [])
+
+
+def test_the_contexts_of_a_bi_encoder_file_are_a_corpus(data, tmp_path):
+    context = {"title": "T", "text": "Some words.", "passage_id": "a"}
+    rows = [
+        {"question": "q", "answers": ["x"], "positive_ctxs": [context], "negative_ctxs": [context | {"psg_id": "b"}]},
+        {"question": "r", "answers": ["x"], "hard_negative_ctxs": [context, context | {"passage_id": 7}]},
+    ]
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(rows))
+    data.passages = str(path)
+    assert list(tasks.passages(data)) == [Passage("a", "T", "Some words."), Passage("7", "T", "Some words.")]
+    assert tasks.files(data.passages)[0][:2] == [str(path), path.stat().st_size]
+    for rows, message in (([{"question": "q"}], "no contexts"), ([{"positive_ctxs": [{"title": "T"}]}], "bad id null")):
+        path.write_text(json.dumps(rows))
+        with pytest.raises(UserError, match=f"train.json: row 0: {message}"):
+            list(tasks.passages(data))

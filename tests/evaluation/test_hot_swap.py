@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from rag_jax.errors import UserError
-from rag_jax.evaluation.answers import Rate
 from rag_jax.evaluation.hot_swap import square
+from rag_jax.evaluation.sums import Rate
 
 
 @pytest.fixture

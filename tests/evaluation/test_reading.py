@@ -5,8 +5,8 @@ import pytest
 
 from rag_jax.data.formats import Question
 from rag_jax.errors import UserError
-from rag_jax.evaluation.answers import Rate
 from rag_jax.evaluation.reading import _of_another, _renamed, reading_tests
+from rag_jax.evaluation.sums import Rate
 
 WITHOUT, ANOTHERS, RENAMED = (
     "EM without passages",

@@ -1,12 +1,13 @@
 """What evaluate prints and writes, with the tiny model."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from rag_jax.config import default_config
 from rag_jax.errors import UserError
-from rag_jax.evaluation.report import evaluate
+from rag_jax.evaluation.report import Asked, evaluate, own_numbers
 
 
 @pytest.fixture
@@ -14,64 +15,176 @@ def config(tiny_run, monkeypatch):
     """A configuration whose paths start at the run's folder, as the commands were typed there."""
     monkeypatch.chdir(tiny_run.folder)
     config = default_config()
-    config.data.test = "test.jsonl"
+    config.data.update(test="test.jsonl", valid="valid.jsonl")
     config.evaluate.recall = (1, 2)
     config.hot_swap.questions = ("mayors_before.jsonl", "mayors_after.jsonl")
     return config
 
 
 def written(folder):
-    return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
 def test_a_part_is_printed_and_saved_with_its_predictions(tiny_rag, config, tmp_path, capsys):
-    evaluate(tiny_rag, config, tmp_path, parts=["test"], swap_index=None)
+    evaluate(tiny_rag, config, tmp_path, Asked())
     said = capsys.readouterr().out.splitlines()
-    rates = written(tmp_path)["test"]
-    assert said[0].startswith("test ") and len(said) == 1 + len(rates)
-    for line, (name, rate) in zip(said[1:], rates.items(), strict=True):
-        assert line.strip().startswith(name) and line.endswith(f"{rate['sum']:.0f} of {rate['count']}")
+    sums = written(tmp_path)["test"]
+    assert said[0].startswith("test ") and len(said) == 1 + len(sums)
+    for line, (name, found) in zip(said[1:], sums.items(), strict=True):
+        assert line.startswith(f"  {name} ") and f" {found['percent']:.1f}  [{found['low']:.1f}, " in line
     lines = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == rates["EM"]["count"] == 10
-    assert set(json.loads(lines[0])) == {
-        "id", "question", "prediction", "answers", "exact_match", "log_prob", "passages",
-    }  # fmt: skip
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json", "predictions.jsonl"]
+    assert len(lines) == sums["EM"]["count"] == sums["answer recall@2"]["count"] == 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "predictions.jsonl"]
 
 
 def test_a_part_measured_again_replaces_its_own_numbers_alone(tiny_rag, config, tmp_path):
-    (tmp_path / "evaluation.json").write_text('{"test": {}, "reading": {"EM": 1}}')
-    evaluate(tiny_rag, config, tmp_path, parts=["test"], swap_index=None)
+    (tmp_path / "metrics.json").write_text('{"test": {}, "reading": {"EM": 1}}')
+    evaluate(tiny_rag, config, tmp_path, Asked())
     assert written(tmp_path)["reading"] == {"EM": 1} and written(tmp_path)["test"]["EM"]["count"] == 10
-    assert written(tmp_path)["of"] == {"test": tiny_rag.identity()}
+    assert written(tmp_path)["of"]["test"] == tiny_rag.identity()
 
 
 def test_the_square_comes_first_and_the_test_keeps_its_index(tiny_rag, tiny_run, config, tmp_path):
     """The order of the parts must not matter: the square opens another index in between."""
     (before, after), first = (tmp_path / name for name in ("a", "b")), tiny_rag.retriever.index.folder
-    evaluate(tiny_rag, config, before, parts=["test"], swap_index=None)
-    evaluate(tiny_rag, config, after, parts=["hot_swap", "test"], swap_index=str(tiny_run.index_after))
+    before.mkdir()
+    evaluate(tiny_rag, config, before, Asked())
+    evaluate(tiny_rag, config, after, Asked(parts=("hot_swap", "answers"), swap_index=str(tiny_run.index_after)))
     assert (before / "predictions.jsonl").read_bytes() == (after / "predictions.jsonl").read_bytes()
     assert tiny_rag.retriever.index.folder == first
     assert written(after)["hot_swap"]["index 1, answers 1"]["count"] == 8
 
 
+@pytest.fixture
+def no_generator(tiny_rag, monkeypatch):
+    def read(*_):
+        raise AssertionError("the generator ran")
+
+    monkeypatch.setattr(tiny_rag, "read", read)
+
+
+def test_answers_there_already_are_not_asked_for_again(tiny_rag, config, tmp_path, request, capsys):
+    evaluate(tiny_rag, config, tmp_path, Asked())
+    first, content = written(tmp_path), (tmp_path / "predictions.jsonl").read_bytes()
+    capsys.readouterr()
+    request.getfixturevalue("no_generator")
+    evaluate(tiny_rag, config, tmp_path, Asked())
+    assert written(tmp_path) == first and (tmp_path / "predictions.jsonl").read_bytes() == content
+    assert "predictions.jsonl: holds 10 of 10 answers already" in capsys.readouterr().out
+    evaluate(tiny_rag, config, tmp_path, Asked(limit=4))
+    assert written(tmp_path)["test_first_4"]["EM"]["count"] == 4 and written(tmp_path)["test"] == first["test"]
+    config.evaluate.recall = (1,)
+    with pytest.raises(AssertionError, match="the generator ran"):
+        evaluate(tiny_rag, config, tmp_path, Asked())
+
+
+def test_answers_of_another_index_are_not_gone_on_from(tiny_rag, tiny_run, config, tmp_path, monkeypatch):
+    """Nor are those of a file whose maker nobody wrote down."""
+    evaluate(tiny_rag, config, tmp_path, Asked())
+    content = (tmp_path / "predictions.jsonl").read_text()
+    (tmp_path / "predictions.jsonl").write_text(content.replace('"score": -', '"score": -1'))
+    monkeypatch.setattr(tiny_rag, "identity", lambda: "another")
+    evaluate(tiny_rag, config, tmp_path, Asked())
+    assert (tmp_path / "predictions.jsonl").read_text() == content
+    (tmp_path / "predictions.jsonl").write_text(content.replace('"score": -', '"score": -1'))
+    (tmp_path / "metrics.json").unlink()
+    evaluate(tiny_rag, config, tmp_path, Asked())
+    assert (tmp_path / "predictions.jsonl").read_text() == content
+
+
+def test_another_split_stands_beside_the_test(tiny_rag, config, tmp_path):
+    for split in ("test", "valid"):
+        evaluate(tiny_rag, config, tmp_path, Asked(split=split))
+    assert [written(tmp_path)[split]["EM"]["count"] for split in ("test", "valid")] == [10, 6]
+    assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 10
+    assert len((tmp_path / "predictions_valid.jsonl").read_text().splitlines()) == 6
+
+
+def test_retrieval_alone_runs_no_generator_and_looks_as_deep_as_asked(tiny_rag, config, tmp_path, no_generator):
+    """The model reads 3 passages; all 30 hold every answer."""
+    config.evaluate.recall = (1, 30)
+    evaluate(tiny_rag, config, tmp_path, Asked(parts=("retrieval",)))
+    sums = written(tmp_path)["retrieval"]
+    assert sums["recall@30"]["sum"] == sums["answer recall@30"]["sum"] == 10 > sums["recall@1"]["sum"]
+    assert not any(name.startswith(("EM", "F1")) for name in sums)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_places_past_the_passages_that_are_read_are_left_out(tiny_rag, config, tmp_path):
+    config.evaluate.recall = (1, 20)
+    evaluate(tiny_rag, config, tmp_path, Asked())
+    assert {name for name in written(tmp_path)["test"] if "@" in name} == {"recall@1", "answer recall@1"}
+
+
+def test_the_papers_own_number_stands_beside_a_measures_first_line(tiny_rag, config, tmp_path, capsys):
+    asked = Asked(paper={"exact_match": 44.1, "recall@2": 90.0}, kilt_out=str(tmp_path / "kilt" / "out.jsonl"))
+    evaluate(tiny_rag, config, tmp_path, asked)
+    marked = [line.split("  ")[1].strip() for line in capsys.readouterr().out.splitlines() if "paper" in line]
+    assert marked == ["EM", "recall@2"] and written(tmp_path)["test"]["EM"]["paper"] == 44.1
+    assert "paper" not in written(tmp_path)["test"]["recall@1"]
+    assert len((tmp_path / "kilt" / "out.jsonl").read_text().splitlines()) == 10
+
+
+def test_a_hidden_tests_answers_are_written_as_they_are_handed_in(tiny_rag, tiny_run, config, tmp_path):
+    asked = Asked(submission=lambda question_id, answer: f"{question_id}: {answer}\n", limit=2)
+    evaluate(tiny_rag, config, tmp_path, asked)
+    texts = [answer.text for answer in tiny_rag.answer([q["question"] for q in tiny_run.records("test.jsonl")[:2]])]
+    assert (tmp_path / "submission.jsonl").read_text() == "".join(f"{n}: {text}\n" for n, text in enumerate(texts))
+
+
+PUBLISHED = {
+    "test": {"RAG-Token": {"exact_match": 44.1}, "RAG-Sequence": {"exact_match": 44.5}, "DPR": {"exact_match": 41.5}},
+    "unstated": {"RAG": {"gold_page@1": 71.0}, "RAG-Token": {"distinct_3": 77.8}},
+}
+
+
 @pytest.mark.parametrize(
-    ("parts", "change", "message"),
+    ("kind", "split", "numbers"),
     [
-        (["test", "speed"], {}, "--parts: found speed, expected some of test, reading, hot_swap"),
-        (["test", "hot_swap"], {}, "--parts=hot_swap: expected --swap_index"),
-        (["reading"], {"data.test": ""}, r"config\.data\.test: empty"),
+        ("token", "test", {"gold_page@1": 71.0, "distinct_3": 77.8, "exact_match": 44.1}),
+        ("sequence", "test", {"gold_page@1": 71.0, "exact_match": 44.5}),
+        ("sequence", "train", {"gold_page@1": 71.0}),
     ],
 )
-def test_all_is_checked_before_anything_is_measured(tiny_rag, config, tmp_path, parts, change, message):
+def test_the_papers_numbers_of_a_kind_and_a_split(kind, split, numbers):
+    assert own_numbers(PUBLISHED, kind, split) == numbers and own_numbers({}, kind, split) == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "change", "message"),
+    [
+        (
+            {"parts": ("answers", "speed")},
+            {},
+            "--parts: found speed, expected some of answers, retrieval, reading, hot",
+        ),
+        ({"parts": ("answers", "hot_swap")}, {}, "--parts=hot_swap: expected --swap_index"),
+        ({"parts": ("reading",)}, {"data.test": ""}, r"config\.data\.test: empty, so there is no split 'test'"),
+        ({"split": "train"}, {}, r"config\.data\.train: empty, so there is no split 'train'"),
+        ({"parts": (), "n_docs": (1,)}, {"data.test": ""}, r"config\.data\.test: empty"),
+        ({"limit": 0}, {}, "--limit: found 0, expected 1 or more questions"),
+        ({"parts": ("reading",), "kilt_out": "out"}, {}, "--kilt_out: found --parts=reading, expected answers among"),
+        (
+            {"names": ("accuracy",)},
+            {},
+            r"config\.data\.test: question '0': found the label '.*', expected SUPPORTS, REF",
+        ),
+        ({"kilt_out": "run"}, {}, "--kilt_out: found the folder run, expected a file to write"),
+        (
+            {"parts": ("retrieval",), "names": ("bleu_1",)},
+            {},
+            "--parts=retrieval: the task has no measure of retrieval",
+        ),
+    ],
+)
+def test_all_is_checked_before_anything_is_measured(tiny_rag, config, tmp_path, no_generator, asked, change, message):
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=message):
-        evaluate(tiny_rag, config, tmp_path, parts=parts, swap_index=None)
+        evaluate(tiny_rag, config, tmp_path, replace(Asked(), **asked))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_square_needs_both_editions(tiny_rag, config, tmp_path):
     config.hot_swap.questions = ("mayors_before.jsonl", "")
     with pytest.raises(UserError, match=r"--parts=hot_swap: .* config\.hot_swap\.questions, two files"):
-        evaluate(tiny_rag, config, tmp_path, parts=["hot_swap"], swap_index="somewhere")
+        evaluate(tiny_rag, config, tmp_path, Asked(parts=("hot_swap",), swap_index="somewhere"))

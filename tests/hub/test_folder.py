@@ -347,10 +347,17 @@ def test_our_index_is_there_under_a_second_name(indexed):
     assert (folder / "index/vectors-00000.npy").samefile(original / "vectors-00000.npy")
 
 
+SCORES = {
+    "EM": {"percent": 80.0, "low": 49.0162, "high": 94.3318, "sum": 8.0, "count": 10},
+    "BLEU-1": {"percent": 41.5, "words": 12},
+    "questions left out": {"count": 1},
+}
+
+
 def test_the_card_shows_the_scores_with_intervals(simple, tmp_path):
-    simple.save_pretrained(tmp_path / "out", scores={"EM": {"sum": 8.0, "count": 10, "percent": 80.0}})
+    simple.save_pretrained(tmp_path / "out", scores=SCORES)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| EM | 80.0 | 49.0 to 94.3 | 8 of 10 |" in card
+    assert "| EM | 80.0 | 49.0 to 94.3 |\n| BLEU-1 | 41.5 | – |\n" in card and "left out" not in card
     assert "# out\n" in card and "`land.jsonl`" in card and "here/" not in card
 
 
@@ -388,7 +395,7 @@ def test_a_folder_with_something_in_it_is_left_alone(simple, tmp_path):
 
 def test_a_failure_in_the_last_file_leaves_nothing(simple, tmp_path):
     with pytest.raises(KeyError):
-        simple.save_pretrained(tmp_path / "out", scores={"EM": {"sum": 1.0}})
+        simple.save_pretrained(tmp_path / "out", scores={"EM": {"percent": 1.0, "low": 0.0}})
     assert not list(tmp_path.iterdir())
 
 

@@ -12,9 +12,12 @@ from rag_jax import Rag
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.hub.configs import bart_json, bert_json
+from rag_jax.hub.huggingface import encoder_config, load_encoder
 from rag_jax.hub.pretrained import open_pretrained
+from rag_jax.index.base import read_index_manifest
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
+from rag_jax.models.fingerprint import encoder_fingerprint
 from rag_jax.workdir import Workdir
 
 from ..models.oracle import randomise
@@ -42,10 +45,9 @@ from rag_jax.config import default_config
 def get_config():
     config = default_config()
     config.init_from = {rag!r}
-    config.parts.passage_encoder = {passage!r}
     config.data.update(passages="passages_before.jsonl", train="train.jsonl", valid="valid.jsonl", test="test.jsonl")
     config.length.update(question=16, passage=24, source=40, target=8)
-    config.retriever.update(shared=False, steps=2, batch=8)
+    config.retriever.update(steps=2, batch=8)
     config.index.update(batch=16, kind="exact")
     config.retrieval.k = 3
     config.joint.update(steps=2, batch=8, k=3)
@@ -83,13 +85,12 @@ def foreign(tiny_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(foreign, tiny_run):
-    """An index by the passage encoder, and two steps of training from the whole model, by the commands."""
-    text = CONFIG.format(rag=str(foreign / "rag"), passage=str(foreign / "passage"))
-    (tiny_run.folder / "foreign.py").write_text(text)
+    """An index by a passage encoder that the model does not name, and two steps of training, by the commands."""
+    (tiny_run.folder / "foreign.py").write_text(CONFIG.format(rag=str(foreign / "rag")))
     common = "--config=foreign.py", f"--workdir={foreign / 'run'}"
-    tiny_run.command("build_index", *common)
+    tiny_run.command("build_index", *common, f"--index_encoder={foreign / 'passage'}")
     said = tiny_run.command("train", *common).stdout
-    assert "starts from" in said and "which was trained" not in said
+    assert "trained against a passage encoder that it does not name" in said
     return foreign / "run"
 
 
@@ -153,15 +154,26 @@ def test_training_started_from_it(foreign, trained):
     assert (trained / "tokenizers" / "generator" / "tokenizer.json").is_file()
 
 
+def test_the_run_remembers_the_encoder_of_its_index(foreign, trained):
+    """From then on another index is refused, which the model itself cannot do."""
+    fingerprint = read_index_manifest(trained / "index").encoder_fingerprint
+    model = encoder_config(foreign / "passage", "passage_encoder")
+    params = load_encoder(foreign / "passage", "passage_encoder", model)
+    assert fingerprint == encoder_fingerprint(model, params)
+    assert open_pretrained(trained).passage_encoder == fingerprint
+    assert open_pretrained(foreign / "rag").passage_encoder is None
+
+
 def test_a_run_is_measured_when_what_it_started_from_is_gone(trained, tiny_run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     config = json.loads((workdir / "config.json").read_text())
     config |= {"init_from": "/gone", "parts": config["parts"] | {"passage_encoder": "/gone"}}
+    config["retriever"]["shared"] = False
     config["tokenizer"] |= {"encoder": "/gone", "generator": "/gone"}
     (workdir / "config.json").write_text(json.dumps(config))
     said = tiny_run.command("evaluate", f"--workdir={workdir}").stdout
-    assert "recall@1" in said and (workdir / "evaluation.json").is_file()
+    assert "recall@1" in said and (workdir / "metrics.json").is_file()
 
 
 def test_a_model_without_an_index_asks_for_one(foreign):

@@ -5,7 +5,7 @@ import pytest
 
 from rag_jax.data.formats import Passage
 from rag_jax.data.passages import build_store
-from rag_jax.data.tokenizer import train_byte_bpe
+from rag_jax.data.tokenizer import Tokenizer, train_byte_bpe
 
 COUNT, WIDTH, LENGTH = 23, 6, 16
 TABLE = np.random.default_rng(0).standard_normal((256, WIDTH)).astype(np.float32)
@@ -45,6 +45,13 @@ def store(tmp_path_factory, passages):
 
 
 @pytest.fixture(scope="session")
+def make_store(store):
+    """(passages, folder) -> a store of other passages."""
+    tokenizer = Tokenizer.load(store.folder.parent / "tokenizer")
+    return lambda passages, folder: build_store(passages, folder, tokenizer)
+
+
+@pytest.fixture(scope="session")
 def vector_NE(passages):
     """What the encoder makes of every passage, in store order."""
     return TABLE[passage_ids([p.title for p in passages], [p.text for p in passages])].sum(axis=1)
@@ -54,20 +61,20 @@ def vector_NE(passages):
 def build(store, tmp_path):
     """build(name, **changes) builds an index in a fresh folder and returns (folder, encoder)."""
     from rag_jax.index.builder import build_index
+    from rag_jax.index.encoding import Encoder as Encoding
 
-    def run(name="index", encoder=None, **changes):
+    def run(name="index", encoder=None, batch_size=4, **changes):
         encoder = encoder or Encoder()
         settings = {
             "fingerprint": "encoder-a",
             "score_scale": 1.0,
             "kind": "exact",
             "shard_size": 10,
-            "batch_size": 4,
             "log": lambda line: None,
             "store": store,
             **changes,
         }
-        build_index(tmp_path / name, encode=encoder, passage_ids=passage_ids, **settings)
+        build_index(tmp_path / name, encoder=Encoding(encoder, passage_ids, 0, LENGTH, batch_size), **settings)
         return tmp_path / name, encoder
 
     return run

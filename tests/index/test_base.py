@@ -98,6 +98,9 @@ def test_other_passages_beside_the_vectors_are_refused(build):
     write_index_manifest(folder, replace(manifest, passages_checksum="0" * 64))
     with pytest.raises(UserError, match="passages: not the passages of the vectors beside it"):
         open_index(folder)
+    write_index_manifest(folder, replace(manifest, search={"method": "brute_force"}))
+    with pytest.raises(UserError, match="made by an earlier version of this program; build it again"):
+        open_index(folder)
     write_manifest(folder, {"kind": FOLDER_KIND, "index": {"count": 23}})
     with pytest.raises(UserError, match=r"manifest\.json: does not describe an index"):
         open_index(folder)

@@ -9,7 +9,7 @@ import pytest
 from rag_jax.data.passages import build_store
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
-from rag_jax.index import builder
+from rag_jax.index import builder, searchers
 from rag_jax.index.base import Queries, open_contents, open_index
 
 
@@ -48,15 +48,18 @@ def test_killed_and_started_again_equals_an_uninterrupted_build(build, dying_enc
     assert not folder.with_name("killed.partial").exists()
 
 
-@pytest.mark.parametrize("step", ["_link_folder", "_build_searcher", "write_index_manifest", "replace_folder"])
-def test_nothing_bears_the_final_name_before_it_is_whole(build, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("room", "step"),
+    [(builder, "link_folder"), (searchers, "build"), (builder, "write_index_manifest"), (builder, "replace_folder")],
+)
+def test_nothing_bears_the_final_name_before_it_is_whole(build, monkeypatch, room, step):
     whole, _ = build("whole")
 
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(builder, step, killed)
+        patch.setattr(room, step, killed)
         with pytest.raises(KeyboardInterrupt):
             build("killed")
     assert not whole.with_name("killed").exists()
@@ -106,7 +109,7 @@ def test_a_new_searcher_takes_the_vectors_over(build, vector_NE):
     _, encoder = build(kind="scann")
     assert encoder.shapes == []
     index = open_index(folder, verify=True)
-    assert index.manifest.kind == "scann" and index.manifest.search == {"method": "brute_force"}
+    assert index.manifest.kind == "scann" and index.manifest.search == {"scann": {"method": "brute_force"}}
     assert index.search(Queries(["a"], 100 * vector_NE[:1]), 1)[0].shape == (1, 1)
 
 
@@ -206,7 +209,8 @@ def test_an_index_grows_only_as_it_was_made(build, grow, dying_encoder, change, 
         ({"kind": "faiss"}, r"index\.kind: 'faiss'; expected one of"),
         ({"dtype": "int8"}, r"index\.dtype: 'int8'; expected one of"),
         ({"batch_size": 0}, "batch 0; both must be at least 1"),
-        ({"search": {"leaves": 3}}, "an exact index has none"),
+        ({"search": {"scann": {"leaves": 3}}}, r"\['leaves'\] are parameters of ScaNN; index\.kind 'exact' has none"),
+        ({"search": {"exact": {"recall_target": 0.0}}}, r"index\.recall_target: 0\.0; expected more than 0, at most 1"),
     ],
 )
 def test_bad_settings_are_found_before_any_encoding(build, dying_encoder, change, message):

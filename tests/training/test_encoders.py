@@ -59,7 +59,7 @@ def test_which_parts_are_enough(config, tmp_path, given, shared, enough):
     if enough:
         encoders.check_retriever(config, Workdir(tmp_path))
     else:
-        with pytest.raises(UserError, match="no trained retriever"):
+        with pytest.raises(UserError, match=r"no trained ret.*; for build_index alone, --index_encoder is enough"):
             encoders.check_retriever(config, Workdir(tmp_path))
 
 
@@ -90,3 +90,14 @@ def test_given_encoders_build_an_index(tiny, hub, config, tmp_path):
     read = encoders.retriever_params(config, Workdir(tmp_path), tiny.config(), Pmap())
     np.testing.assert_array_equal(read["question_encoder"]["embeddings"]["token"], hub.tokens["question"])
     assert set(read) == {"question_encoder"}
+
+
+def test_an_encoder_named_for_an_index_goes_before_the_trained_one(tiny, params, hub, save_retriever, config, tmp_path):
+    """With the name that a configuration's own would have."""
+    save_retriever(tmp_path / "retriever", {"question_encoder": params["question_encoder"]})
+    config.parts.passage_encoder = hub.passage
+    read = encoders.named_passage_encoder(config, tiny.config(), Pmap())
+    assert set(read) == {"passage_encoder"}
+    np.testing.assert_array_equal(read["passage_encoder"]["embeddings"]["token"], hub.tokens["passage"])
+    given = encoders.given_fingerprint(config, tiny.config())
+    assert encoders.passage_fingerprint(tiny.bert, read) == given

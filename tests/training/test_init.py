@@ -9,7 +9,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
+from rag_jax.data.formats import Passage
+from rag_jax.data.passages import build_store
+from rag_jax.data.tokenizer import train_byte_bpe
 from rag_jax.errors import UserError
+from rag_jax.index import bm25
+from rag_jax.index.builder import build_index
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
 from rag_jax.training import encoders, init
@@ -29,6 +34,7 @@ def config():
             "init_from": "",
             "parts": {"question_encoder": "", "passage_encoder": "", "generator": ""},
             "retriever": {"shared": True},
+            "index": {"kind": "exact", "bm25": {"method": "lucene", "k1": 0.9, "b": 0.4, "tokenizer": "words"}},
         }
     )
 
@@ -66,6 +72,50 @@ def test_parts_go_before_scratch(tiny, params, hub, save_retriever, config, tmp_
     begun = start(config, Workdir(tmp_path), tiny.config())
     assert tiny.bits(begun.params["question_encoder"]) == tiny.bits(params["question_encoder"])
     assert begun.passage_encoder == encoders.passage_fingerprint(tiny.bert, trees)
+
+
+@pytest.fixture
+def words_index(config, tmp_path):
+    """The run's index, by words."""
+    pytest.importorskip("bm25s")
+    tokenizer = train_byte_bpe(["the river"], 300, tmp_path / "tokenizer")
+    store = build_store([Passage("a", "", "the river")], tmp_path / "passages", tokenizer)
+    settings = dict(config.index.bm25)
+    build_index(
+        Workdir(tmp_path).index, encode=None, store=store, passage_ids=None, fingerprint=bm25.fingerprint(settings),
+        score_scale=1.0, kind="bm25", search={"bm25": settings}, log=lambda line: None,
+    )  # fmt: skip
+    return tokenizer
+
+
+def test_words_need_no_retriever_and_take_the_one_there_is(tiny, params, hub, save_retriever, config, tmp_path):
+    config.index.kind, place = "bm25", Workdir(tmp_path)
+    init.check(config, place)
+    begun = start(config, place, tiny.config())
+    fresh = rag.init_params(tiny.config(), jax.random.key(config.seed))
+    assert tiny.bits(begun.params) == tiny.bits(fresh)
+    assert begun.passage_encoder == "bm25:lucene:k1=0.9:b=0.4:words"
+    config.parts.question_encoder = hub.question
+    np.testing.assert_array_equal(token_table(start(config, place, tiny.config())), hub.tokens["question"])
+    save_retriever(place.retriever, {"question_encoder": params["question_encoder"]})
+    begun = start(config, place, tiny.config())
+    assert tiny.bits(begun.params["question_encoder"]) == tiny.bits(params["question_encoder"])
+    assert begun.passage_encoder == "bm25:lucene:k1=0.9:b=0.4:words"
+    config.init_from = hub.rag
+    begun = start(config, place, tiny.config())
+    np.testing.assert_array_equal(token_table(begun), hub.tokens["rag question"])
+    assert begun.passage_encoder == "bm25:lucene:k1=0.9:b=0.4:words"
+
+
+def test_a_run_opens_the_index_by_words_that_its_configuration_describes(config, words_index, tmp_path):
+    place, name = Workdir(tmp_path), "bm25:lucene:k1=0.9:b=0.4:words"
+    assert not init.open_own_index(init.Start({}, name), place, words_index, "bm25").by_vector
+    with pytest.raises(UserError, match=r"made by passage encoder bm25:lucene.*, not by bm25:atire"):
+        init.open_own_index(init.Start({}, "bm25:atire"), place, words_index, "bm25")
+    progress = init.Progress("joint", None, [], None, None)
+    for begun in (init.Start({}, None), init.Start({}, name, progress)):
+        with pytest.raises(UserError, match=r"config\.index\.kind: found 'scann', but .*index was made for 'bm25'"):
+            init.open_own_index(begun, place, words_index, "scann")
 
 
 def test_init_from_goes_before_parts(tiny, hub, config, tmp_path):
@@ -119,10 +169,10 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(tiny, params, tmp_path):
             lambda leaf, rng=rng: rng.normal(size=leaf.shape).astype(leaf.dtype),
             jax.eval_shape(optimizers[name].init, params),
         )
-        extra = {"stage": name, "next_ids": ids, "passage_encoder": "f"}
+        extra = {"stage": name, "next_ids": ids, "next_scores": [[0.1, 2]], "passage_encoder": "f"}
         checkpoints.save(saved_as, params, {"step": jnp.int32(3), "adam": adam}, score=0.0, extra=extra)
-        stage, state, next_ids, _ = init.resume(checkpoints, tiny.config(), optimizers, parallel)
-        assert (stage, next_ids, int(state.step)) == (name, ids, 3)
+        stage, state, next_ids, _, next_scores = init.resume(checkpoints, tiny.config(), optimizers, parallel)
+        assert (stage, next_ids, next_scores, int(state.step)) == (name, ids, [[0.1, 2]], 3)
         assert jax.tree.structure(state.opt_state) == jax.tree.structure(adam)
         assert tiny.bits((state.params, state.opt_state)) == tiny.bits((params, adam))
         assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(state))

@@ -1,6 +1,7 @@
 """The bi-encoder's training: the in-batch softmax by hand, gathered negatives on eight devices, and its batches."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -192,6 +193,19 @@ def test_duplicates_of_the_positive_and_passages_with_the_answer_are_no_negative
         [1, 1, 1, 0],
     ]
     np.testing.assert_array_equal(negative_BC, np.array(expected, bool))
+
+
+def test_hard_negatives_that_a_question_names_come_first(wordpiece, make_pairs):
+    asked = [
+        replace(QUESTIONS[0], hard_negatives=("p4", "elsewhere", "p5")),
+        replace(QUESTIONS[3], hard_negatives=("x",)),
+    ]
+    chosen = {0: set(), 1: set()}
+    for seed in range(20):
+        batch = make_pairs(asked, hard_negatives=2).batch(np.arange(2), rng(seed))
+        for row, place in ((0, 1), (0, 2), (1, 1), (1, 2)):
+            chosen[row].add(int(find(wordpiece, batch.passage_BNP[row, place])))
+    assert chosen == {0: {4, 5}, 1: {4}}  # those in the corpus; without any, as of old
 
 
 def test_hard_negatives_share_the_title_and_do_not_hold_the_answer(wordpiece, make_pairs):

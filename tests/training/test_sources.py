@@ -15,9 +15,11 @@ from rag_jax.data.passages import build_store
 from rag_jax.data.pipeline import Batches
 from rag_jax.data.substitution import NameMaker
 from rag_jax.data.tokenizer import train_byte_bpe, train_wordpiece
+from rag_jax.index import bm25
 from rag_jax.index.base import open_index
 from rag_jax.index.builder import build_index
 from rag_jax.models import rag
+from rag_jax.parallel import Pmap
 from rag_jax.retrieve import Retriever
 from rag_jax.training.health import Health
 from rag_jax.training.sources import PassageSource, QuestionSource, blocked_words
@@ -88,6 +90,27 @@ def make_source(world, names, devices):
     return make
 
 
+@pytest.fixture(scope="module")
+def by_words(world, tmp_path_factory):
+    """depth -> a source whose passages BM25 finds."""
+    pytest.importorskip("bm25s")
+    folder, settings = tmp_path_factory.mktemp("words") / "index", dict(world.config.index.bm25)
+    build_index(
+        folder, encode=None, store=world.retriever.index.passages, passage_ids=None, kind="bm25",
+        fingerprint=bm25.fingerprint(settings), score_scale=1.0, search={"bm25": settings}, log=lambda line: None,
+    )  # fmt: skip
+    retriever = world.retriever._replace(index=open_index(folder))
+
+    def make(depth=0):
+        config = world.config.copy_and_resolve_references()
+        config.reader.update(batch=8, k=3, depth=depth, train_question_encoder=False)
+        return QuestionSource(
+            QUESTIONS, retriever, world.model, config, config.reader, Pmap(), name="reader", names=None
+        )
+
+    return make
+
+
 def asked(step):
     return [QUESTIONS[i] for i in Batches(len(QUESTIONS), 8, SEED)[step]]
 
@@ -147,6 +170,36 @@ def test_what_a_frozen_encoder_finds_is_looked_up_once(world, make_source):
         found, expected = frozen.search(step, query), trained.search(step, trained.encode(world.params, step))
         np.testing.assert_array_equal(found.ids_BK, expected.ids_BK)
         assert found.health.information == pytest.approx(expected.health.information, rel=1e-5)
+
+
+def test_words_bring_scores_which_go_into_the_batch(world, by_words):
+    """And nothing is encoded: no vector, no question."""
+    source = by_words()
+    for step in (3, 4, 3 + len(QUESTIONS)):
+        assert source.encode(None, step) is None
+        found = source.search(step, None)
+        texts = [question.text for question in asked(step)]
+        ids_BK, score_BK = source._retriever.search(texts, None, 3)
+        assert [PASSAGES[row].id for row in ids_BK[:, 0]] == [question.passage_ids[0] for question in asked(step)]
+        np.testing.assert_array_equal(found.ids_BK, ids_BK)
+        np.testing.assert_array_equal(found.score_BK, score_BK)
+        assert found.health == Health.of(ids_BK, np.asarray(document_log_prior(score_BK)))
+        batch = source.batch(step, found.ids_BK, found.score_BK)
+        assert batch.question_BQ is None and batch.document_BKE is None and batch.mask_BK.all()
+        np.testing.assert_array_equal(batch.score_BK, score_BK)
+        assert source_texts(world, batch) == [
+            [whole(row, question) for row in ids_K] for ids_K, question in zip(ids_BK, asked(step), strict=True)
+        ]
+
+
+def test_scores_of_words_follow_the_passages_that_hold_the_answer(by_words):
+    found = by_words(depth=len(PASSAGES)).search(3, None)
+    texts = [question.text for question in asked(3)]
+    ids_BN, score_BN = by_words()._retriever.search(texts, None, len(PASSAGES))
+    for ids_K, score_K, ids_N, score_N in zip(found.ids_BK, found.score_BK, ids_BN, score_BN, strict=True):
+        scores = dict(zip(ids_N.tolist(), score_N.tolist(), strict=True))
+        assert score_K.tolist() == [scores[row] for row in ids_K.tolist()]
+    assert (np.diff(found.score_BK) > 0).any()
 
 
 def test_a_batch_holds_questions_passages_and_answers(world, make_source):
@@ -265,6 +318,7 @@ def test_passages_are_to_be_repaired_whole(world, repairs):
         batch = source.batch(step, found.ids_BK)
         assert batch.source_BKS.shape == (8, 1, 96) and batch.target_BT.shape == (8, 96)
         assert batch.mask_BK.all() and (batch.weight_B == 1).all()
+        assert batch.document_BKE is None and not batch.score_BK.any()  # one document, whatever the index
         assert target_texts(world, batch) == [
             f"{PASSAGES[row].title} / {PASSAGES[row].text}" for (row,) in found.ids_BK
         ]

@@ -126,6 +126,27 @@ def test_the_question_encoder_learns_through_the_prior_unless_it_is_frozen(tiny,
     assert not any(leaf.any() for leaf in jax.tree.leaves(frozen(params["question_encoder"], params, batch)))
 
 
+def test_scores_that_a_retriever_brings_are_used_as_they_are(tiny, params, gradient_of):
+    """The loss is that of the same scores from vectors; the question encoder gets exactly nothing, nor is it needed."""
+    batch = tiny.batch()
+    query_BE = jax.jit(rag.encode_questions, static_argnums=0)(tiny.config(), params, batch.question_BQ)
+    score_BK = np.asarray(rag.document_scores(query_BE, batch.document_BKE))
+    given = batch._replace(question_BQ=None, document_BKE=None, score_BK=score_BK)
+    learned = params | {"log_score_scale": np.float32(1)}
+
+    @jax.jit
+    @partial(jax.grad, has_aux=True)
+    def run(params):
+        return loss_sums(params, given, None, config=tiny.config(), objective=OBJECTIVE)
+
+    gradient, sums = jax.device_get(run(learned))
+    expected_sums, expected, _ = gradient_of("token")(params, batch)
+    np.testing.assert_allclose(sums.loss, expected_sums.loss, rtol=1e-6)
+    tiny.assert_close({"generator": gradient["generator"]}, {"generator": expected["generator"]})
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient["question_encoder"]))
+    assert gradient["log_score_scale"] == 0
+
+
 def kernels(tree):
     return [leaf for path, leaf in jax.tree.leaves_with_path(tree) if path[-1].key == "kernel"]
 
@@ -166,12 +187,10 @@ def test_padding_questions_have_no_influence(tiny, params, gradient_of, kind):
     other = tiny.batch(seed=1)
     other.mask_BK[:], other.weight_B[tiny.padding] = True, 0
     for source in (other, jax.tree.map(np.zeros_like, other)):
-        is_padding_B = batch.weight_B == 0
-        changed = [
-            np.where(is_padding_B.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-            for old, new in zip(batch, source, strict=True)
-        ]
-        sums, gradient, of_documents = run(params, type(batch)(*changed))
+        changed = jax.tree.map(np.copy, batch)
+        for old, new in zip(jax.tree.leaves(changed), jax.tree.leaves(source), strict=True):
+            old[batch.weight_B == 0] = new[batch.weight_B == 0]
+        sums, gradient, of_documents = run(params, changed)
         assert tiny.bits((sums, gradient)) == expected
         assert (of_documents[tiny.padding] == 0).all()
     sums, gradient, of_documents = run(params, batch._replace(weight_B=np.zeros_like(batch.weight_B)))

@@ -1,0 +1,97 @@
+"""What each index.kind searches with: the searchers' parameters, their files, and how they are opened."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rag_jax.data.passages import PassageStore
+from rag_jax.errors import fail
+from rag_jax.files import link_folder
+from rag_jax.index import bm25, exact, scann
+from rag_jax.index.bm25 import Bm25Searcher
+from rag_jax.index.exact import ExactSearcher
+from rag_jax.index.scann import ScannSearcher
+from rag_jax.index.vectors import Vectors
+
+SEARCHERS = {"scann": ("scann",), "exact": ("exact",), "bm25": ("bm25",), "hybrid": ("scann", "bm25")}
+Parameters = Mapping[str, Mapping[str, Any]]  # of each searcher, by its name
+
+
+class Searcher(Protocol):
+    """What compares vectors."""
+
+    def search(self, vector_BE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def has_vectors(kind: str) -> bool:
+    """Whether an index of this kind holds passages' vectors, and asks for questions' embeddings."""
+    return kind != "bm25"
+
+
+def parameters(kind: str, count: int, told: Parameters) -> dict[str, dict[str, Any]]:
+    """How the searchers of this kind search `count` passages; told: config.index's group of each searcher.
+
+    Raises UserError for what no searcher can be built with, hours of encoding before one is.
+    """
+    if kind not in SEARCHERS:
+        fail(f"index.kind: {kind!r}; expected one of {list(SEARCHERS)}")
+    overrides = sorted(name for name, value in told.get("scann", {}).items() if value)
+    if overrides and "scann" not in SEARCHERS[kind]:
+        fail(f"index.scann: {overrides} are parameters of ScaNN; index.kind {kind!r} has none; remove them")
+    makers = {
+        "scann": lambda: scann.parameters(count, told.get("scann")),
+        "exact": lambda: exact.parameters(told.get("exact")),
+        "bm25": lambda: bm25.parameters(told["bm25"]),
+    }
+    return {name: makers[name]() for name in SEARCHERS[kind]}
+
+
+def build(
+    folder: Path,
+    vectors: Vectors | None,
+    store: PassageStore,
+    chosen: Parameters,
+    *,
+    old: tuple[Path, Parameters] | None,
+    log: Callable[[str], None],
+) -> None:
+    """Writes the searchers' files into `folder`.
+
+    old: an index of the same vectors and its parameters, whose ScaNN is taken where another build would make the like.
+    """
+    for name in ("scann", "bm25"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    if "scann" in chosen:
+        log(f"{folder}: {scann.stated(chosen['scann'])}")
+        if old and "scann" in old[1] and scann.same_files(old[1]["scann"], chosen["scann"]):
+            link_folder(old[0] / "scann", folder / "scann")
+        else:
+            (folder / "scann").mkdir()
+            scann.build(vectors, folder / "scann", chosen["scann"])
+    if "bm25" in chosen:
+        (folder / "bm25").mkdir()
+        bm25.build(store, folder / "bm25", chosen["bm25"])
+
+
+def open_searchers(
+    folder: Path, kind: str, made: str, chosen: Parameters, vectors: Vectors | None
+) -> tuple[Searcher | None, Bm25Searcher | None]:
+    """What compares vectors and what compares words, of what a kind of search needs; None where it needs none.
+
+    made: the kind that the index was built for, with the parameters `chosen`.
+    """
+    needed = SEARCHERS.get(kind, (kind,))
+    if kind == "exact" and vectors is not None:
+        return ExactSearcher(vectors, **chosen.get("exact", {})), None
+    if not set(needed) <= set(chosen):
+        fail(
+            f"{folder}: made for index.kind = {made!r}, it cannot be searched as {kind!r}; build it again with "
+            "`python -m rag_jax.build_index`"
+        )
+    return (
+        ScannSearcher(folder / "scann", chosen["scann"], vectors) if "scann" in needed else None,
+        Bm25Searcher(folder / "bm25", chosen["bm25"]) if "bm25" in needed else None,
+    )

@@ -1,0 +1,108 @@
+"""build_index as a user types it: by several processes to the same bits, and checking what is there."""
+
+import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from rag_jax.errors import UserError
+from rag_jax.parallel import SINGLE, team
+
+FAILS = """
+import rag_jax.index.builder as builder
+from rag_jax.errors import fail
+
+builder.write_shard = lambda *_: fail("the disk is full")
+"""
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_verify_reads_every_file_and_names_the_damaged_one(tiny_run, tmp_path):
+    shutil.copytree(tiny_run.workdir / "index", tmp_path / "index")
+    before = contents(tmp_path)
+    said = tiny_run.command("build_index", "--verify", f"--workdir={tmp_path}").stdout
+    assert said.startswith(f"{tmp_path / 'index'}: whole; 30 passages, exact index, ") and contents(tmp_path) == before
+    path = tmp_path / "index" / "passages" / "rows.crc32"
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 8]) + path.read_bytes()[1:])
+    said = tiny_run.command("build_index", "--verify", f"--index={tmp_path / 'index'}", code=2).stderr
+    assert said.startswith(f"error: {path}: differs from its checksum") and said.count("\n") == 1
+
+
+@pytest.fixture
+def two_devices(tiny_run, monkeypatch):
+    flags = tiny_run.environment["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
+    monkeypatch.setitem(tiny_run.environment, "XLA_FLAGS", flags)
+    return tiny_run
+
+
+@pytest.fixture
+def build_together(two_devices):
+    """build_together(index, ...) runs two processes on this machine; returns what each of them said."""
+
+    def run(index, preludes=("", ""), code=0):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+
+        def process(number):
+            together = f"--coordinator={coordinator}", "--processes=2", f"--process={number}"
+            return build(two_devices, index, *together, code=code, prelude=preludes[number])
+
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(process, range(2)))
+
+    return run
+
+
+def build(run, index, *arguments, **settings):
+    given = "--config=tiny.py", f"--workdir={run.workdir}", f"--index={index}"
+    return run.command(
+        "build_index", *given, "--config.index.shard=8", "--config.index.batch=4", *arguments, **settings
+    )
+
+
+@pytest.mark.long
+def test_two_processes_build_what_one_builds(two_devices, build_together, tmp_path):
+    """On two devices each. Shards 0 and 2 are the first process's, 1 and 3 the second's."""
+    said = [done.stdout for done in build_together(tmp_path / "together")]
+    assert "16 of 16 passages encoded" in said[0] and "14 of 14 passages encoded" in said[1]
+    assert "30 passages, exact index" in said[0] and "exact index" not in said[1]
+    build(two_devices, tmp_path / "alone")
+    assert contents(tmp_path / "together") == contents(tmp_path / "alone")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_process_that_fails_ends_the_other_with_its_message(two_devices, build_together, tmp_path, failing):
+    preludes = [FAILS if number == failing else "" for number in range(2)]
+    said = [done.stderr for done in build_together(tmp_path / "index", preludes, code=2)]
+    assert "error: the disk is full" in said[failing]
+    assert f"error: process {failing} of 2 failed: the disk is full" in said[1 - failing]
+    build_together(tmp_path / "index")  # goes on, as after any other failure
+    build(two_devices, tmp_path / "alone")
+    assert contents(tmp_path / "index") == contents(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("", 2, 0), "--coordinator: missing, expected HOST:PORT of process 0 with --processes=2"),
+        (("host", 2, 0), "--coordinator: found 'host', expected HOST:PORT"),
+        (("host:1", 2, 2), "--process: found 2, expected a number from 0 to --processes - 1 = 1"),
+    ],
+)
+def test_flags_that_describe_no_team(given, message):
+    with pytest.raises(UserError, match=message), team(*given):
+        pass
+
+
+def test_one_process_waits_for_nobody():
+    with team("", 1, 0) as alone:
+        assert alone is SINGLE and alone.first
+        alone.wait("itself")
+        alone.check()
