@@ -1,7 +1,8 @@
 """Encodes passages and builds their index: `python -m rag_jax.build_index --config --workdir [--index] [--add]`.
 
-[--embeddings] takes their vectors from files instead, [--index_encoder] names another passage encoder. On several hosts
-that see the same folders: the same command on each, with --coordinator, --processes and --process.
+[--embeddings] takes their vectors from files instead, [--index_encoder] names another passage encoder. [--report]
+prints what the index finds and costs. On several hosts that see the same folders: the same command on each, with
+--coordinator, --processes and --process.
 """
 
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from rag_jax import command
+from rag_jax.errors import fail
 from rag_jax.workdir import Workdir
 
 command.define_flags()
@@ -21,6 +23,9 @@ flags.DEFINE_string(
     "index_encoder", "", "A folder or hub name: the encoder of this index, in place of config.parts.passage_encoder."
 )
 flags.DEFINE_bool("verify", False, "Build nothing: read every file of the index that is there, and say if it is whole.")
+flags.DEFINE_bool(
+    "report", False, "Print recall against exact search, speed and memory; builds only where there is no index yet."
+)
 flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where several processes build one index.")
 flags.DEFINE_integer("processes", 1, "How many processes build it.")
 flags.DEFINE_integer("process", 0, "The number of this one, from 0.")
@@ -30,18 +35,26 @@ flags.DEFINE_bool("skip_bad", False, "Leave out and count what is wrong in the c
 def main(_) -> None:
     """Checks the configuration, then encodes and builds."""
     given = flags.FLAGS
+    if given.verify and (given.add or given.embeddings or given.report):
+        fail("--verify: found with --add, --embeddings or --report, expected alone; it builds nothing")
     if given.verify:
         verify(Path(given.index) if given.index else Workdir(given.workdir).index)
         return
     place = Workdir(given.workdir)
     settings = command.checked(given.config)
     settings.data.skip_bad |= given.skip_bad
+    from rag_jax.files import MANIFEST
     from rag_jax.parallel import team
+    from rag_jax.training.index_report import report_index
     from rag_jax.training.indexing import build
 
+    folder = Path(given.index or place.index)
     sources = {name: given[name].value for name in ("add", "embeddings", "index_encoder")}
     with team(given.coordinator, given.processes, given.process) as joined:
-        build(settings, place, given.index or place.index, **sources, team=joined)
+        if any(sources.values()) or not (given.report and (folder / MANIFEST).exists()):
+            build(settings, place, folder, **sources, team=joined)
+        if given.report and joined.first:
+            report_index(settings, place, folder)
 
 
 def verify(folder: Path) -> None:

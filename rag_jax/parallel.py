@@ -148,13 +148,12 @@ def team(coordinator: str, processes: int, process: int) -> Iterator[Team]:
     """Joins the processes of a job, before jax is used; SINGLE without a coordinator.
 
     coordinator: HOST:PORT of process 0, the same for all. A failure inside is told to the others.
-    Raises UserError for arguments that describe no team, or where it does not come together within CONNECT seconds.
+    Raises UserError for arguments that describe no team; jax itself ends a process that waits CONNECT seconds in vain.
     """
     _check_team(coordinator, processes, process)
     if not coordinator:
         yield SINGLE
         return
-    # Said before, because jax ends a process that has waited in vain.
     print(f"process {process} of {processes}: meets the others at {coordinator}, within {CONNECT} seconds", flush=True)
     try:
         jax.distributed.initialize(

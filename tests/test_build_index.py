@@ -43,14 +43,15 @@ def two_devices(tiny_run, monkeypatch):
 def build_together(two_devices):
     """build_together(index, ...) runs two processes on this machine; returns what each of them said."""
 
-    def run(index, preludes=("", ""), code=0):
+    def run(index, preludes=("", ""), code=0, second=()):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{free.getsockname()[1]}"
 
         def process(number):
             together = f"--coordinator={coordinator}", "--processes=2", f"--process={number}"
-            return build(two_devices, index, *together, code=code, prelude=preludes[number])
+            own = second if number else ()
+            return build(two_devices, index, *together, *own, code=code, prelude=preludes[number])
 
         with ThreadPoolExecutor(2) as threads:
             return list(threads.map(process, range(2)))
@@ -86,6 +87,13 @@ def test_a_process_that_fails_ends_the_other_with_its_message(two_devices, build
     build_together(tmp_path / "index")  # goes on, as after any other failure
     build(two_devices, tmp_path / "alone")
     assert contents(tmp_path / "index") == contents(tmp_path / "alone")
+
+
+@pytest.mark.long
+def test_processes_that_build_different_things_build_nothing(build_together, tmp_path):
+    for done in build_together(tmp_path / "index", code=2, second=("--config.index.dtype=bfloat16",)):
+        assert "the 2 processes differ; start all with the same command, files and weights" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

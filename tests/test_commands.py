@@ -300,3 +300,21 @@ def test_vectors_that_do_not_fit_leave_no_index(tiny_run, wiki, tmp_path):
     assert not (tmp_path / "index").exists() and (tmp_path / ".index.passages").is_dir()
     wiki(vector_NE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "wiki.parquet"]
+
+
+def test_the_report_of_a_poor_search_says_how_to_mend_it_and_mending_builds_nothing(tiny_run, tmp_path):
+    pytest.importorskip("scann")
+    scann = "--config.index.kind=scann", "--config.index.scann.method=tree", "--config.index.scann.leaves=10"
+    common = *COMMON, tiny_run.workdir, f"--index={tmp_path / 'index'}", *scann
+    said = tiny_run.command("build_index", *common, "--config.index.scann.leaves_to_search=1", "--report").stdout
+    assert "30 passages, scann index" in said and "ScaNN: method tree, leaves 10, leaves_to_search 1," in said
+    assert "searched with 6 questions of valid.jsonl" in said and "21,015,324 passages" in said
+    assert "!!! config.index.scann.leaves_to_search = 4 instead of 1 makes it" in said
+
+    said = tiny_run.command("build_index", *common, "--config.index.scann.leaves_to_search=10").stdout
+    assert "its files are taken over" in said
+    before = snapshot(tmp_path)
+    data = "--config.data.passages=passages_after.jsonl", "--config.data.valid=", "--config.data.test="
+    said = tiny_run.command("build_index", *common, *data, "--report").stdout
+    assert "@10 1.000" in said and "!!!" not in said and "30 of its own passages" in said
+    assert snapshot(tmp_path) == before

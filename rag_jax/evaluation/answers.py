@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from rag_jax.api import Rag, Retrieved
 from rag_jax.data.formats import Question
 from rag_jax.data.text import Document
@@ -94,11 +92,6 @@ def predict(
     """Answers every question, see `retrieve` and `read`."""
     for batch in retrieve(rag, questions, k=k):
         yield from read(rag, batch, change=change)
-
-
-def exact_match_of(rag: Rag, questions: Sequence[Question]) -> float:
-    """Exact match in [0, 1]."""
-    return float(np.mean([prediction.exact_match for prediction in predict(rag, questions)]))
 
 
 def _documents(

@@ -1,7 +1,9 @@
 """The measures of the paper's tasks by name: what one prediction adds to each of them."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from rag_jax.evaluation.answers import Found, Holding, Prediction
 from rag_jax.evaluation.sums import Bleu, Count, Diversity, Mean, Rate, Sum, added
@@ -68,6 +70,22 @@ class Totals:
         """The sums by measure and label: in the order of the names, then by support, then by group."""
         sums = {name: {label: added(parts) for label, parts in found.items()} for name, found in self._parts.items()}
         return sums | {name: dict(sorted(sums[name].items())) for name in TOLD_APART}
+
+
+class Headline(NamedTuple):
+    """The one number that training watches: what it is called, and its value in [0, 1]; nan where nothing is known."""
+
+    label: str = "score"
+    value: float = math.nan
+
+
+def headline(predictions: Iterable[Prediction], names: Sequence[str]) -> Headline:
+    """The first of a task's measures over some predictions."""
+    totals = Totals(names[:1], ())
+    for prediction in predictions:
+        totals.add(prediction)
+    found = [(label, part) for label, part in totals.sums()[names[0]].items() if not isinstance(part, Count)]
+    return Headline(found[0][0], found[0][1].percent / 100) if found else Headline()
 
 
 def page_id(document: Found) -> str:

@@ -65,8 +65,9 @@ def build(
     for name in ("scann", "bm25"):
         shutil.rmtree(folder / name, ignore_errors=True)
     if "scann" in chosen:
-        log(f"{folder}: {scann.stated(chosen['scann'])}")
-        if old and "scann" in old[1] and scann.same_files(old[1]["scann"], chosen["scann"]):
+        ready = old and "scann" in old[1] and scann.same_files(old[1]["scann"], chosen["scann"])
+        log(f"{folder}: {scann.stated(chosen['scann'])}{'; its files are taken over' if ready else ''}")
+        if ready:
             link_folder(old[0] / "scann", folder / "scann")
         else:
             (folder / "scann").mkdir()

@@ -134,7 +134,7 @@ def _maker(
     length = config.length.passage
     encoder = Encoder(
         encode=lambda ids_BP: run(weights, parallel.put_batch(ids_BP)),
-        passage_ids=lambda titles, texts: tokenizer.passage_ids(titles, texts, length),
+        passage_ids=partial(tokenizer.passage_ids, length=length),
         pad_id=tokenizer.pad_id,
         length=length,
         batch_size=config.index.batch,

@@ -16,7 +16,8 @@ from rag_jax.data import tasks
 from rag_jax.data.substitution import NameMaker
 from rag_jax.data.vocabulary import load_or_train
 from rag_jax.errors import UserError
-from rag_jax.evaluation.answers import exact_match_of
+from rag_jax.evaluation.answers import predict
+from rag_jax.evaluation.measures import Headline, headline
 from rag_jax.hub.resolve import resolve
 from rag_jax.parallel import Pmap
 from rag_jax.retrieve import Retriever
@@ -113,7 +114,7 @@ def train_stage(
     objective = Objective(stage.train_question_encoder, stage.label_smoothing, stage.accumulation, config.seed)
     step_function = parallel.step(train_step, config=rag.model, optimizer=tx, objective=objective)
     rate, start = learning_rate(stage), int(state.step)
-    pace, pending, em = Pace(start, stage.steps, stage.batch), None, math.nan
+    pace, pending, watched = Pace(start, stage.steps, stage.batch), None, Headline()
     if resumed is None:
         found = source.search(start, source.encode(state.params, start))
     else:
@@ -128,7 +129,7 @@ def train_stage(
         query = source.encode(state.params, step + 1) if config.retrieval.lag else None
         state, metrics = step_function(state, batch)
         if pending is not None:
-            report(log, name, first, *pending, pace=pace, rate=rate, em=em)
+            report(log, name, first, *pending, pace=pace, rate=rate, watched=watched)
         pending = step, metrics, found.health
         waiting = time.monotonic()
         if not config.retrieval.lag:
@@ -139,18 +140,27 @@ def train_stage(
 
         last = step + 1 == stage.steps
         if last or (step + 1) % config.evaluate.every == 0:
-            report(log, name, first, *pending, pace=pace, rate=rate, em=em)
+            report(log, name, first, *pending, pace=pace, rate=rate, watched=watched)
             pending = None
             rag.params = state.params
-            em = exact_match_of(rag, valid) if valid else math.nan
-            keeper.save(state, found, em)
-            known = "" if math.isnan(em) else f"validation EM {100 * em:.1f}, "
+            watched = headline(predict(rag, valid), tasks.TASKS[config.data.task].metrics)
+            keeper.save(state, found, watched.value)
+            known = "" if math.isnan(watched.value) else f"validation {watched.label} {100 * watched.value:.1f}, "
             log.say(f"{name} step {step + 1}: {known}saved")
     return state
 
 
 def report(
-    log: RunLog, name: str, first: int, step: int, metrics: Any, health: Any, *, pace: Pace, rate, em: float
+    log: RunLog,
+    name: str,
+    first: int,
+    step: int,
+    metrics: Any,
+    health: Any,
+    *,
+    pace: Pace,
+    rate,
+    watched: Headline,
 ) -> None:
     """Writes the numbers of a step that is already over, and stops the run at a loss that is not a number."""
     metrics = finite(name, step, metrics)
@@ -164,8 +174,9 @@ def report(
             )
     log.write(first + step, {"stage": name, **metrics})
     log.live(
-        f"{name} {step + 1} loss {metrics['loss']:.3f} EM {100 * em:.1f} {metrics['questions_per_second']:.0f} q/s "
-        f"retrieval {100 * metrics['retrieval_wait']:.0f}% ETA {metrics['eta_seconds']:.0f} s"
+        f"{name} {step + 1} loss {metrics['loss']:.3f} {watched.label} {100 * watched.value:.1f} "
+        f"{metrics['questions_per_second']:.0f} q/s retrieval {100 * metrics['retrieval_wait']:.0f}% "
+        f"ETA {metrics['eta_seconds']:.0f} s"
     )
 
 

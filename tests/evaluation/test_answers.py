@@ -8,7 +8,7 @@ import pytest
 
 from rag_jax import Rag
 from rag_jax.data.formats import Question
-from rag_jax.evaluation.answers import Batch, Found, Prediction, exact_match_of, predict, read, retrieve, unread
+from rag_jax.evaluation.answers import Batch, Found, Prediction, predict, read, retrieve, unread
 from rag_jax.evaluation.measures import Totals, holding
 from rag_jax.parallel import Pmap
 
@@ -52,12 +52,6 @@ def test_predict_names_passages_best_first(tiny_rag, questions, predictions):
     found = tiny_rag.retrieve([question.text for question in questions])
     rows = tiny_rag.retriever.index.passages
     assert [ids(p) for p in predictions] == [[rows[i].id for i in ids] for ids in found.ids_BK.tolist()]
-
-
-def test_exact_match_is_the_mean(tiny_rag, questions, predictions):
-    right = [Question(q.id, q.text, (p.text or "nothing",)) for q, p in zip(questions, predictions, strict=True)]
-    expected = np.mean([p.exact_match for p in predict(tiny_rag, right)])
-    assert exact_match_of(tiny_rag, right) == expected == np.mean([bool(p.text) for p in predictions])
 
 
 def test_change_puts_other_passages_and_answers_before_the_reader(tiny_rag, questions):

@@ -1,10 +1,12 @@
 """Every measure by name, on predictions whose scores are counted by hand."""
 
+import math
+
 import pytest
 
 from rag_jax.data.formats import Question
 from rag_jax.evaluation.answers import Found, Prediction
-from rag_jax.evaluation.measures import MEASURES, Totals, holding, of_one, of_retrieval, page_id
+from rag_jax.evaluation.measures import MEASURES, Headline, Totals, headline, holding, of_one, of_retrieval, page_id
 from rag_jax.evaluation.sums import Count, Diversity, Mean, Rate
 
 QA = ("exact_match", "f1", "gold_recall", "answer_recall")
@@ -34,6 +36,18 @@ def measured(names, *predictions, places=(1, 2)):
 
 def test_every_agreed_name_is_there():
     assert set(NAMES) | {"kilt_pages"} == set(MEASURES)
+
+
+def test_the_headline_is_the_first_measure_of_the_task():
+    said = [prediction("the rook", "Rook"), prediction("no", "Rook")]
+    assert headline(said, QA) == Headline("EM", 0.5)
+    assert headline(said, ("f1", "exact_match")) == Headline("F1", 0.5)
+    assert headline([prediction("rook", "ro+k"), prediction("a rook", "ro+k")], ("regex_match",)).value == 0.5
+
+
+@pytest.mark.parametrize("said", [[], [prediction("rook", "(")], [prediction("rook")]])
+def test_no_headline_where_nothing_can_be_judged(said):
+    assert math.isnan(headline(said, ("regex_match",)).value)
 
 
 def test_question_answering_by_hand():

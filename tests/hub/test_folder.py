@@ -29,6 +29,7 @@ from rag_jax.hub.convert import from_huggingface  # noqa: E402
 from rag_jax.hub.folder import ENCODERS, Trained, write_folder  # noqa: E402
 from rag_jax.index.base import open_index  # noqa: E402
 from rag_jax.index.builder import build_index  # noqa: E402
+from rag_jax.index.encoding import Encoder  # noqa: E402
 from rag_jax.index.vectors import Vectors  # noqa: E402
 from rag_jax.models import rag  # noqa: E402
 from rag_jax.models.fingerprint import encoder_fingerprint  # noqa: E402
@@ -121,16 +122,15 @@ def make(land, folder, kind="token", *, projection=0, scale=1.0, learned=False, 
     encoder, generator = (Tokenizer.load(land / name) for name in ("encoder", "generator"))
     model = rag_config(config, encoder, generator)
     params = draw(model)
+    encode = jax.jit(partial(encode_passages, model.question_encoder, params["question_encoder"]))
     build_index(
         folder,
-        encode=jax.jit(partial(encode_passages, model.question_encoder, params["question_encoder"])),
+        encoder=Encoder(encode, partial(encoder.passage_ids, length=40), encoder.pad_id, 40, 4),
         store=PassageStore.open(land / "passages"),
-        passage_ids=lambda titles, texts: encoder.passage_ids(titles, texts, 40),
         fingerprint=encoder_fingerprint(model.question_encoder, params["question_encoder"]),
         score_scale=scale,
         kind="exact",
         shard_size=3,
-        batch_size=4,
         log=lambda line: None,
     )  # fmt: skip
     retriever = Retriever.of(config, open_index(folder), encoder, generator)

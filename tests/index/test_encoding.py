@@ -42,7 +42,7 @@ def test_each_batch_is_as_wide_as_its_longest_passage_needs():
     length_C = np.array([80, 3, 33, 32, 64, 5, 4, 65, 1, 34])
     ids_CP, shapes = passages(length_C), []
     vector_CE = vectors(sums(shapes), ids_CP)
-    # By length: 80 65 64 34 | 33 32 5 4 | 3 1 and two more; the first would be 80 at a LENGTH of 100 too.
+    # By length: 80 65 64 34 | 33 32 5 4 | 3 1, filled up with the last of them.
     assert WIDTH == 16 and shapes == [(4, 80), (4, 48), (4, 16)]
     np.testing.assert_array_equal(vector_CE, np.stack([ids_CP.sum(axis=1), length_C], axis=1))
 

@@ -29,7 +29,7 @@ def searcher_of(folder, vector_NE, **overrides):
     chosen = scann.parameters(len(vector_NE), overrides)
     (folder / "scann").mkdir()
     scann.build(vectors, folder / "scann", chosen)
-    return scann.ScannSearcher(folder / "scann", chosen)
+    return scann.ScannSearcher(folder / "scann", chosen, vectors)
 
 
 def test_equals_brute_force_with_duplicates_and_a_zero_vector(tmp_path):
@@ -81,26 +81,79 @@ def test_the_tree_marks_what_its_searched_leaves_cannot_fill(tmp_path):
         assert len(set(row[row >= 0])) == (row >= 0).sum()
 
 
-@pytest.mark.parametrize("method", ["brute_force", "tree"])
-def test_a_moved_searcher_answers_the_same(tmp_path, method):
+@pytest.mark.parametrize(
+    "settings", [{"method": "brute_force"}, {"method": "tree", "leaves": 20, "reorder_dtype": "int8"}]
+)
+def test_a_moved_searcher_answers_the_same(tmp_path, settings):
     vector_NE = np.random.default_rng(5).standard_normal((600, 8)).astype(np.float32)
     (tmp_path / "here").mkdir()
-    small = {"leaves": 20} if method == "tree" else {}
-    searcher = searcher_of(tmp_path / "here", vector_NE, method=method, **small)
-    before = searcher.search(vector_NE[:9], 5)
+    before = searcher_of(tmp_path / "here", vector_NE, **settings).search(vector_NE[:9], 5)
     (tmp_path / "here").rename(tmp_path / "there")
-    moved = scann.ScannSearcher(tmp_path / "there" / "scann", scann.parameters(600, {"method": method, **small}))
+    vectors = Vectors(tmp_path / "there", 600, 8, "float32", 600)
+    moved = scann.ScannSearcher(tmp_path / "there" / "scann", scann.parameters(600, settings), vectors)
     for old, new in zip(before, moved.search(vector_NE[:9], 5), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_scores_after_int8_are_the_inner_products_of_the_stored_vectors(tmp_path, dtype):
+    """Without reordering by the vectors themselves int8's own scores would be off by some hundredths."""
+    vector_NE = (8 * np.random.default_rng(6).standard_normal((600, 16))).astype(dtype)
+    query_BE = np.random.default_rng(7).standard_normal((7, 16)).astype(np.float32)
+    settings = {"method": "tree", "leaves": 20, "leaves_to_search": 20, "reorder": 600}
+    searcher = searcher_of(tmp_path, vector_NE, **settings, reorder_dtype="int8")
+    id_BK, score_BK = searcher.search(query_BE, 6)
+    score_BN = query_BE @ vector_NE.astype(np.float32).T
+    np.testing.assert_allclose(score_BK, np.take_along_axis(score_BN, id_BK, 1), rtol=1e-5, atol=1e-5)
+    assert (np.diff(score_BK) <= 0).all() and not (id_BK == -1).any()
+    id_BK, score_BK = searcher.search(query_BE, 601)
+    assert (id_BK[:, 600] == -1).all() and (score_BK[:, 600] == -np.inf).all()
+
+
+@pytest.fixture(scope="module")
+def clustered():
+    """24,000 vectors [N, 32] around 300 centres, and 200 questions near some of them, all drawn alike."""
+    random = np.random.default_rng(8)
+    spectrum_E = np.arange(1, 33) ** -0.375
+    centre_CE = random.standard_normal((300, 32)) * spectrum_E
+    vector_NE = centre_CE[random.integers(300, size=24_200)] + 0.5 * random.standard_normal((24_200, 32)) * spectrum_E
+    vector_NE = vector_NE.astype(np.float32)
+    return vector_NE[200:], vector_NE[:200]
+
+
+@pytest.mark.parametrize("reorder_dtype", ["", "int8"])
+def test_the_chosen_parameters_miss_little_of_a_clustered_corpus(tmp_path, clustered, reorder_dtype):
+    vector_NE, query_BE = clustered
+    searcher = searcher_of(tmp_path, vector_NE, reorder_dtype=reorder_dtype)
+    assert searcher.chosen["method"] == "tree"
+    found_BK, _ = searcher.search(query_BE, 20)
+    exact_BK, _ = brute_force(query_BE, vector_NE, 20)
+    share = np.mean([len(set(found) & set(exact)) / 20 for found, exact in zip(found_BK, exact_BK, strict=True)])
+    print(f"recall@20 {share:.3f}")
+    assert share >= 0.98
+
+
+def test_memory_is_about_that_of_the_files(tmp_path, clustered):
+    """On disk a code takes a byte, in memory half a one: tests/benchmarks/scann.py measures that."""
+    vector_NE, _ = clustered
+    codes = -(-32 // scann.parameters(len(vector_NE))["block_width"])
+    for number, (settings, unpacked) in enumerate(
+        (({"method": "brute_force"}, 0), ({}, codes), ({"reorder_dtype": "int8"}, codes))
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        searcher = searcher_of(folder, vector_NE, **settings)
+        files = sum(path.stat().st_size for path in (folder / "scann").iterdir()) - len(vector_NE) * unpacked
+        assert scann.memory(searcher.chosen, *vector_NE.shape, 4) == pytest.approx(files, rel=0.05), settings
 
 
 def test_missing_or_damaged_files_are_one_line(tmp_path):
     searcher_of(tmp_path, whole_numbers(0, 5, 2))
     (tmp_path / "scann" / "dataset.npy").write_bytes(b"short")
     with pytest.raises(UserError, match="scann: ScaNN cannot load its files"):
-        scann.ScannSearcher(tmp_path / "scann", {"method": "brute_force"})
+        scann.ScannSearcher(tmp_path / "scann", {"method": "brute_force"}, None)
     with pytest.raises(UserError, match="ScaNN cannot load its files"):
-        scann.ScannSearcher(tmp_path / "nowhere", {"method": "brute_force"})
+        scann.ScannSearcher(tmp_path / "nowhere", {"method": "brute_force"}, None)
 
 
 def test_parameters_follow_the_number_of_passages():
@@ -121,7 +174,7 @@ def test_parameters_follow_the_number_of_passages():
             {"method": "brute_force", "leaves": 3},
             r"\['leaves'\] unknown to method 'brute_force'; it has \[\]",
         ),
-        ({"reorder": 0}, "reorder: 0; expected a positive number"),
+        ({"reorder": -1}, "reorder: -1; expected a positive number"),
         ({"leaves": 2.5}, "leaves: 2.5; expected a positive number"),
         ({"leaves": 10, "leaves_to_search": 20}, "leaves_to_search <= leaves <= passages"),
     ],

@@ -1,6 +1,7 @@
 """What a stage learns from: sources and targets as text, names in place of answers, passages with holes."""
 
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -18,6 +19,7 @@ from rag_jax.data.tokenizer import train_byte_bpe, train_wordpiece
 from rag_jax.index import bm25
 from rag_jax.index.base import open_index
 from rag_jax.index.builder import build_index
+from rag_jax.index.encoding import Encoder
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
 from rag_jax.retrieve import Retriever
@@ -58,10 +60,11 @@ def world(tmp_path_factory):
     table = np.random.default_rng(0).normal(size=(encoder.vocab_size, WIDTH)).astype(np.float32)
     build_index(
         folder / "index",
-        encode=lambda ids: table[ids].mean(axis=1),
+        encoder=Encoder(
+            lambda ids: table[ids].mean(axis=1), partial(encoder.passage_ids, length=24), encoder.pad_id, 24, 8
+        ),
         store=build_store(PASSAGES, folder / "passages", generator),
-        passage_ids=lambda titles, texts: encoder.passage_ids(titles, texts, 24),
-        fingerprint="f", score_scale=0.5, kind="exact", batch_size=8, log=lambda line: None,
+        fingerprint="f", score_scale=0.5, kind="exact", log=lambda line: None,
     )  # fmt: skip
     model = rag_config(config, encoder, generator)
     shapes = jax.eval_shape(lambda: rag.init_params(model, jax.random.key(0)))["question_encoder"]
