@@ -14,7 +14,7 @@ from rag_jax.index.base import Contents
 from rag_jax.index.encoding import Encoder, Work, ahead
 from rag_jax.index.given import Given
 from rag_jax.index.vectors import DTYPES, crc_path, first_not_finite, is_whole, shard_path, write_shard
-from rag_jax.parallel import Team
+from rag_jax.parallel import SINGLE, Team
 
 Log = Callable[[str], None]
 
@@ -52,22 +52,24 @@ def write_missing(
 ) -> None:
     """Writes those of this process's shards that are not there whole; given vectors, if any, in place of encoding."""
     first, size = base.manifest.count if base is not None else 0, recipe["shard_size"]
-    missing = _missing(partial, len(store), size, first)
+    missing = _missing(partial, len(store), size, first, team if given is None else SINGLE)
     if given is None:
-        mine = dict(list(missing.items())[team.process :: team.processes])
-        vectors = _encoded(partial, encoder, store, recipe["dtype"], mine, team, log)
+        vectors = _encoded(partial, encoder, store, recipe["dtype"], missing, team, log)
     else:
-        mine, vectors = missing, _given(partial, encoder, store, given, missing, log)
-    for (shard, rows), vector_CE in zip(mine.items(), vectors, strict=True):
+        vectors = _given(partial, encoder, store, given, missing, log)
+    for (shard, rows), vector_CE in zip(missing.items(), vectors, strict=True):
         if rows.start > shard * size:
             vector_CE = np.concatenate([base.vectors.read(shard * size, rows.start), vector_CE])
         write_shard(partial, shard, vector_CE)
 
 
-def _missing(partial: Path, count: int, size: int, first: int) -> dict[int, range]:
-    """The rows to be made, from `first` on, of each shard that is not there whole."""
+def _missing(partial: Path, count: int, size: int, first: int, team: Team) -> dict[int, range]:
+    """The rows to be made, from `first` on, of each of this process's shards that is not there whole.
+
+    Whose a shard is goes by its number alone: the others' come into being while this one looks.
+    """
     missing = {}
-    for shard, start in enumerate(range(0, count, size)):
+    for shard, start in list(enumerate(range(0, count, size)))[team.process :: team.processes]:
         if not is_whole(partial, shard):
             stop = min(start + size, count)
             missing[shard] = range(first if start < first < stop else start, stop)

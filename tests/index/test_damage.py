@@ -25,12 +25,14 @@ def first_use(folder, vector_NE):
     )
 
 
-@pytest.mark.parametrize("kind", ["exact", "scann"])
+@pytest.mark.parametrize("kind", ["exact", "hybrid"])
 def test_a_flipped_byte_is_named_by_verify_and_never_read_as_something_else(build, vector_NE, kind):
-    """ScaNN's own files have no checksums inside: what it makes of them before a --verify is not told here."""
-    if kind == "scann":
+    """ScaNN's and BM25's files have no checksums inside: what comes of them before a --verify is not told here."""
+    if kind == "hybrid":
         pytest.importorskip("scann")
-    folder, _ = build(kind=kind)
+        pytest.importorskip("bm25s")
+    bm25 = {"method": "lucene", "k1": 0.9, "b": 0.4, "tokenizer": "words"}
+    folder, _ = build(kind=kind, search={"bm25": bm25})
     for path in list(folder.rglob("*")):  # the store's files have a second name elsewhere
         if path.is_file():
             shutil.copy(path, path.with_suffix(".copy"))
@@ -51,7 +53,7 @@ def test_a_flipped_byte_is_named_by_verify_and_never_read_as_something_else(buil
             with pytest.raises(UserError) as caught:
                 verify_index(folder)
             assert str(folder / name) in str(caught.value), (name, place)
-            if not name.startswith("scann/"):
+            if not name.startswith(("scann/", "bm25/")):
                 try:
                     assert first_use(folder, vector_NE) == whole, (name, place)
                 except UserError as error:

@@ -82,7 +82,7 @@ def words_index(config, tmp_path):
     store = build_store([Passage("a", "", "the river")], tmp_path / "passages", tokenizer)
     settings = dict(config.index.bm25)
     build_index(
-        Workdir(tmp_path).index, encode=None, store=store, passage_ids=None, fingerprint=bm25.fingerprint(settings),
+        Workdir(tmp_path).index, encoder=None, store=store, fingerprint=bm25.fingerprint(settings),
         score_scale=1.0, kind="bm25", search={"bm25": settings}, log=lambda line: None,
     )  # fmt: skip
     return tokenizer

@@ -99,7 +99,7 @@ def by_words(world, tmp_path_factory):
     pytest.importorskip("bm25s")
     folder, settings = tmp_path_factory.mktemp("words") / "index", dict(world.config.index.bm25)
     build_index(
-        folder, encode=None, store=world.retriever.index.passages, passage_ids=None, kind="bm25",
+        folder, encoder=None, store=world.retriever.index.passages, kind="bm25",
         fingerprint=bm25.fingerprint(settings), score_scale=1.0, search={"bm25": settings}, log=lambda line: None,
     )  # fmt: skip
     retriever = world.retriever._replace(index=open_index(folder))
