@@ -308,7 +308,7 @@ def test_the_report_of_a_poor_search_says_how_to_mend_it_and_mending_builds_noth
     common = *COMMON, tiny_run.workdir, f"--index={tmp_path / 'index'}", *scann
     said = tiny_run.command("build_index", *common, "--config.index.scann.leaves_to_search=1", "--report").stdout
     assert "30 passages, scann index" in said and "ScaNN: method tree, leaves 10, leaves_to_search 1," in said
-    assert "searched with 6 questions of valid.jsonl" in said and "21,015,324 passages" in said
+    assert "asked with 6 questions of valid.jsonl" in said and "21,015,324 passages" in said
     assert "!!! config.index.scann.leaves_to_search = 4 instead of 1 makes it" in said
 
     said = tiny_run.command("build_index", *common, "--config.index.scann.leaves_to_search=10").stdout

@@ -31,7 +31,7 @@ def report(
     asked: what the queries are, in words. batch, k: of the timed searches. Recall at n: the share of the n passages
     with the largest inner products that the searcher has among its first n; a hybrid index is asked by vector alone.
     """
-    log(f"{index.folder}: {index.manifest.count:,} passages, searched with {asked}")
+    log(f"{index.folder}: {index.manifest.count:,} passages, asked with {asked}")
     recall = {}
     if index.by_vector:
         exact_BK = exact_search(index.vectors, queries.vector_BE, max(RECALL_AT))

@@ -28,11 +28,14 @@ def parameters(count: int, overrides: Mapping[str, Any] | None = None) -> dict[s
     """How to search `count` passages; `overrides` (config.index.scann) replaces values but for 0 and ''.
 
     method: below BRUTE_FORCE_BELOW 'brute_force', which misses nothing; else 'tree', of which:
-    leaves: PLACEHOLDER
-    leaves_to_search: PLACEHOLDER
-    training_sample: how many vectors train tree and codebooks.  block_width: dimensions per code of 4 bits.
+    leaves: 2 sqrt(N); each vector lies in two (SOAR).
+    leaves_to_search: 2.5 sqrt(leaves), a seventh of them at 20,000 passages, a fortieth at 21M.
+    training_sample: how many vectors train tree and codebooks.
+    block_width: dimensions per code of 4 bits; with 3, vectors of up to 768 numbers take ScaNN's faster path.
     anisotropy: threshold as a fraction of the vectors' mean length (Guo et al. 2020, section 3).
-    reorder: how many candidates are scored again, with vectors of reorder_dtype ('': the index's).
+    reorder: how many candidates are scored again, 16 N^(1/5) as codes must tell apart ever closer neighbours; with
+      vectors of reorder_dtype, '' being the index's.
+    tests/benchmarks/scann.py measures them.
     Raises UserError for an unknown name, or a number that is not positive.
     """
     given = {name: value for name, value in (overrides or {}).items() if value != "" and value != 0}
@@ -49,14 +52,14 @@ def parameters(count: int, overrides: Mapping[str, Any] | None = None) -> dict[s
             fail(f"index.scann.{name}: {value!r}; expected a positive number (whole, but for anisotropy)")
     if method == "brute_force":
         return {"method": method}
-    leaves = given.get("leaves", max(1, round(2 * count**0.5)))
+    leaves = given.get("leaves", min(count, round(2 * count**0.5)))
     defaults = {
         "leaves": leaves,
-        "leaves_to_search": max(1, round(leaves**0.75)),
+        "leaves_to_search": min(leaves, round(2.5 * leaves**0.5)),
         "training_sample": min(count, max(100_000, 50 * leaves)),
-        "block_width": 2,
+        "block_width": 3,
         "anisotropy": 0.2,
-        "reorder": 200,
+        "reorder": round(16 * count**0.2),
         "reorder_dtype": "",
     }
     chosen = {**defaults, **given}
@@ -142,20 +145,24 @@ class ScannSearcher:
         Scores are the inner products themselves. Places that ScaNN leaves empty (k above the
         corpus, or above what the searched leaves hold) get id -1 and score -inf.
         """
+        by_int8 = self.chosen.get("reorder_dtype") == "int8"
+        wanted = k + k // 4 + 4 if by_int8 else k  # int8 takes close neighbours for one another
         candidates = leaves = None
         if self.chosen["method"] == "tree":
-            candidates, leaves = max(self.chosen["reorder"], 2 * k), self.chosen["leaves_to_search"]
+            candidates, leaves = max(self.chosen["reorder"], 4 * k), self.chosen["leaves_to_search"]
         share = -(-len(vector_BE) // self._threads)
         vector_BE = np.ascontiguousarray(vector_BE, np.float32)
-        id_BK, score_BK = self._searcher.search_batched_parallel(vector_BE, k, candidates, leaves, batch_size=share)
-        missing_BK = np.isnan(score_BK)
-        id_BK = np.where(missing_BK, -1, id_BK.astype(np.int64))
-        if self.chosen.get("reorder_dtype") == "int8":
-            # The document prior is made of these scores: what int8 has ranked is scored with the vectors themselves.
-            score_BK = np.matmul(self._vectors.gather(id_BK), vector_BE[:, :, None])[:, :, 0]
-        score_BK = np.where(missing_BK, np.float32(-np.inf), score_BK)
-        order_BK = np.lexsort((id_BK, -score_BK), axis=-1)
-        return np.take_along_axis(id_BK, order_BK, 1), np.take_along_axis(score_BK, order_BK, 1)
+        id_BM, score_BM = self._searcher.search_batched_parallel(
+            vector_BE, wanted, candidates, leaves, batch_size=share
+        )
+        missing_BM = np.isnan(score_BM)
+        id_BM = np.where(missing_BM, -1, id_BM.astype(np.int64))
+        if by_int8:
+            # The document prior is made of these scores: they come from the vectors themselves.
+            score_BM = np.matmul(self._vectors.gather(id_BM), vector_BE[:, :, None])[:, :, 0]
+        score_BM = np.where(missing_BM, np.float32(-np.inf), score_BM)
+        order_BK = np.lexsort((id_BM, -score_BM), axis=-1)[:, :k]
+        return np.take_along_axis(id_BM, order_BK, 1), np.take_along_axis(score_BM, order_BK, 1)
 
 
 def require() -> Any:

@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -41,7 +42,7 @@ def _questions(config: ConfigDict, place: Workdir, index: Index) -> tuple[Querie
     texts = texts[:: -(-len(texts) // SAMPLE)]
     if not index.by_vector:
         return Queries(texts, None), f"{len(texts):,} questions of {source}"
-    parallel = Pmap()
+    parallel = Pmap(jax.local_devices())
     tokenizers = load_or_train(config, place.tokenizers)
     model = rag_config(config, *tokenizers)
     params = encoders.known_params(config, place, model, parallel)

@@ -112,11 +112,11 @@ def test_scores_after_int8_are_the_inner_products_of_the_stored_vectors(tmp_path
 
 @pytest.fixture(scope="module")
 def clustered():
-    """24,000 vectors [N, 32] around 300 centres, and 200 questions near some of them, all drawn alike."""
+    """24,000 vectors [N, 96] around 300 centres, and 200 questions drawn alike."""
     random = np.random.default_rng(8)
-    spectrum_E = np.arange(1, 33) ** -0.375
-    centre_CE = random.standard_normal((300, 32)) * spectrum_E
-    vector_NE = centre_CE[random.integers(300, size=24_200)] + 0.5 * random.standard_normal((24_200, 32)) * spectrum_E
+    spectrum_E = np.arange(1, 97) ** -0.375
+    centre_CE = random.standard_normal((300, 96)) * spectrum_E
+    vector_NE = centre_CE[random.integers(300, size=24_200)] + 0.4 * random.standard_normal((24_200, 96)) * spectrum_E
     vector_NE = vector_NE.astype(np.float32)
     return vector_NE[200:], vector_NE[:200]
 
@@ -136,7 +136,7 @@ def test_the_chosen_parameters_miss_little_of_a_clustered_corpus(tmp_path, clust
 def test_memory_is_about_that_of_the_files(tmp_path, clustered):
     """On disk a code takes a byte, in memory half a one: tests/benchmarks/scann.py measures that."""
     vector_NE, _ = clustered
-    codes = -(-32 // scann.parameters(len(vector_NE))["block_width"])
+    codes = -(-96 // scann.parameters(len(vector_NE))["block_width"])
     for number, (settings, unpacked) in enumerate(
         (({"method": "brute_force"}, 0), ({}, codes), ({"reorder_dtype": "int8"}, codes))
     ):
@@ -158,11 +158,30 @@ def test_missing_or_damaged_files_are_one_line(tmp_path):
 
 def test_parameters_follow_the_number_of_passages():
     assert scann.parameters(19_999) == {"method": "brute_force"}
-    small, large = scann.parameters(20_000), scann.parameters(21_000_000)
-    assert (small["method"], small["leaves"], small["leaves_to_search"]) == ("tree", 283, 69)
-    assert (large["leaves"], large["leaves_to_search"], large["training_sample"]) == (9165, 937, 458_250)
-    assert scann.parameters(20_000, {"reorder": 50})["reorder"] == 50
-    assert scann.parameters(20_000, {"method": "brute_force"}) == {"method": "brute_force"}
+    found = {count: scann.parameters(count) for count in (20_000, 300_000, 21_000_000)}
+    assert {parameters["method"] for parameters in found.values()} == {"tree"}
+    assert [parameters["leaves"] for parameters in found.values()] == [283, 1095, 9165]
+    assert [parameters["leaves_to_search"] for parameters in found.values()] == [42, 83, 239]
+    assert [parameters["reorder"] for parameters in found.values()] == [116, 199, 466]
+    assert [parameters["training_sample"] for parameters in found.values()] == [20_000, 100_000, 458_250]
+    assert scann.parameters(1, {"method": "tree"})["leaves"] == 1
+
+
+def test_overrides_take_the_place_of_what_is_chosen_but_for_0_and_nothing():
+    chosen = scann.parameters(50_000)
+    nothing = {name: type(value)() for name, value in chosen.items()}
+    assert scann.parameters(50_000, nothing) == chosen
+    told = {"reorder": 50, "reorder_dtype": "int8"}
+    assert scann.parameters(50_000, told) == {**chosen, **told}
+    assert scann.parameters(50_000, {"method": "brute_force"}) == {"method": "brute_force"}
+    assert scann.parameters(500, {"method": "tree"})["leaves"] == 45
+    assert "leaves 447, leaves_to_search 53, " in scann.stated(chosen) and "reorder_dtype" not in scann.stated(chosen)
+
+
+def test_only_what_a_search_is_told_leaves_the_files_as_they_are():
+    chosen = scann.parameters(50_000)
+    for name, value in (("leaves_to_search", 7), ("reorder", 7), ("leaves", 400), ("reorder_dtype", "int8")):
+        assert scann.same_files(chosen, {**chosen, name: value}) == (name in scann.AT_SEARCH)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +191,7 @@ def test_parameters_follow_the_number_of_passages():
         ({"leafs": 3}, r"\['leafs'\] unknown to method 'tree'"),
         (
             {"method": "brute_force", "leaves": 3},
-            r"\['leaves'\] unknown to method 'brute_force'; it has \[\]",
+            r"\['leaves'\] unknown to method 'brute_force', which 50,000 passages are searched with; it has \[\]",
         ),
         ({"reorder": -1}, "reorder: -1; expected a positive number"),
         ({"leaves": 2.5}, "leaves: 2.5; expected a positive number"),
