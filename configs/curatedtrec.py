@@ -38,7 +38,7 @@ def get_config(words: str = ""):
         valid="data/curatedtrec/biencoder-curatedtrec-dev.json.gz",
         test="data/curatedtrec/curatedtrec-test.qa.csv",
     )
-    config.init_from = "runs/nq"  # in place of DPR's question encoder and BART
+    config.init_from = "./runs/nq"  # a folder, not a name of the hub; in place of DPR's question encoder and BART
     config.parts.update(question_encoder="", generator="")
     config.joint.update(steps=200, warmup=20)
     config.evaluate.every = 50

@@ -37,7 +37,7 @@ def get_config(words: str = ""):
         valid="data/webquestions/biencoder-webquestions-dev.json.gz",
         test="data/webquestions/webquestions-test.qa.csv",
     )
-    config.init_from = "runs/nq"  # in place of DPR's question encoder and BART
+    config.init_from = "./runs/nq"  # a folder, not a name of the hub; in place of DPR's question encoder and BART
     config.parts.update(question_encoder="", generator="")
     config.joint.update(steps=500, warmup=50)
     config.evaluate.every = 100
