@@ -8,11 +8,12 @@ demo's facts in the form of the task's files: two CPU cores, minutes, no downloa
 The paper's: DPR's encoders and BART-large; Wikipedia of December 2018 in 21 million passages of 100 words; the question
 encoder and the generator are trained, the passage encoder is not; 5 or 10 passages in training; on questions 15 (token)
 or 50 (sequence) in the test, the answer decoded greedily.
-Hugging Face's (examples of transformers, finetune_rag.sh): the learning rate, 8 x 8 questions a step, warm-up, weight
-decay, clipping, label smoothing, dropout, the lengths of question, input and answer (128, 300, 25 tokens), and which
-DPR it is, the one of Natural Questions; the paper says only that it was trained on that and TriviaQA.
-Ours: the number of steps, where the script has 100 epochs and stops early (the best checkpoint on the validation
-questions is kept, as there); bfloat16 where both have float16; 5 passages of the paper's 5 or 10; AdamW for Adam.
+Hugging Face's (finetune_rag.sh of transformers' examples, RagConfig): the learning rate, 8 x 8 questions a step, AdamW
+with its weight decay, warm-up and clipping, label smoothing, dropout; 128 tokens of a question, 300 of an input, 25 of
+an answer; 5 passages of the paper's 5 or 10; which DPR it is, that of Natural Questions: the paper says only that it
+had learned from that and TriviaQA.
+Ours: the number of steps (the script has 100 epochs and stops early; here too the best checkpoint is kept, by exact
+match on 500 validation questions); bfloat16, where both have mixed precision in float16; ScaNN, where both have FAISS.
 
 DPR's script fetches Wikipedia's passages and its four tasks: python dpr/data/download_data.py --resource=RESOURCE.
 The file is data/wikipedia/psgs_w100.tsv.gz (data.wikipedia_split.psgs_w100), 21,015,324 passages.
@@ -43,5 +44,5 @@ def get_config(kind: str = "sequence"):
         steps=12_000, batch=64, k=5, learning_rate=3e-5, warmup=500, weight_decay=0.001, clip=0.1, label_smoothing=0.1
     )
     config.decode.max_length = 25
-    config.evaluate.update(batch=32, every=1000, questions=2000, recall=(1, 5, 10, 20))
+    config.evaluate.update(batch=32, every=1000, questions=500, recall=(1, 5, 10, 20))
     return config

@@ -60,8 +60,8 @@ def shrink(config: ConfigDict) -> None:
     config.data.update(passages=demo.data.passages, **questions)
     config.length.target = config.decode.max_length = 40
     # Few forms of questions name their passages: spans ask for them.
-    config.retriever.update(steps=150, warmup=15, inverse_cloze=1.0, hard_negatives=0)
+    config.retriever.update(steps=150, batch=32, warmup=15, inverse_cloze=1.0, hard_negatives=0)
     config.index.dtype = default.index.dtype
     config.retrieval.update(k=min(config.retrieval.k, 10), score_scale=demo.retrieval.score_scale)
-    config.joint.update(steps=150, batch=32, learning_rate=1e-3, warmup=15, clip=1.0)
-    config.evaluate.update(batch=16, every=150, questions=16)
+    config.joint.update(steps=100, batch=16, learning_rate=3e-4, warmup=10, clip=1.0)
+    config.evaluate.update(batch=16, every=100, questions=16)

@@ -102,3 +102,15 @@ def test_by_words_no_retriever_is_needed(small, tmp_path):
     build(config, place, place.index)
     train(config, place)
     assert len(Rag.load(place.folder).answer(["what is the capital of Croatia?"])) == 1
+
+
+@LONG
+def test_a_task_starts_from_the_run_of_another_and_reads_its_index(small, started, tmp_path):
+    before, place = Workdir(shutil.copytree(started, tmp_path / "nq")), Workdir(tmp_path / "webquestions")
+    train(small("nq:runlocal"), before)
+    place.folder.mkdir()
+    place.index.symlink_to("../nq/index")
+    config = small("webquestions:runlocal")
+    config.init_from = str(before.folder)
+    train(config, place)
+    assert len(Rag.load(place.folder).answer(["what is the capital of Croatia?"])) == 1

@@ -1,5 +1,8 @@
 """The words after --config=nq: what each changes, that they combine, and what is said of a wrong one."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from rag_jax.command import checked, find_config, load_config
@@ -47,6 +50,17 @@ def test_runlocal_needs_nothing_but_the_package(task):
     assert local.encoder.width == local.generator.width == 128
     for group, key in (("data", "task"), ("decode", "mode"), ("decode", "beams"), ("joint", "k")):
         assert local[group][key] == full[group][key]
+
+
+@pytest.mark.parametrize("task", FORMS)
+def test_the_docstring_tells_the_paper_s_own_scores_and_commands(task):
+    told = " ".join(ast.get_docstring(ast.parse(Path(find_config(task)).read_text(encoding="utf-8"))).split())
+    assert f"--config={task} --workdir" in told and f"--config={task}:runlocal" in told and "not run here" in told
+    found = tasks.TASKS[task].paper
+    headline = tasks.TASKS[task].metrics[0]
+    for split in ("test", "valid"):
+        for system in ("RAG-Token", "RAG-Sequence"):
+            assert str(found[split][system][headline]) in told
 
 
 def test_the_order_of_the_words_does_not_matter():

@@ -4,11 +4,12 @@
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from re import escape
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from rag_jax.data import demo
 from rag_jax.data.demo import Fact
@@ -118,7 +119,7 @@ def _fever(facts: Sequence[Fact]) -> str:
     return _lines(rows)
 
 
-def _lines(rows) -> str:
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
