@@ -72,8 +72,8 @@ def started(small, tmp_path_factory):
 @pytest.mark.parametrize(
     "name",
     [
-        "nq:runlocal",
-        *(pytest.param(f"{task}:runlocal", marks=LONG) for task in FORMS if task != "nq"),
+        "fever2:runlocal",  # the quickest
+        *(pytest.param(f"{task}:runlocal", marks=LONG) for task in FORMS if task != "fever2"),
         pytest.param("nq:token,runlocal", marks=LONG),
         pytest.param("jeopardy:sequence,frozen,runlocal", marks=LONG),
     ],
