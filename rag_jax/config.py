@@ -43,7 +43,8 @@ DEFAULTS = {
         # Whose questions they are: 'nq', 'triviaqa', 'webquestions', 'curatedtrec', 'msmarco', 'jeopardy', 'fever3',
         # 'fever2', 'squad', 'kilt', or one's own, 'qa'. It says what the generator learns and what is measured.
         "task": "qa",
-        # Files in any form that data.formats.read_questions knows, as .jsonl of {question, answers}; 'demo:train'.
+        # Files in any form that data.formats.read_questions knows, as .jsonl of {question, answers}; 'demo:train';
+        # 'demo:nq/train', a few of the demo's in the form of a task's files.
         "train": "",
         "valid": "",
         "test": "",

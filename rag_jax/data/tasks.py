@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from rag_jax.data import corpus, demo, published, targets
 from rag_jax.data.corpus import Cut
+from rag_jax.data.demo import forms
 from rag_jax.data.formats import Passage, Question, read_questions
 from rag_jax.data.formats.msmarco import submission
 from rag_jax.data.lines import Meter
@@ -80,12 +81,12 @@ class Task:
         return published.paper(self.name)
 
     def questions(self, source: str | Path, *, log: Callable[[str], None] = print) -> list[Question]:
-        """The questions of a file in any form that formats.read_questions knows, or of a split of the demo.
+        """The questions of a file in any form that formats.read_questions knows, or of the demo: 'demo:nq/train'.
 
         What is left out is counted, and log hears of it; of a test whose answers are hidden, all of them, nothing.
         """
         name = str(source)
-        read = demo.questions(name.removeprefix(DEMO)) if name.startswith(DEMO) else read_questions(name)
+        read = _of_demo(name.removeprefix(DEMO)) if name.startswith(DEMO) else read_questions(name)
         choose = self.choose if any(question.answers for question in read) else as_read
         kept, said = [], Counter[str]()
         for question in read:
@@ -103,6 +104,12 @@ class Task:
         if not kept:
             fail(f"{name}: no question is left for data.task = {self.name!r}; expected another file or task")
         return kept
+
+
+def _of_demo(name: str) -> list[Question]:
+    """The questions of a split of the demo, 'train', or of a few in the form of a task's files, 'nq/train'."""
+    task, slash, split = name.partition("/")
+    return forms.questions(task, split) if slash else demo.questions(name)
 
 
 _STRINGS = ("exact_match", "exact_match_orqa", "f1", "gold_recall", "answer_recall")

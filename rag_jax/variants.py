@@ -1,0 +1,67 @@
+"""What the words after --config=nq: change in a configuration of the paper: the model, an ablation, the size."""
+
+from dataclasses import dataclass
+
+from ml_collections import ConfigDict
+
+from rag_jax.command import find_config, load_config
+from rag_jax.config import default_config
+from rag_jax.errors import fail
+
+KINDS, ABLATIONS, RUNLOCAL = ("token", "sequence"), ("frozen", "bm25"), "runlocal"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A choice among the variants of a configuration of the paper."""
+
+    kind: str
+    ablation: str = ""
+    runlocal: bool = False
+
+    @classmethod
+    def read(cls, name: str, words: str, kind: str) -> "Variant":
+        """The variant that --config=NAME:WORDS asks for, words with commas between; `kind` where none is named.
+
+        UserError for an unknown word and for two of one group.
+        """
+        found = [word for word in words.split(",") if word]
+        for word in found:
+            if word not in (*KINDS, *ABLATIONS, RUNLOCAL):
+                expected = ", ".join((*KINDS, *ABLATIONS, RUNLOCAL))
+                fail(f"--config={name}:{words}: found {word!r}, expected words of {expected}, with commas between")
+        kinds, ablations = ([word for word in found if word in group] for group in (KINDS, ABLATIONS))
+        for several in (kinds, ablations):
+            if len(several) > 1:
+                fail(f"--config={name}:{words}: found {' and '.join(several)}, expected one of them")
+        return cls((kinds or [kind])[0], "".join(ablations), RUNLOCAL in found)
+
+    def applied(self, config: ConfigDict) -> ConfigDict:
+        """The configuration, changed in place: frozen or by words (Lewis et al. 2020, table 6), of the demo's size."""
+        if self.ablation:
+            config.joint.train_question_encoder = False
+        if self.ablation == "bm25":
+            config.index.kind = "bm25"
+        if self.runlocal:
+            shrink(config)
+        return config
+
+
+def shrink(config: ConfigDict) -> None:
+    """The demo's models from scratch, its passages, and questions made of its facts in the form of the task's files.
+
+    The task, the loss and the way of decoding stay. It shows that everything runs; it is far too short for a score.
+    """
+    demo, default = load_config(find_config("demo")), default_config()
+    for group in ("length", "tokenizer", "encoder", "generator", "retriever"):
+        config[group] = demo[group]
+    config.init_from, config.parts = "", default.parts
+    questions = {split: f"demo:{config.data.task}/{split}" for split in ("train", "valid", "test")}
+    config.data.update(passages=demo.data.passages, **questions)
+    config.length.target = config.decode.max_length = 40
+    # Few forms of questions name their passages: spans ask for them.
+    config.retriever.update(steps=150, batch=32, warmup=15, inverse_cloze=1.0, hard_negatives=0)
+    config.index.dtype = default.index.dtype
+    config.retrieval.update(k=min(config.retrieval.k, 10), score_scale=demo.retrieval.score_scale)
+    config.joint.update(steps=100, batch=16, learning_rate=3e-4, warmup=10, clip=1.0)
+    config.evaluate.update(batch=16, every=100, questions=16)

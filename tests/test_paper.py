@@ -1,0 +1,116 @@
+"""Every configuration of the paper's tasks runs, shrunk: retriever, index, two steps, evaluation."""
+
+import json
+import shutil
+
+import jax
+import pytest
+
+from rag_jax import Rag
+from rag_jax.command import checked, find_config, load_config
+from rag_jax.data import tasks
+from rag_jax.data.demo.forms import FORMS
+from rag_jax.evaluation.report import Asked, evaluate, own_numbers
+from rag_jax.training.indexing import build
+from rag_jax.training.loop import train
+from rag_jax.training.retriever_loop import train_retriever
+from rag_jax.workdir import Workdir
+
+LONG = pytest.mark.long
+FOLDER = "a folder of these tests"
+COMPILED = {  # programs run for moments here
+    "jax_disable_most_optimizations": True,
+    "jax_compilation_cache_dir": FOLDER,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """name -> its configuration, smaller yet: two steps, models of a moment, every twentieth passage of the demo."""
+    folder = tmp_path_factory.mktemp("paper")
+    passages = list(tasks.passages(load_config(find_config("demo")).data))[::20]
+    path = folder / "passages.jsonl"
+    path.write_text("".join(json.dumps({"id": p.id, "title": p.title, "text": p.text}) + "\n" for p in passages))
+
+    def small(name):
+        config = load_config(find_config(name))
+        config.data.passages = str(path)
+        config.tokenizer.update(encoder_vocab=400, generator_vocab=400)
+        tiny = {"width": 16, "heads": 2, "ffn": 32}
+        config.encoder.update(**tiny, layers=1)
+        config.generator.update(**tiny, encoder_layers=1, decoder_layers=1)
+        config.length.target = config.decode.max_length = 12
+        config.index.batch = 16
+        for stage in (config.retriever, config.joint):
+            stage.update(steps=2, batch=8, warmup=1)
+        config.evaluate.update(batch=8, every=2, questions=8)
+        return checked(config)
+
+    return small
+
+
+@pytest.fixture(scope="module")
+def started(small, tmp_path_factory):
+    """A run with a retriever and an index, which serve all tasks; programs compiled for one are there for the next."""
+    place = Workdir(tmp_path_factory.mktemp("paper_run") / "run")
+    before = {name: jax.config.values[name] for name in COMPILED}
+    for name, value in COMPILED.items():
+        jax.config.update(name, value if value != FOLDER else str(place.folder.parent / "compiled"))
+    train_retriever(small("nq:runlocal"), place)
+    build(small("nq:runlocal"), place, place.index)
+    yield place.folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fever2:runlocal",  # the quickest
+        *(pytest.param(f"{task}:runlocal", marks=LONG) for task in FORMS if task != "fever2"),
+        pytest.param("nq:token,runlocal", marks=LONG),
+        pytest.param("jeopardy:sequence,frozen,runlocal", marks=LONG),
+    ],
+)
+def test_a_task_trains_and_is_measured(name, small, started, tmp_path, capsys):
+    place = Workdir(shutil.copytree(started, tmp_path / "run"))
+    config = small(name)
+    train(config, place)
+    rag, task = Rag.load(place.folder), tasks.TASKS[config.data.task]
+    assert [record["step"] for record in records(place.folder / "metrics.jsonl")] == [0, 1]
+    numbers = own_numbers(task.paper, config.kind, "test")
+    asked = Asked(limit=8, names=task.metrics, paper=numbers, submission=task.submission)
+    evaluate(rag, rag.config, place.folder, asked)
+    found = json.loads((place.folder / "metrics.json").read_text())["test_first_8"]
+    assert found and str(next(iter(numbers.values()))) in capsys.readouterr().out
+    predictions = records(place.folder / "predictions.jsonl")
+    assert len(predictions) == 8
+    assert all(len(prediction["documents"]) == config.retrieval.k for prediction in predictions)
+    assert (place.folder / "submission.jsonl").exists() == (config.data.task == "msmarco")
+
+
+@LONG
+def test_by_words_no_retriever_is_needed(small, tmp_path):
+    pytest.importorskip("bm25s")
+    config, place = small("nq:bm25,runlocal"), Workdir(tmp_path / "run")
+    build(config, place, place.index)
+    train(config, place)
+    assert len(Rag.load(place.folder).answer(["what is the capital of Croatia?"])) == 1
+
+
+@LONG
+def test_a_task_starts_from_the_run_of_another_and_reads_its_index(small, started, tmp_path):
+    before, place = Workdir(shutil.copytree(started, tmp_path / "nq")), Workdir(tmp_path / "webquestions")
+    train(small("nq:runlocal"), before)
+    place.folder.mkdir()
+    place.index.symlink_to("../nq/index")
+    config = small("webquestions:runlocal")
+    config.init_from = str(before.folder)
+    train(config, place)
+    assert len(Rag.load(place.folder).answer(["what is the capital of Croatia?"])) == 1

@@ -1,0 +1,102 @@
+"""The words after --config=nq: what each changes, that they combine, and what is said of a wrong one."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from rag_jax.command import checked, find_config, load_config
+from rag_jax.data import tasks
+from rag_jax.data.demo.forms import FORMS
+from rag_jax.errors import UserError
+from rag_jax.hub.resolve import resolve
+from rag_jax.variants import Variant
+
+ANSWERS = ("nq", "triviaqa", "webquestions", "curatedtrec")
+WRITES = ("msmarco", "jeopardy")
+
+
+def load(name):
+    return load_config(find_config(name))
+
+
+@pytest.mark.parametrize("words", ["token", "sequence,frozen", "token,bm25", "runlocal", "sequence,bm25,runlocal"])
+@pytest.mark.parametrize("task", FORMS)
+def test_every_variant_of_every_task_is_right(task, words):
+    config = checked(load(f"{task}:{words}"))
+    assert config.data.task == task
+    assert words.startswith(config.kind) or words == "runlocal"
+    assert config.joint.train_question_encoder == (words in ("token", "runlocal"))
+    assert (config.index.kind == "bm25") == ("bm25" in words)
+
+
+@pytest.mark.parametrize("task", FORMS)
+def test_the_paper_s_settings(task):
+    for kind, k in (("token", 15), ("sequence", 50)):
+        config = load(f"{task}:{kind}")
+        assert config.joint.k in (5, 10) and config.kind == kind
+        assert config.retrieval.k == (k if task in ANSWERS else 10 if task in WRITES else 5)
+        assert config.decode.beams == (4 if task in WRITES else 1)
+        assert (config.decode.mode == "fast") == (task in WRITES and kind == "sequence")
+        assert (config.init_from == "./runs/nq") == (task in ("webquestions", "curatedtrec"))
+        assert config.joint.train_question_encoder and not config.reader.steps and not config.denoise.steps
+
+
+@pytest.mark.parametrize("task", FORMS)
+def test_runlocal_needs_nothing_but_the_package(task):
+    full, local = load(task), resolve(load(f"{task}:runlocal"))
+    assert not local.init_from and not any(local.parts.values())
+    assert all(local.data[part].startswith("demo:") for part in ("passages", "train", "valid", "test"))
+    assert local.encoder.width == local.generator.width == 128
+    for group, key in (("data", "task"), ("decode", "mode"), ("decode", "beams"), ("joint", "k")):
+        assert local[group][key] == full[group][key]
+
+
+@pytest.mark.parametrize("task", FORMS)
+def test_the_docstring_tells_the_paper_s_own_scores_and_commands(task):
+    told = " ".join(ast.get_docstring(ast.parse(Path(find_config(task)).read_text(encoding="utf-8"))).split())
+    assert f"--config={task} --workdir" in told and f"--config={task}:runlocal" in told and "not run here" in told
+    found = tasks.TASKS[task].paper
+    headline = tasks.TASKS[task].metrics[0]
+    for split in ("test", "valid"):
+        for system in ("RAG-Token", "RAG-Sequence"):
+            assert str(found[split][system][headline]) in told
+
+
+def test_the_order_of_the_words_does_not_matter():
+    assert load("nq:runlocal,bm25,token").to_dict() == load("nq:token,bm25,runlocal").to_dict()
+    assert Variant.read("nq", "", "token") == Variant("token") != Variant.read("nq", "sequence", "token")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("tokn", "--config=nq:tokn: found 'tokn', expected words of token, sequence, frozen, bm25, runlocal"),
+        ("token,sequence", "--config=nq:token,sequence: found token and sequence, expected one of them"),
+        ("bm25,frozen", "--config=nq:bm25,frozen: found bm25 and frozen, expected one of them"),
+    ],
+)
+def test_a_wrong_word_is_told_what_there_is(words, message):
+    with pytest.raises(UserError) as caught:
+        load(f"nq:{words}")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", ["webquestions", "curatedtrec"])
+def test_a_task_that_starts_from_a_run_says_that_it_is_missing(task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"config\.init_from = \./runs/nq: holds no trained model") as caught:
+        resolve(load(task))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for task in FORMS:
+        for split in ("train", "valid", "test"):
+            data = load(task).data
+            with pytest.raises(UserError, match=data[split]) as caught:
+                tasks.questions(data, data[split])
+            assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="psgs_w100"):
+        next(tasks.passages(load("nq").data))
