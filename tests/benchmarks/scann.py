@@ -7,7 +7,7 @@ The vectors: 3,000 centres, and around each some hundred vectors. Both are norma
 that falls along the directions as d^-0.75, which is about what sentence vectors of all-MiniLM-L6-v2 do; 92% of it lies
 between the centres; lengths are 1. A question is a further vector of the same kind with 1% more noise.
 
-Every system is alone in a process, on all cores, and is asked all questions at once for 20 passages: the median of calls
+Every system is alone in a process, on all cores, and is asked all questions at once for 20 passages: median of calls
 after a first one. Memory is what is anonymous once the index is open and has been searched, inputs left out; ours is
 opened from its files in a process that did not build it. Vectors that ours reads from its files, after int8, lie in the
 system's page cache.
