@@ -13,7 +13,8 @@ with its weight decay, warm-up and clipping, label smoothing, dropout; 128 token
 an answer; 5 passages of the paper's 5 or 10; which DPR it is, that of Natural Questions: the paper says only that it
 had learned from that and TriviaQA.
 Ours: the number of steps (the script has 100 epochs and stops early; here too the best checkpoint is kept, by the
-task's first measure on 500 validation questions); bfloat16, where both have mixed precision in float16; ScaNN, where both have FAISS.
+task's first measure on 500 validation questions); bfloat16, where both have mixed precision in float16; ScaNN, where
+both have FAISS.
 
 DPR's script fetches Wikipedia's passages and its four tasks: python dpr/data/download_data.py --resource=RESOURCE.
 The file is data/wikipedia/psgs_w100.tsv.gz (data.wikipedia_split.psgs_w100), 21,015,324 passages.
