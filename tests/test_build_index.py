@@ -10,10 +10,10 @@ from rag_jax.errors import UserError
 from rag_jax.parallel import SINGLE, team
 
 FAILS = """
-import rag_jax.index.builder as builder
+import rag_jax.index.shards as shards
 from rag_jax.errors import fail
 
-builder.write_shard = lambda *_: fail("the disk is full")
+shards.write_shard = lambda *_: fail("the disk is full")
 """
 
 
