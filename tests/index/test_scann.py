@@ -162,7 +162,7 @@ def test_parameters_follow_the_number_of_passages():
     assert {parameters["method"] for parameters in found.values()} == {"tree"}
     assert [parameters["leaves"] for parameters in found.values()] == [283, 1095, 9165]
     assert [parameters["leaves_to_search"] for parameters in found.values()] == [42, 83, 239]
-    assert [parameters["reorder"] for parameters in found.values()] == [116, 199, 466]
+    assert [parameters["reorder"] for parameters in found.values()] == [87, 149, 350]
     assert [parameters["training_sample"] for parameters in found.values()] == [20_000, 100_000, 458_250]
     assert scann.parameters(1, {"method": "tree"})["leaves"] == 1
 
