@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rag_jax.core.marginal import document_log_prior
+from rag_jax.evaluation.measures import Headline
 from rag_jax.training.health import Health
 from rag_jax.training.logging import Pace, RunLog
 from rag_jax.training.loop import report
@@ -63,7 +64,7 @@ def test_the_loop_warns_of_a_collapse(tmp_path, capsys, collapsed):
     with RunLog(tmp_path) as log:
         report(
             log, "joint", 100, 4, {"loss": np.float32(1.5)}, found,
-            pace=Pace(0, 10, 16), rate=lambda step: 1e-3 * step, em=0.25,
+            pace=Pace(0, 10, 16), rate=lambda step: 1e-3 * step, watched=Headline("EM", 0.25),
         )  # fmt: skip
     said = capsys.readouterr().out
     expected = (
