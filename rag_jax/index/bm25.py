@@ -6,6 +6,7 @@ built (Lù 2024, arXiv 2407.03618); a search only adds up.
 
 import functools
 import itertools
+import logging
 import os
 import re
 from array import array
@@ -121,6 +122,7 @@ def require() -> Any:
         import Stemmer  # noqa: F401
     except ImportError as error:
         fail(f"BM25: cannot be imported ({error}); run `pip install 'rag_jax[bm25]'`")
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells its steps to whoever listens
     return bm25s
 
 

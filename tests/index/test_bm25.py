@@ -138,6 +138,12 @@ def test_what_there_is_not_is_named(key, value):
         bm25.parameters(SETTINGS | {key: value})
 
 
+def test_a_build_says_nothing(searcher, caplog):
+    with caplog.at_level("DEBUG"):
+        searcher()
+    assert not caplog.records
+
+
 def test_a_corpus_without_words_is_an_error(make_store, tmp_path):
     empty = make_store([Passage("a", "", "?!"), Passage("b", "", "of the")], tmp_path / "passages")
     with pytest.raises(UserError, match="no passage holds a word"):
