@@ -16,6 +16,7 @@ from rag_jax.errors import fail
 from rag_jax.index.vectors import Vectors
 
 BRUTE_FORCE_BELOW = 20_000  # passages; a batch of 64 takes a few milliseconds there and nothing is missed
+LEAST_LEAVES = 100  # questions lie further from the passages than these from each other: benchmarks/retrieval.py
 AT_SEARCH = {"leaves_to_search", "reorder"}  # a searcher that is built takes other values of these
 SOAR_LAMBDA = 1.5  # of every vector's second leaf (Sun et al. 2023, arXiv 2404.00774), by ScaNN's documentation
 METHODS = {
@@ -29,7 +30,7 @@ def parameters(count: int, overrides: Mapping[str, Any] | None = None) -> dict[s
 
     method: below BRUTE_FORCE_BELOW 'brute_force', which misses nothing; else 'tree', of which:
     leaves: 2 sqrt(N); each vector lies in two (SOAR).
-    leaves_to_search: 2.5 sqrt(leaves), a seventh of them at 20,000 passages, a fortieth at 21M.
+    leaves_to_search: 2.5 sqrt(leaves), at least LEAST_LEAVES: a third of them at 20,000 passages, a fortieth at 21M.
     training_sample: how many vectors train tree and codebooks.  block_width: dimensions per code of 4 bits.
     anisotropy: threshold as a fraction of the vectors' mean length (Guo et al. 2020, section 3).
     reorder: how many candidates are scored again, 12 N^(1/5): more neighbours lie closer together, and codes confuse
@@ -54,7 +55,7 @@ def parameters(count: int, overrides: Mapping[str, Any] | None = None) -> dict[s
     leaves = given.get("leaves", min(count, round(2 * count**0.5)))
     defaults = {
         "leaves": leaves,
-        "leaves_to_search": min(leaves, round(2.5 * leaves**0.5)),
+        "leaves_to_search": min(leaves, max(LEAST_LEAVES, round(2.5 * leaves**0.5))),
         "training_sample": min(count, max(100_000, 50 * leaves)),
         "block_width": 2,
         "anisotropy": 0.2,

@@ -161,7 +161,7 @@ def test_parameters_follow_the_number_of_passages():
     found = {count: scann.parameters(count) for count in (20_000, 300_000, 21_000_000)}
     assert {parameters["method"] for parameters in found.values()} == {"tree"}
     assert [parameters["leaves"] for parameters in found.values()] == [283, 1095, 9165]
-    assert [parameters["leaves_to_search"] for parameters in found.values()] == [42, 83, 239]
+    assert [parameters["leaves_to_search"] for parameters in found.values()] == [100, 100, 239]
     assert [parameters["reorder"] for parameters in found.values()] == [87, 149, 350]
     assert [parameters["training_sample"] for parameters in found.values()] == [20_000, 100_000, 458_250]
     assert scann.parameters(1, {"method": "tree"})["leaves"] == 1
@@ -175,7 +175,7 @@ def test_overrides_take_the_place_of_what_is_chosen_but_for_0_and_nothing():
     assert scann.parameters(50_000, told) == {**chosen, **told}
     assert scann.parameters(50_000, {"method": "brute_force"}) == {"method": "brute_force"}
     assert scann.parameters(500, {"method": "tree"})["leaves"] == 45
-    assert "leaves 447, leaves_to_search 53, " in scann.stated(chosen) and "reorder_dtype" not in scann.stated(chosen)
+    assert "leaves 447, leaves_to_search 100, " in scann.stated(chosen) and "reorder_dtype" not in scann.stated(chosen)
 
 
 def test_only_what_a_search_is_told_leaves_the_files_as_they_are():
