@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,18 @@ def read_object(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         fail(f"{path}: found {type(value).__name__}, expected a JSON object; check the path")
     return value
+
+
+def stamps(paths: Iterable[Path]) -> list[list]:
+    """[path, bytes, nanoseconds of the last change] of each file: whether it is still the same, without reading it."""
+    stats = [(path, path.stat()) for path in paths]
+    return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+
+
+def visible_files(folder: Path) -> list[tuple[str, Path]]:
+    """(name in the folder, path) of every file in it and in its folders, in the order of names, but for hidden ones."""
+    inside = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+    return [(name, path) for name, path in inside if not any(part.startswith(".") for part in name.split("/"))]
 
 
 def checksum(path: str | Path) -> str:

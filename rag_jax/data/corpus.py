@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 from rag_jax.data import separated, tables
 from rag_jax.data.formats import Passage
 from rag_jax.data.formats.contexts import contexts
+from rag_jax.data.formats.rows import suffix_of
 from rag_jax.data.ids import IdSet
 from rag_jax.data.lines import BadLine, Meter, identity, read_lines, read_records, string
 from rag_jax.errors import fail
+from rag_jax.files import stamps, visible_files
 
 PLAIN = (".txt", ".md")
 DELIMITERS = {".tsv": "\t", ".csv": ","}
@@ -108,8 +110,7 @@ def check(
 
 def files(source: str | Path) -> list[list]:
     """[path, bytes, nanoseconds of the last change] of each file that read_passages reads."""
-    stats = [(file.path, file.path.stat()) for file in _files(Path(source), log=lambda line: None)]
-    return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+    return stamps(file.path for file in _files(Path(source), log=lambda line: None))
 
 
 class Tally:
@@ -162,8 +163,7 @@ def _files(source: Path, log: Callable[[str], None]) -> list[File]:
             fail(f"{source}: unknown kind of file; expected {known} (also with .gz), {' or '.join(tables.SUFFIXES)}")
         prefix = f"{source.name}#" if _suffix(source) in PLAIN else ""
         return [File(source, prefix, source.suffix in tables.SUFFIXES)]
-    inside = sorted((path.relative_to(source).as_posix(), path) for path in source.rglob("*") if path.is_file())
-    inside = [(name, path) for name, path in inside if not any(part.startswith(".") for part in name.split("/"))]
+    inside = visible_files(source)
     found = [
         File(path, f"{name}#", path.suffix in tables.SUFFIXES)
         for name, path in inside
@@ -178,7 +178,7 @@ def _files(source: Path, log: Callable[[str], None]) -> list[File]:
 
 def _suffix(path: Path) -> str:
     """The suffix without .gz; a gzipped table has none that is known."""
-    plain = Path(str(path).removesuffix(".gz")).suffix
+    plain = suffix_of(path)
     return "" if path.suffix == ".gz" and plain in tables.SUFFIXES else plain
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from rag_jax.data import dpr_pickle, flat_faiss, tables
 from rag_jax.data.lines import BadLine, identity, read_lines
 from rag_jax.errors import fail
-from rag_jax.files import read_json
+from rag_jax.files import read_json, stamps, visible_files
 
 ID, VECTOR = "id", "embeddings"  # columns, as in wiki_dpr
 IDS = (".ids.txt", ".ids.npy", ".ids.json")  # in place of the suffix of an npy or faiss file: its ids
@@ -44,7 +44,7 @@ class Embeddings:
 
     def stamps(self) -> list[list]:
         """[path, bytes, nanoseconds of the last change] of each file."""
-        return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in self.files]
+        return stamps(self.files)
 
     def ids(self) -> Iterator[list[str]] | None:
         """The vectors' ids in chunks; None where there are none. UserError where only some files have them."""
@@ -103,8 +103,7 @@ def _files(source: str) -> list[Path]:
     if path.is_dir() and tables.is_dataset(path):
         return tables.dataset_files(path)
     if path.is_dir():
-        inside = ((name.relative_to(path).as_posix(), name) for name in path.rglob("*") if name.is_file())
-        return [name for short, name in sorted(inside) if not any(part.startswith(".") for part in short.split("/"))]
+        return [inside for _, inside in visible_files(path)]
     if not (matching := sorted(Path(name) for name in glob.glob(source) if Path(name).is_file())):
         fail(f"--embeddings: found nothing at {source}; expected {EXPECTED}")
     return matching

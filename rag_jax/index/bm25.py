@@ -53,6 +53,11 @@ def parameters(settings: Mapping[str, Any]) -> dict[str, Any]:
     return dict(settings)
 
 
+def stated(chosen: Mapping[str, Any]) -> str:
+    """The parameters in words, for people."""
+    return "BM25: " + ", ".join(f"{name} {value}" for name, value in chosen.items())
+
+
 def build(store: PassageStore, folder: Path, chosen: Mapping[str, Any]) -> None:
     """Scores 'title text' of every passage and saves the scores in `folder`.
 

@@ -191,8 +191,11 @@ def _finish(
 
 
 def _parameters_of(folder: Path, recipe: dict[str, Any]) -> Parameters | None:
-    """Of the searchers of a finished index of the same recipe, if there is one."""
+    """Of the searchers of a finished index of the same recipe, if there is one.
+
+    Its files are verified: a new manifest would else vouch for damage that it takes over.
+    """
     try:
-        return read_index_manifest(folder).search if _has_recipe(folder, recipe) else None
+        return read_index_manifest(folder, verify=True).search if _has_recipe(folder, recipe) else None
     except UserError:
         return None

@@ -1,7 +1,9 @@
 """What each index.kind searches with: the searchers' parameters, their files, and how they are opened."""
 
+import operator
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,21 +62,22 @@ def build(
 ) -> None:
     """Writes the searchers' files into `folder`.
 
-    old: an index of the same vectors and its parameters, whose ScaNN is taken where another build would make the like.
+    old: an index of the same passages and vectors, with its parameters: what another build would make again is taken.
     """
-    for name in ("scann", "bm25"):
+    same = {"scann": scann.same_files, "bm25": operator.eq}
+    stated = {"scann": scann.stated, "bm25": bm25.stated}
+    makers = {"scann": partial(scann.build, vectors), "bm25": partial(bm25.build, store)}
+    for name, make in makers.items():
         shutil.rmtree(folder / name, ignore_errors=True)
-    if "scann" in chosen:
-        ready = old and "scann" in old[1] and scann.same_files(old[1]["scann"], chosen["scann"])
-        log(f"{folder}: {scann.stated(chosen['scann'])}{'; its files are taken over' if ready else ''}")
+        if name not in chosen:
+            continue
+        ready = old and name in old[1] and same[name](old[1][name], chosen[name])
+        log(f"{folder}: {stated[name](chosen[name])}{'; its files are taken over' if ready else ''}")
         if ready:
-            link_folder(old[0] / "scann", folder / "scann")
+            link_folder(old[0] / name, folder / name)
         else:
-            (folder / "scann").mkdir()
-            scann.build(vectors, folder / "scann", chosen["scann"])
-    if "bm25" in chosen:
-        (folder / "bm25").mkdir()
-        bm25.build(store, folder / "bm25", chosen["bm25"])
+            (folder / name).mkdir()
+            make(folder / name, chosen[name])
 
 
 def open_searchers(

@@ -1,10 +1,12 @@
 """The bi-encoder's parameters: trained by train_retriever, or given by name in the configuration."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
@@ -17,6 +19,8 @@ from rag_jax.models.fingerprint import encoder_fingerprint
 from rag_jax.parallel import Pmap
 from rag_jax.training import retriever
 from rag_jax.workdir import Workdir
+
+PER_DEVICE = 32  # questions encoded at a time
 
 
 def retriever_params(config: ConfigDict, place: Workdir, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
@@ -68,6 +72,14 @@ def first_params(config: ConfigDict, model: rag.RagConfig, parallel: Pmap) -> di
     if "question_encoder" in given:
         given.setdefault("passage_encoder", jax.tree.map(jnp.copy, given["question_encoder"]))
     return params | {name: given[name] for name in params if name in given}
+
+
+def question_vectors(model: rag.RagConfig, params: Any, ids_BQ: np.ndarray, parallel: Pmap) -> np.ndarray:
+    """The questions' embeddings, query_BE, some at a time; parameters as retriever_params gives them."""
+    encode, rows = parallel.batch(partial(rag.encode_questions, model)), PER_DEVICE * len(parallel.devices)
+    padded_BQ = np.pad(ids_BQ, [(0, -len(ids_BQ) % rows), (0, 0)], mode="edge")
+    batches = (parallel.put_batch(padded_BQ[at : at + rows]) for at in range(0, len(padded_BQ), rows))
+    return np.concatenate([parallel.to_host(encode(params, batch)) for batch in batches])[: len(ids_BQ)]
 
 
 def passage_fingerprint(config: BertConfig, params: dict[str, Any]) -> str:

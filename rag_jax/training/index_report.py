@@ -1,6 +1,5 @@
 """Asks an index for its report: with the configuration's questions, or else with its own passages."""
 
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,13 +12,11 @@ from rag_jax.data.vocabulary import load_or_train
 from rag_jax.hub.resolve import resolve
 from rag_jax.index.base import Index, Queries, open_index
 from rag_jax.index.report import report
-from rag_jax.models import rag
 from rag_jax.parallel import Pmap
 from rag_jax.training import encoders
 from rag_jax.workdir import Workdir
 
 SAMPLE = 1000
-PER_DEVICE = 32  # questions encoded at a time
 
 
 def report_index(config: ConfigDict, place: Workdir, folder: str | Path) -> dict[int, float]:
@@ -49,14 +46,9 @@ def _questions(config: ConfigDict, place: Workdir, index: Index) -> tuple[Querie
     trained = index.manifest.encoder_fingerprint
     if "question_encoder" not in params or encoders.passage_fingerprint(model.question_encoder, params) != trained:
         return None
-    encode, rows = parallel.batch(partial(rag.encode_questions, model)), PER_DEVICE * len(parallel.devices)
     ids_BQ = tokenizers[0].question_ids(texts, config.length.question)
-    ids_BQ = np.pad(ids_BQ, [(0, -len(texts) % rows), (0, 0)], mode="edge")
-    parts = [
-        parallel.to_host(encode(params, parallel.put_batch(ids_BQ[at : at + rows])))
-        for at in range(0, len(ids_BQ), rows)
-    ]
-    return Queries(texts, np.concatenate(parts)[: len(texts)]), f"{len(texts):,} questions of {source}"
+    vector_BE = encoders.question_vectors(model, params, ids_BQ, parallel)
+    return Queries(texts, vector_BE), f"{len(texts):,} questions of {source}"
 
 
 def _own_vectors(index: Index) -> tuple[Queries, str]:

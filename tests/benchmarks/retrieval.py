@@ -13,7 +13,6 @@ import argparse
 import shutil
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,6 @@ from rag_jax.hub.resolve import resolve
 from rag_jax.index.base import Index, Queries, open_index
 from rag_jax.metrics.answers_in_passages import answer_hits_at, holding_answer
 from rag_jax.metrics.retrieval import recall_at
-from rag_jax.models import rag
 from rag_jax.parallel import Pmap
 from rag_jax.training import encoders
 from rag_jax.training.indexing import build
@@ -89,19 +87,13 @@ class Encoder:
     def __init__(self, config: ConfigDict, place: Workdir):
         config, self._parallel = resolve(config), Pmap()
         self._tokenizer, generator = load_or_train(config, place.tokenizers)
-        model = rag_config(config, self._tokenizer, generator)
-        self._params = encoders.retriever_params(config, place, model, self._parallel)
-        self._encode = self._parallel.batch(partial(rag.encode_questions, model))
+        self._model = rag_config(config, self._tokenizer, generator)
+        self._params = encoders.retriever_params(config, place, self._model, self._parallel)
         self._length = config.length.question
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         ids_BQ = self._tokenizer.question_ids(texts, self._length)
-        ids_BQ = np.pad(ids_BQ, [(0, -len(ids_BQ) % BATCH), (0, 0)], mode="edge")
-        parts = [
-            self._parallel.to_host(self._encode(self._params, self._parallel.put_batch(ids_BQ[at : at + BATCH])))
-            for at in range(0, len(ids_BQ), BATCH)
-        ]
-        return np.concatenate(parts)[: len(texts)]
+        return encoders.question_vectors(self._model, self._params, ids_BQ, self._parallel)
 
 
 def searched(index: Index, asked: list[Question], vector_QE: np.ndarray) -> tuple[np.ndarray, float]:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from rag_jax.errors import UserError
-from rag_jax.index.base import Queries, open_index
+from rag_jax.index.base import Queries, open_index, verify_index
 from rag_jax.index.hybrid import fuse
+
+from .test_base import flip_last_byte
 
 SETTINGS = {"method": "lucene", "k1": 0.9, "b": 0.4, "tokenizer": "words"}
 
@@ -74,3 +76,18 @@ def test_its_vectors_are_taken_over_from_a_dense_index(build, hybrid):
 def test_embeddings_are_needed(hybrid):
     with pytest.raises(UserError, match=r"no question embeddings given; expected \[B, 6\]"):
         open_index(hybrid[0]).search(Queries(["a"], None), 2)
+
+
+@pytest.mark.parametrize("damaged", [None, "scann", "bm25"])
+def test_searchers_that_stay_the_same_are_taken_over_if_they_are_whole(build, damaged):
+    """A new setting of the search alone: files are linked, and damage in them is built anew, never vouched for."""
+    search, said = {"bm25": SETTINGS, "scann": {"method": "tree", "leaves": 4, "leaves_to_search": 2}}, []
+    folder, _ = build(kind="hybrid", search=search)
+    if damaged:
+        flip_last_byte(max((folder / damaged).iterdir(), key=lambda path: path.stat().st_size))
+    search["scann"]["leaves_to_search"] = 4
+    _, encoder = build(kind="hybrid", search=search, log=said.append)
+    assert not encoder.shapes, "nothing is encoded"
+    assert sum("its files are taken over" in line for line in said) == (0 if damaged else 2)
+    verify_index(folder)
+    assert open_index(folder).manifest.search["scann"]["leaves_to_search"] == 4
