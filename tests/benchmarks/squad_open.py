@@ -1,0 +1,228 @@
+"""A real run, configs/squad_open.py: does joint training find better passages, and do passages make better answers?
+
+    python -m tests.benchmarks.squad_open --encoder=FOLDER --folder=FOLDER
+
+DATA/squad_open has 20,958 passages and questions of 410 articles to train on, of 32 others to test; VALID articles are
+taken out of the training questions to tune on. One reader is trained from one start; from there, with SEEDS and for as
+many steps, the question encoder is trained with it (joint) or not (frozen). What is measured: gold-passage and answer
+recall of each over all test questions, beside BM25; EM and F1 over every fourth; intervals are bootstrapped over
+articles. Every command can be stopped and given again; what was done is kept in --folder.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import bootstrap
+
+from rag_jax.api import Rag
+from rag_jax.data.formats import Question, read_questions
+from rag_jax.data.lines import read_records
+from rag_jax.evaluation import answers
+from rag_jax.index.base import Queries, open_index
+from rag_jax.metrics.answers_in_passages import holding_answer
+from rag_jax.metrics.text import exact_match, f1
+from tests.benchmarks.warm_start import warm_start
+
+VALID, SEEDS, ARMS = 32, (0, 1, 2), ("joint", "frozen")
+PLACES, HELD = (1, 5, 20, 100), (1, 5, 20)
+EVERY = 4  # questions of the test that are answered
+Values = dict[str, np.ndarray]  # measure -> what each question adds to it
+Search = Callable[[list[str]], np.ndarray]  # texts -> rows of the passages, best first
+
+
+def prepare(data: Path, folder: Path, encoder: Path) -> None:
+    """The files that the configuration names: questions apart by articles, passages, the generator."""
+    if not (folder / "test.jsonl").exists():
+        article_of = articles(data)
+        asked = [record for *_, record in read_records(data / "questions_train.jsonl.gz")]
+        names = sorted({article_of[record["passage_id"]] for record in asked})
+        held_out = set(np.random.default_rng(0).choice(names, VALID, replace=False).tolist())
+        parts = {"train": [], "valid": [], "test": [r for *_, r in read_records(data / "questions_valid.jsonl.gz")]}
+        for record in asked:
+            parts["valid" if article_of[record["passage_id"]] in held_out else "train"].append(record)
+        # In turns through the articles, so that the first few questions are of all of them.
+        np.random.default_rng(0).shuffle(parts["valid"])
+        for name, records in parts.items():
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    if not (folder / "generator").exists():
+        warm_start(encoder, str(data / "passages.tsv.gz"), folder / "generator")
+
+
+def articles(data: Path) -> dict[str, str]:
+    """passage id -> title of its article."""
+    with gzip.open(data / "passages.tsv.gz", "rt", encoding="utf-8") as lines:
+        next(lines)
+        return {(row := line.rstrip("\n").split("\t"))[0]: row[2] for line in lines}
+
+
+class Runs:
+    """The commands of the experiment, each in a process of its own."""
+
+    def __init__(self, data: Path, folder: Path, encoder: Path):
+        self.folder = folder
+        files = {name: folder / f"{name}.jsonl" for name in ("train", "valid", "test")}
+        self.common = [
+            f"--config.data.passages={data / 'passages.tsv.gz'}",
+            *(f"--config.data.{name}={path}" for name, path in files.items()),
+            f"--config.parts.question_encoder={encoder}",
+            f"--config.parts.generator={folder / 'generator'}",
+        ]
+
+    def run(self, command: str, place: Path, *settings: str, config: str = "squad_open") -> None:
+        """One command of the package; its output goes on to ours."""
+        words = [f"--config={config}", f"--workdir={place}", *self.common, *settings]
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-m", f"rag_jax.{command}", *words], check=True, env=os.environ)
+        print(f"{command} {place.name}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+
+    def words(self) -> Path:
+        """An index for BM25 alone."""
+        place = self.folder / "words"
+        if not (place / "index").exists():
+            self.run("build_index", place, "--config.index.kind=bm25", "--config.joint.train_question_encoder=False")
+        return place
+
+    def start(self) -> Path:
+        """The reader's warm-up, from which every arm begins."""
+        place = self.folder / "start"
+        if not (place / "done").exists():
+            self.run("build_index", place)
+            self.run("train", place, "--config.joint.steps=0")
+            (place / "done").touch()
+        return place
+
+    def arm(self, name: str, seed: int, start: Path) -> Path:
+        """Joint or frozen training with a seed; the index is the start's."""
+        place = self.folder / f"{name}{seed}"
+        if not (place / "done").exists():
+            if not (place / "index").exists():
+                shutil.copytree(start / "index", place / "index", copy_function=os.link)
+            settings = "--config.reader.steps=0", f"--config.init_from={start}", f"--config.seed={seed}"
+            of_parts = "--config.parts.question_encoder=", "--config.parts.generator="
+            self.run("train", place, *settings, *of_parts, config="squad_open" + ":frozen" * (name == "frozen"))
+            (place / "done").touch()
+        return place
+
+
+def measured(path: Path, measure: Callable[[], Values]) -> Values:
+    """What was measured and is kept, else measured now."""
+    if not path.exists():
+        np.savez(path, **measure())
+    return dict(np.load(path))
+
+
+def retrieval(asked: Sequence[Question], search: Search, passages) -> Values:
+    """Whether each question's gold passage is among the first k, and whether one of them holds the answer."""
+    row_QK = np.concatenate([search([q.text for q in asked[at : at + 64]]) for at in range(0, len(asked), 64)])
+    values = {f"gold@{k}": [] for k in PLACES} | {f"answer@{k}": [] for k in HELD}
+    for question, row_K in zip(asked, row_QK.tolist(), strict=True):
+        found = [passages[row] for row in row_K]
+        gold = [passage.id in question.passage_ids for passage in found]
+        held = holding_answer([passage.text for passage in found[: max(HELD)]], question.answers)
+        for kind, hits, places in (("gold", gold, PLACES), ("answer", held, HELD)):
+            for k in places:
+                values[f"{kind}@{k}"].append(any(hits[:k]))
+    return {name: np.array(hits, np.float64) for name, hits in values.items()}
+
+
+def of_answers(rag: Rag, asked: Sequence[Question]) -> Values:
+    """EM and F1 of each question."""
+    said = [prediction.text for prediction in answers.predict(rag, asked)]
+    judged = {"EM": exact_match, "F1": f1}
+    pairs = [(text, question.answers) for text, question in zip(said, asked, strict=True)]
+    return {name: np.array([judge(*pair) for pair in pairs], np.float64) for name, judge in judged.items()}
+
+
+def interval(values_Q: np.ndarray, article_Q: Sequence[str]) -> str:
+    """The mean in percent with its 95% percentile interval, articles drawn with replacement."""
+    group_Q = np.unique(article_Q, return_inverse=True)[1]
+    sums, counts = np.bincount(group_Q, values_Q), np.bincount(group_Q)
+    ratio = lambda sums, counts, axis=-1: 100 * sums.sum(axis) / counts.sum(axis)  # noqa: E731
+    found = bootstrap((sums, counts), ratio, paired=True, method="percentile", rng=0).confidence_interval
+    return f"{ratio(sums, counts):.1f} [{found.low:.1f}, {found.high:.1f}]"
+
+
+def table(title: str, systems: dict[str, Values], names: Sequence[str], article_Q: Sequence[str]) -> None:
+    """Prints a row a system."""
+    print(f"\n| {title} | {' | '.join(names)} |\n" + "|---" * (len(names) + 1) + "|")
+    for system, values in systems.items():
+        print(f"| {system} | {' | '.join(interval(values[name], article_Q) for name in names)} |", flush=True)
+
+
+def mean(values: Sequence[Values]) -> Values:
+    """Of several seeds, question by question."""
+    return {name: np.mean([one[name] for one in values], axis=0) for name in values[0]}
+
+
+def searches(runs: dict[str, Path], words: Path) -> dict[str, Callable[[], Search]]:
+    """Name -> what opens its search: BM25's, and each run's, (texts) -> rows of the passages."""
+
+    def by_words() -> Search:
+        index = open_index(words / "index", kind="bm25")
+        return lambda texts: index.search(Queries(texts, None), PLACES[-1])[0]
+
+    def of(place: Path) -> Search:
+        rag = Rag.load(place, checkpoint="last")
+        return lambda texts: rag.retrieve(texts, k=PLACES[-1]).ids_BK
+
+    return {"BM25": by_words} | {name: partial(of, place) for name, place in runs.items()}
+
+
+def compared(found: dict[str, Values]) -> dict[str, Values]:
+    """The systems with the means over seeds of the arms and the difference between them."""
+    arms = {arm: mean([found[f"{arm}{seed}"] for seed in SEEDS if f"{arm}{seed}" in found]) for arm in ARMS}
+    apart = {name: arms["joint"][name] - arms["frozen"][name] for name in arms["joint"]}
+    return found | {f"{arm}, mean": values for arm, values in arms.items()} | {"joint - frozen": apart}
+
+
+def report(asked: Sequence[Question], runs: dict[str, Path], words: Path, kept: Path, article_of) -> None:
+    """Measures every run and prints the tables."""
+    kept.mkdir(exist_ok=True)
+    few, passages = asked[::EVERY], open_index(words / "index", kind="bm25").passages
+    found = {
+        name: measured(kept / f"{name}_found.npz", lambda opened=opened: retrieval(asked, opened(), passages))
+        for name, opened in searches(runs, words).items()
+    }
+    said = {
+        name: measured(
+            kept / f"{name}_said.npz", lambda place=place: of_answers(Rag.load(place, checkpoint="last"), few)
+        )
+        for name, place in runs.items()
+    }
+    for questions, systems, names in (
+        (asked, found, [f"gold@{k}" for k in PLACES] + [f"answer@{k}" for k in HELD]),
+        (few, said, ["EM", "F1"]),
+    ):
+        table(f"{len(questions):,} questions", compared(systems), names, [article_of[q.passage_ids[0]] for q in questions])
+
+
+def main() -> None:
+    """Prepares, trains what is missing, and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/squad_open"))
+    parser.add_argument("--encoder", type=Path, required=True, help="a folder of all-MiniLM-L6-v2")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--split", choices=("valid", "test"), default="valid", help="test: once, when all is tuned")
+    flags = parser.parse_args()
+    flags.folder.mkdir(parents=True, exist_ok=True)
+    prepare(flags.data, flags.folder, flags.encoder)
+    runs = Runs(flags.data, flags.folder, flags.encoder)
+    words = runs.words()
+    start = runs.start()
+    places = {"start": start} | {f"{arm}{seed}": runs.arm(arm, seed, start) for seed in SEEDS for arm in ARMS}
+    asked = read_questions(flags.folder / f"{flags.split}.jsonl")
+    report(asked, places, words, flags.folder / flags.split, articles(flags.data))
+
+
+if __name__ == "__main__":
+    main()

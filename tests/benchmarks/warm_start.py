@@ -1,0 +1,131 @@
+"""A BART that starts from a BERT: a generator for a real run where no pretrained BART is to be had.
+
+    python -m tests.benchmarks.warm_start --bert=FOLDER --passages=FILE --out=FOLDER
+
+As in "Leveraging Pre-trained Checkpoints for Sequence Generation Tasks" (Rothe et al. 2020, arXiv 1907.12461), both
+sides take the first layers of the BERT, whose layers are BART's; here cross-attention starts as the layer's
+self-attention, not at random. The vocabulary is a byte-level BPE of the passages. A token's embedding is the mean of
+the BERT's for its letters; tokens that differ by a space before them or by a capital would be one, so each of these
+two marks adds a direction of its own.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from transformers import BartConfig, BartForConditionalGeneration, BertModel
+
+from rag_jax.config import default_config
+from rag_jax.data import tasks
+from rag_jax.data.text import source_string
+from rag_jax.data.tokenizer import BART_SPECIALS, BERT_SPECIALS, Tokenizer, train_byte_bpe
+from rag_jax.files import build_folder
+
+VOCABULARY, ENCODER_LAYERS, DECODER_LAYERS = 16_000, 3, 2
+MARK = 0.3  # length of a mark, of an embedding's
+
+
+def warm_start(bert_folder: Path, passages: str, folder: Path) -> None:
+    """Writes a Hugging Face folder of BART with its tokenizer."""
+    data = default_config().data
+    data.passages = passages
+    texts = (source_string(passage.title, passage.text, "") for passage in tasks.passages(data))
+    build_folder(folder, lambda temporary: _write(bert_folder, texts, temporary))
+
+
+def _write(bert_folder: Path, texts, folder: Path) -> None:
+    train_byte_bpe(texts, VOCABULARY, folder / "tokenizer")
+    for path in (folder / "tokenizer").iterdir():
+        path.rename(folder / path.name)
+    (folder / "tokenizer").rmdir()
+    bert, tokenizer = BertModel.from_pretrained(bert_folder), Tokenizer.load(folder)
+    bart = empty_bart(bert.config, tokenizer)
+    with torch.no_grad():
+        bart.model.shared.weight.copy_(embeddings(bert, Tokenizer.load(bert_folder), tokenizer))
+        for side in (bart.model.encoder, bart.model.decoder):
+            copy_side(bert, side)
+    bart.save_pretrained(folder)
+
+
+def empty_bart(bert, tokenizer: Tokenizer) -> BartForConditionalGeneration:
+    """A BART of the BERT's width."""
+    return BartForConditionalGeneration(
+        BartConfig(
+            vocab_size=tokenizer.vocab_size,
+            d_model=bert.hidden_size,
+            encoder_layers=ENCODER_LAYERS,
+            decoder_layers=DECODER_LAYERS,
+            encoder_attention_heads=bert.num_attention_heads,
+            decoder_attention_heads=bert.num_attention_heads,
+            encoder_ffn_dim=bert.intermediate_size,
+            decoder_ffn_dim=bert.intermediate_size,
+            max_position_embeddings=bert.max_position_embeddings,
+            pad_token_id=tokenizer.pad_id,
+            bos_token_id=tokenizer.bos_id,
+            eos_token_id=tokenizer.eos_id,
+            decoder_start_token_id=tokenizer.eos_id,
+            forced_eos_token_id=None,
+        )
+    )
+
+
+def embeddings(bert: BertModel, theirs: Tokenizer, ours: Tokenizer) -> torch.Tensor:
+    """[V, E] from the BERT's pieces of each token's text; a token inside a word is looked up as such first."""
+    table, torch_seed = bert.embeddings.word_embeddings.weight, torch.Generator().manual_seed(0)
+    of_theirs = {token: number for number, token in enumerate(theirs.tokens())}
+    specials = {BART_SPECIALS[role]: BERT_SPECIALS[name] for role, name in ROLES.items()}
+    size = table.norm(dim=1).mean()
+    marks = torch.nn.functional.normalize(torch.randn(2, table.shape[1], generator=torch_seed), dim=1) * MARK * size
+    rows = []
+    for number, token in enumerate(ours.tokens()):
+        if token in specials:
+            rows.append(table[of_theirs[specials[token]]])
+            continue
+        text = ours.decode([number])
+        inside = of_theirs.get(f"##{text.lower()}") if token[:1] != "Ġ" and text.isalnum() else None
+        pieces = [inside] if inside is not None else theirs.encode(text) or [theirs.unk_id]
+        row = table[pieces].mean(dim=0)
+        rows.append(row + marks[0] * (token[:1] == "Ġ") + marks[1] * text.strip()[:1].isupper())
+    return torch.stack(rows)
+
+
+def copy_side(bert: BertModel, side) -> None:
+    """The BERT's first layers, positions and first norm into one side of a BART."""
+    table = bert.embeddings
+    positions = table.position_embeddings.weight + table.token_type_embeddings.weight[0]
+    side.embed_positions.weight[2:].copy_(positions)  # BART's table begins with two rows that no position uses
+    side.layernorm_embedding.load_state_dict(table.LayerNorm.state_dict())
+    for ours, theirs in zip(side.layers, bert.encoder.layer, strict=False):
+        copy_attention(theirs.attention, ours.self_attn, ours.self_attn_layer_norm)
+        if hasattr(ours, "encoder_attn"):
+            copy_attention(theirs.attention, ours.encoder_attn, ours.encoder_attn_layer_norm)
+        ours.fc1.load_state_dict(theirs.intermediate.dense.state_dict())
+        ours.fc2.load_state_dict(theirs.output.dense.state_dict())
+        ours.final_layer_norm.load_state_dict(theirs.output.LayerNorm.state_dict())
+
+
+def copy_attention(theirs, ours, norm) -> None:
+    """One attention with the norm behind it."""
+    parts = {"q_proj": theirs.self.query, "k_proj": theirs.self.key, "v_proj": theirs.self.value}
+    for name, part in (parts | {"out_proj": theirs.output.dense}).items():
+        getattr(ours, name).load_state_dict(part.state_dict())
+    norm.load_state_dict(theirs.output.LayerNorm.state_dict())
+
+
+ROLES = {"bos": "cls", "eos": "sep", "pad": "pad", "unk": "unk", "mask": "mask"}
+
+
+def main() -> None:
+    """Reads the flags; writes the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bert", type=Path, required=True, help="a folder of BERT or of a sentence encoder")
+    parser.add_argument("--passages", required=True, help="a file or folder of passages, as data.passages")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    flags = parser.parse_args()
+    if flags.out.exists():
+        raise SystemExit(f"--out: {flags.out} is there; give the name of a new one")
+    warm_start(flags.bert, flags.passages, flags.out)
+
+
+if __name__ == "__main__":
+    main()
