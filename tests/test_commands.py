@@ -124,6 +124,7 @@ def test_answers_to_learn_are_looked_for_once(tiny_run, tmp_path):
     assert "targets.jsonl: not the answers with which this run began" in failed.stderr
 
 
+@pytest.mark.long
 def test_a_killed_retriever_goes_on_to_the_same_end(tiny_run, tmp_path):
     workdir = beginning(tiny_run, tmp_path / "run", "tokenizers")
     tiny_run.command("train_retriever", *COMMON, workdir, prelude=DIES.format(step=3), code=9)

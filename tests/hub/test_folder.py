@@ -288,6 +288,7 @@ def test_tokenizers_open_with_our_ids(simple, land, tmp_path, kept):
         assert decoded == generator.decode(ids)
 
 
+@pytest.mark.long
 def test_the_cards_code_answers_as_we_do(indexed):
     ours, folder = indexed
     answers = [answer.text for answer in ours.answer(QUESTIONS)]
