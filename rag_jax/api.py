@@ -164,7 +164,7 @@ class Rag:
         if place is None:
             raise UserError(f"{name}: comes without an index; build one with {BUILD} and give its folder as index")
         encoder, generator = load_both(config, found.encoder_tokenizer, found.generator_tokenizer)
-        model, parallel = rag_config(config, encoder, generator), Pmap()
+        model, parallel = rag_config(config, encoder, generator), Pmap(jax.local_devices())
         params = found.load(model, parallel)
         opened = open_index(place, expect_fingerprint=found.passage_encoder, tokenizer=generator)
         return cls(model, params, Retriever.of(config, opened, encoder, generator), config, parallel)

@@ -14,6 +14,7 @@ from rag_jax.errors import fail
 from rag_jax.workdir import Workdir
 
 command.define_flags()
+command.define_team_flags()
 flags.DEFINE_string("index", None, "Folder of the index; by default WORKDIR/index.")
 flags.DEFINE_string("add", "", "Passages to add to that index: a file or a folder; the old ones are not encoded again.")
 flags.DEFINE_string(
@@ -26,9 +27,6 @@ flags.DEFINE_bool("verify", False, "Build nothing: read every file of the index 
 flags.DEFINE_bool(
     "report", False, "Print recall against exact search, speed and memory; builds only where there is no index yet."
 )
-flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where several processes build one index.")
-flags.DEFINE_integer("processes", 1, "How many processes build it.")
-flags.DEFINE_integer("process", 0, "The number of this one, from 0.")
 flags.DEFINE_bool("skip_bad", False, "Leave out and count what is wrong in the corpus: config.data.skip_bad.")
 
 

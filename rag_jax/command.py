@@ -20,6 +20,13 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder that holds everything this run makes.")
 
 
+def define_team_flags() -> None:
+    """--coordinator, --processes and --process, of a command that several processes may do together."""
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where several processes work together.")
+    flags.DEFINE_integer("processes", 1, "How many processes work together.")
+    flags.DEFINE_integer("process", 0, "The number of this one, from 0.")
+
+
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Reads the command line: a configuration's name becomes its path, a mistake becomes a UserError."""
     argv = re.sub(r"(^|\0)(--?config)\0(?!-)", r"\1\2=", "\0".join(argv)).split("\0")  # --config demo

@@ -7,7 +7,8 @@
 | reading | answers without passages, with another question's, and with answers renamed in the passages |
 | hot_swap | two indexes (--swap_index) against two editions of the answers (hot_swap.questions) |
 
-A run that was stopped goes on when its command is given again.
+A run that was stopped goes on when its command is given again. On several hosts that see the same folders: the same
+command on each, with --coordinator, --processes and --process; each answers its share of the questions.
 """
 
 from absl import flags
@@ -17,6 +18,7 @@ from rag_jax.errors import UserError
 from rag_jax.workdir import Workdir
 
 command.define_flags()
+command.define_team_flags()
 flags.DEFINE_string("index", None, "Folder of another index made by the same encoder; by default WORKDIR/index.")
 flags.DEFINE_string("swap_index", None, "Folder of the second index of the hot-swap square.")
 flags.DEFINE_list("parts", None, "What to measure: answers, retrieval, reading, hot_swap; see above.")
@@ -35,21 +37,23 @@ def main(_) -> None:
     from rag_jax.api import Rag
     from rag_jax.data.tasks import TASKS
     from rag_jax.evaluation.report import Asked, evaluate, own_numbers
+    from rag_jax.parallel import team
 
-    rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)
-    task = TASKS[rag.config.data.task]
-    asked = Asked(
-        parts=tuple(options.parts if options.parts is not None else () if n_docs else ("answers",)),
-        split=options.split,
-        limit=options.limit,
-        swap_index=options.swap_index,
-        n_docs=n_docs,
-        kilt_out=options.kilt_out,
-        names=task.metrics,
-        paper=own_numbers(task.paper, rag.config.kind, options.split),
-        submission=task.submission,
-    )
-    evaluate(rag, rag.config, place.folder, asked)
+    with team(options.coordinator, options.processes, options.process) as joined:
+        rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)
+        task = TASKS[rag.config.data.task]
+        asked = Asked(
+            parts=tuple(options.parts if options.parts is not None else () if n_docs else ("answers",)),
+            split=options.split,
+            limit=options.limit,
+            swap_index=options.swap_index,
+            n_docs=n_docs,
+            kilt_out=options.kilt_out,
+            names=task.metrics,
+            paper=own_numbers(task.paper, rag.config.kind, options.split),
+            submission=task.submission,
+        )
+        evaluate(rag, rag.config, place.folder, asked, joined)
 
 
 def swept(sweep: str) -> tuple[int, ...]:

@@ -5,8 +5,10 @@ import json
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +68,19 @@ class Run:
         )  # fmt: skip
         assert done.returncode == code, f"{name} {arguments}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         return done
+
+    def together(self, name, *arguments, preludes=("", ""), code=0, second=()):
+        """Runs two processes of one job on this machine, the second with more arguments; returns both when done."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+
+        def process(number):
+            own = coordinator, "--processes=2", f"--process={number}", *(second if number else ())
+            return self.command(name, *arguments, *own, code=code, prelude=preludes[number])
+
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(process, range(2)))
 
     def records(self, path):
         """The objects of a .jsonl file in the run's folder."""
@@ -183,3 +198,11 @@ def tiny_rag(tiny_run):
     from rag_jax import Rag
 
     return Rag.load(tiny_run.workdir)
+
+
+@pytest.fixture
+def two_devices(tiny_run, monkeypatch):
+    """The tiny run, whose commands have two devices."""
+    flags = tiny_run.environment["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
+    monkeypatch.setitem(tiny_run.environment, "XLA_FLAGS", flags)
+    return tiny_run

@@ -1,8 +1,6 @@
 """build_index as a user types it: by several processes to the same bits, and checking what is there."""
 
 import shutil
-import socket
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -32,38 +30,15 @@ def test_verify_reads_every_file_and_names_the_damaged_one(tiny_run, tmp_path):
     assert said.startswith(f"error: {path}: differs from its checksum") and said.count("\n") == 1
 
 
-@pytest.fixture
-def two_devices(tiny_run, monkeypatch):
-    flags = tiny_run.environment["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
-    monkeypatch.setitem(tiny_run.environment, "XLA_FLAGS", flags)
-    return tiny_run
+def given(run, index):
+    config = "--config=tiny.py", "--config.index.shard=8", "--config.index.batch=4"
+    return "build_index", *config, f"--workdir={run.workdir}", f"--index={index}"
 
 
 @pytest.fixture
 def build_together(two_devices):
     """build_together(index, ...) runs two processes on this machine; returns what each of them said."""
-
-    def run(index, preludes=("", ""), code=0, second=()):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-
-        def process(number):
-            together = f"--coordinator={coordinator}", "--processes=2", f"--process={number}"
-            own = second if number else ()
-            return build(two_devices, index, *together, *own, code=code, prelude=preludes[number])
-
-        with ThreadPoolExecutor(2) as threads:
-            return list(threads.map(process, range(2)))
-
-    return run
-
-
-def build(run, index, *arguments, **settings):
-    given = "--config=tiny.py", f"--workdir={run.workdir}", f"--index={index}"
-    return run.command(
-        "build_index", *given, "--config.index.shard=8", "--config.index.batch=4", *arguments, **settings
-    )
+    return lambda index, **settings: two_devices.together(*given(two_devices, index), **settings)
 
 
 @pytest.mark.long
@@ -72,7 +47,7 @@ def test_two_processes_build_what_one_builds(two_devices, build_together, tmp_pa
     said = [done.stdout for done in build_together(tmp_path / "together")]
     assert "16 of 16 passages encoded" in said[0] and "14 of 14 passages encoded" in said[1]
     assert "30 passages, exact index" in said[0] and "exact index" not in said[1]
-    build(two_devices, tmp_path / "alone")
+    two_devices.command(*given(two_devices, tmp_path / "alone"))
     assert contents(tmp_path / "together") == contents(tmp_path / "alone")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together"]
 
@@ -81,11 +56,11 @@ def test_two_processes_build_what_one_builds(two_devices, build_together, tmp_pa
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_process_that_fails_ends_the_other_with_its_message(two_devices, build_together, tmp_path, failing):
     preludes = [FAILS if number == failing else "" for number in range(2)]
-    said = [done.stderr for done in build_together(tmp_path / "index", preludes, code=2)]
+    said = [done.stderr for done in build_together(tmp_path / "index", preludes=preludes, code=2)]
     assert "error: the disk is full" in said[failing]
     assert f"error: process {failing} of 2 failed: the disk is full" in said[1 - failing]
     build_together(tmp_path / "index")  # goes on, as after any other failure
-    build(two_devices, tmp_path / "alone")
+    two_devices.command(*given(two_devices, tmp_path / "alone"))
     assert contents(tmp_path / "index") == contents(tmp_path / "alone")
 
 

@@ -1,7 +1,7 @@
 """The walk over questions: retrieve, read, and what came of each question."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from rag_jax.api import Rag, Retrieved
@@ -49,13 +49,19 @@ class Batch(NamedTuple):
     found: Retrieved
 
 
-def retrieve(rag: Rag, questions: Sequence[Question], *, k: int | None = None, start: int = 0) -> Iterator[Batch]:
-    """Yields the questions from number `start` on in batches, with the k best passages of each."""
-    size = rag.config.evaluate.batch
-    for first in range(start, len(questions), size):
-        batch = questions[first : first + size]
+def batches(count: int, size: int, start: int = 0) -> list[range]:
+    """The numbers of the questions of each batch, from number `start` on."""
+    return [range(first, min(first + size, count)) for first in range(start, count, size)]
+
+
+def retrieve(
+    rag: Rag, questions: Sequence[Question], *, k: int | None = None, wanted: Iterable[range] | None = None
+) -> Iterator[Batch]:
+    """Yields the questions in batches, all or those wanted, with the k best passages of each."""
+    for numbers in batches(len(questions), rag.config.evaluate.batch) if wanted is None else wanted:
+        batch = questions[numbers.start : numbers.stop]
         found = rag.retrieve([question.text for question in batch], k=k)
-        yield Batch(range(first, first + len(batch)), batch, found)
+        yield Batch(numbers, batch, found)
 
 
 def read(rag: Rag, batch: Batch, *, change: Change | None = None, holding: Holding | None = None) -> list[Prediction]:

@@ -1,17 +1,18 @@
 """The hot-swap square (Lewis et al. 2020, section 4.5): two editions of the index, two editions of the answers."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from rag_jax.api import Rag
 from rag_jax.data.formats import Question
 from rag_jax.errors import UserError
-from rag_jax.evaluation.answers import predict
+from rag_jax.evaluation.answers import read
 from rag_jax.evaluation.sums import Rate
+from rag_jax.evaluation.walks import Walks
 from rag_jax.metrics.text import exact_match
 
 
-def square(rag: Rag, indexes: Sequence[Path], editions: Sequence[Sequence[Question]]) -> Iterator[tuple[str, Rate]]:
+def square(walks: Walks, indexes: Sequence[Path], editions: Sequence[Sequence[Question]]) -> Iterator[tuple[str, Rate]]:
     """Yields EM for every index against every edition of the answers, by group; the questions are the same in both.
 
     The questions of an edition whose answers did not change belong into neither. The first index is open afterwards.
@@ -19,9 +20,12 @@ def square(rag: Rag, indexes: Sequence[Path], editions: Sequence[Sequence[Questi
     for questions in editions[1:]:
         if [question.text for question in questions] != [question.text for question in editions[0]]:
             raise UserError("config.hot_swap.questions: found other questions in the second file, expected the same")
+    rag = walks.rag
     for number, index in enumerate(indexes, 1):
         rag.swap_index(index)
-        said = [prediction.text for prediction in predict(rag, editions[0])]
+        readings = {"answers": partial(read, rag)}
+        walked = walks.walk(f"hot_swap_{number}", editions[0], readings, about=rag.identity())
+        said = [prediction.text for prediction in walked.predictions("answers")]
         for edition, questions in enumerate(editions, 1):
             for group in ("", *sorted({question.group for question in questions} - {""})):
                 values = [

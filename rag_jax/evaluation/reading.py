@@ -1,6 +1,7 @@
 """Proof of reading: the same weights without passages, with other questions' passages, with answers renamed."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -9,21 +10,26 @@ from rag_jax.data.formats import Question
 from rag_jax.data.substitution import Form, NameMaker, Substitution
 from rag_jax.data.text import Document
 from rag_jax.errors import UserError
-from rag_jax.evaluation.answers import Change, Documents, predict
+from rag_jax.evaluation.answers import Change, Documents, read
 from rag_jax.evaluation.sums import Rate
+from rag_jax.evaluation.walks import Walks
 from rag_jax.metrics.text import normalise
 from rag_jax.retrieve import NOTHING
 
 
-def reading_tests(rag: Rag, questions: Sequence[Question]) -> Iterator[tuple[str, Rate]]:
+def reading_tests(walks: Walks, questions: Sequence[Question]) -> Iterator[tuple[str, Rate]]:
     """Yields EM with no passages, with another question's, and with every answer renamed where it stands."""
+    rag = walks.rag
     tests = {
         "EM without passages": _without(questions),
         "EM with another question's passages": _of_another(rag, questions),
         "EM after answers are renamed in the passages": _renamed(rag, questions),
     }
-    for name, change in tests.items():
-        yield name, Rate.of([prediction.exact_match for prediction in predict(rag, questions, change=change)])
+    walked = walks.walk(
+        "reading", questions, {name: partial(read, rag, change=change) for name, change in tests.items()}
+    )
+    for name in tests:
+        yield name, Rate.of([prediction.exact_match for prediction in walked.predictions(name)])
 
 
 def _answers(questions: Sequence[Question], numbers: Sequence[int]) -> list[tuple[str, ...]]:

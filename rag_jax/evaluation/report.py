@@ -1,7 +1,9 @@
 """Runs the measurements of a trained model and writes them down: metrics.json, predictions.jsonl, sweep.json."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from rag_jax.evaluation.measures import Totals
 from rag_jax.evaluation.reading import reading_tests
 from rag_jax.evaluation.sums import Sum
 from rag_jax.evaluation.sweep import sweep
+from rag_jax.evaluation.walks import Walks
 from rag_jax.files import read_object, write_atomically, write_json
 from rag_jax.metrics.labels import THREE_WAY
+from rag_jax.parallel import SINGLE, Team
 
 PARTS = ("answers", "retrieval", "reading", "hot_swap")
 Lines = Iterator[tuple[str, Sum, float | None]]  # name, what was measured, the paper's own number in percent
@@ -47,25 +51,27 @@ class Asked:
     submission: Callable[[str, str], str] | None = None
 
 
-def evaluate(rag: Rag, config: ConfigDict, folder: Path, asked: Asked) -> None:
+def evaluate(rag: Rag, config: ConfigDict, folder: Path, asked: Asked, team: Team = SINGLE) -> None:
     """Prints and saves each part asked for, with 95% intervals, and the sweep.
 
     Beside the parts in metrics.json, under 'of', stands whose answers they measure (Rag.identity), so that a model
-    card shows no other model's scores.
+    card shows no other model's scores. team: the processes that answer together; the first prints and saves.
+    Called again after it was killed, it answers nothing twice.
     """
     _check(config, asked)
+    team.wait("what to measure", f"{replace(asked, submission=None)} {config.evaluate}")
     measures_of = {"answers": _answers, "retrieval": _retrieval, "reading": _reading, "hot_swap": _hot_swap}
-    identity = rag.identity()
-    for part in asked.parts:
-        heading, results = _heading(part, asked), {}
-        print(f"{heading.replace('_', ' '):<56} percent  [95% interval]  sum of count", flush=True)
-        for name, found, paper in measures_of[part](rag, config, asked, folder, identity):
-            print(f"  {name:<54} {found}" + ("" if paper is None else f"   paper {paper}"), flush=True)
-            results[name] = found.json() | ({} if paper is None else {"paper": paper})
-        _write(folder, {heading: results}, {heading: identity})
+    walks = Walks(rag, folder / f"{_heading('evaluate', asked)}.partial", rag.identity(), team)
+    for part in dict.fromkeys(asked.parts):
+        lines = measures_of[part](walks, config, asked, folder)
+        if team.first:
+            _report(_heading(part, asked), lines, folder, walks.identity)
+        else:
+            deque(lines, maxlen=0)  # which answers its share
     if asked.n_docs:
         questions, path = _questions(config, asked)[: asked.limit], _beside(folder, "sweep.json", asked)
-        sweep(rag, questions, asked.n_docs, asked.names, path, {"of": identity, "split": asked.split})
+        sweep(walks, questions, asked.n_docs, asked.names, path, {"of": walks.identity, "split": asked.split})
+    walks.clear()
 
 
 def own_numbers(published: Mapping[str, Mapping[str, Mapping[str, float]]], kind: str, split: str) -> dict[str, float]:
@@ -97,19 +103,30 @@ def _check(config: ConfigDict, asked: Asked) -> None:
         fail("--parts=retrieval: the task has no measure of retrieval; expected --parts=answers")
 
 
-def _answers(rag: Rag, config: ConfigDict, asked: Asked, folder: Path, identity: str) -> Lines:
+def _report(heading: str, lines: Lines, folder: Path, identity: str) -> None:
+    results = {}
+    print(f"{heading.replace('_', ' '):<56} percent  [95% interval]  sum of count", flush=True)
+    for name, found, paper in lines:
+        print(f"  {name:<54} {found}" + ("" if paper is None else f"   paper {paper}"), flush=True)
+        results[name] = found.json() | ({} if paper is None else {"paper": paper})
+    _write(folder, {heading: results}, {heading: identity})
+
+
+def _answers(walks: Walks, config: ConfigDict, asked: Asked, folder: Path) -> Lines:
     """Answers the questions that predictions.jsonl does not hold yet; places past what is read are left out."""
     questions, path = _questions(config, asked), _beside(folder, "predictions.jsonl", asked)
-    places = [place for place in config.evaluate.recall if place <= rag.config.retrieval.k]
-    ours = predictions.fingerprint(identity, questions, asked.names, places)
-    if _written(folder).get("of", {}).get(path.name) != ours:
-        path.unlink(missing_ok=True)
-        _write(folder, {}, {path.name: ours})
+    places = [place for place in config.evaluate.recall if place <= walks.rag.config.retrieval.k]
+    ours = predictions.fingerprint(walks.identity, questions, asked.names, places)
+    goes_on = _written(folder).get("of", {}).get(path.name) == ours
     totals, kept = Totals(asked.names, places), []
-    for prediction in predictions.predict(rag, questions[: asked.limit], path, names=asked.names, places=places):
+    said = walks.predict(questions[: asked.limit], path, names=asked.names, places=places, goes_on=goes_on)
+    for prediction in said:
         totals.add(prediction)
         if asked.kilt_out or asked.submission:
             kept.append(prediction)
+    if not walks.team.first:
+        return
+    _write(folder, {}, {path.name: ours})
     if asked.kilt_out:
         predictions.write_kilt(Path(asked.kilt_out), kept)
     if asked.submission:
@@ -118,24 +135,25 @@ def _answers(rag: Rag, config: ConfigDict, asked: Asked, folder: Path, identity:
     yield from _lines(totals, asked)
 
 
-def _retrieval(rag: Rag, config: ConfigDict, asked: Asked, *_) -> Lines:
+def _retrieval(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
     """Searches as deep as the places looked at; nothing is generated."""
-    names, places = measures.of_retrieval(asked.names), config.evaluate.recall
+    rag, names, places = walks.rag, measures.of_retrieval(asked.names), config.evaluate.recall
     k = min(max(measures.KILT_PLACES, *places), len(rag.retriever.index.passages))
+    readings = {"retrieval": partial(answers.unread, rag, holding=measures.holding(asked.names))}
+    walked = walks.walk("retrieval", _questions(config, asked)[: asked.limit], readings, k=k, about=asked.names)
     totals = Totals(names, places)
-    for batch in answers.retrieve(rag, _questions(config, asked)[: asked.limit], k=k):
-        for prediction in answers.unread(rag, batch, holding=measures.holding(asked.names)):
-            totals.add(prediction)
+    for prediction in walked.predictions("retrieval"):
+        totals.add(prediction)
     yield from _lines(totals, asked)
 
 
-def _reading(rag: Rag, config: ConfigDict, asked: Asked, *_) -> Lines:
-    yield from ((name, rate, None) for name, rate in reading_tests(rag, _questions(config, asked)[: asked.limit]))
+def _reading(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
+    yield from ((name, rate, None) for name, rate in reading_tests(walks, _questions(config, asked)[: asked.limit]))
 
 
-def _hot_swap(rag: Rag, config: ConfigDict, asked: Asked, *_) -> Lines:
+def _hot_swap(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
     editions = [tasks.questions(config.data, source) for source in config.hot_swap.questions]
-    rates = square(rag, [rag.retriever.index.folder, Path(asked.swap_index)], editions)
+    rates = square(walks, [walks.rag.retriever.index.folder, Path(asked.swap_index)], editions)
     yield from ((name, rate, None) for name, rate in rates)
 
 

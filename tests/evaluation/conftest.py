@@ -9,6 +9,7 @@ from rag_jax.api import Reading, Retrieved
 from rag_jax.data.formats import Passage, Question
 from rag_jax.data.tokenizer import train_byte_bpe
 from rag_jax.decode.generate import Generated
+from rag_jax.evaluation.walks import Walks
 
 MAYORS = {"Brimholt": "Ada Quist", "Cladow": "Bo Rook", "Dunmere": "Cyd Stane", "Eskford": "Dov Thrup"}
 
@@ -29,6 +30,9 @@ class Reader:
             generator_tokenizer=self.tokenizer,
             documents=lambda ids_BK: [[tuple(tokens[row]) for row in ids_K] for ids_K in ids_BK.tolist()],
         )
+
+    def identity(self):
+        return f"a reader of {self.retriever.index.folder}"
 
     def retrieve(self, texts, *, k=None):
         """The passage whose title the question names, then the one after it."""
@@ -71,3 +75,9 @@ def reader(tokenizer):
     after = {**MAYORS, "Dunmere": "Eli Ulm", "Eskford": "Fay Vane"}
     editions = {"before": MAYORS, "after": after}
     return lambda how: Reader(tokenizer, editions, {"copies": copies, "remembers": remembers}[how])
+
+
+@pytest.fixture
+def walks(reader, tmp_path):
+    """walks('copies'): the walks of such a reader."""
+    return lambda how: Walks(reader(how), tmp_path / "kept", how)

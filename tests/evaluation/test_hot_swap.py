@@ -17,8 +17,8 @@ def editions(questions):
     return before, after
 
 
-def test_one_that_reads_follows_the_index(reader, editions):
-    rates = dict(square(reader("copies"), ["before", "after"], [editions[0][2:], editions[1][2:]]))
+def test_one_that_reads_follows_the_index(walks, editions):
+    rates = dict(square(walks("copies"), ["before", "after"], [editions[0][2:], editions[1][2:]]))
     whole = {name: rate for name, rate in rates.items() if name.count(",") == 1}
     assert whole == {
         "index 1, answers 1": Rate(2.0, 2),
@@ -31,24 +31,24 @@ def test_one_that_reads_follows_the_index(reader, editions):
     assert len(groups) == 8 and all(rate.count == 1 for rate in groups.values())
 
 
-def test_one_that_remembers_does_not(reader, editions):
-    rates = dict(square(reader("remembers"), ["before", "after"], editions))
+def test_one_that_remembers_does_not(walks, editions):
+    rates = dict(square(walks("remembers"), ["before", "after"], editions))
     assert rates["index 2, answers 1"] == Rate(4.0, 4) and rates["index 2, answers 2"] == Rate(2.0, 4)
     assert rates["index 2, answers 2, trained"] == Rate(1.0, 2)
 
 
-def test_the_first_index_is_open_afterwards(reader, editions):
-    fake = reader("copies")
-    list(square(fake, ["before", "after"], editions))
-    assert fake.retriever.index.folder == "before"
+def test_the_first_index_is_open_afterwards(walks, editions):
+    said = walks("copies")
+    list(square(said, ["before", "after"], editions))
+    assert said.rag.retriever.index.folder == "before"
 
 
-def test_questions_without_groups(reader, questions):
-    names = [name for name, _ in square(reader("copies"), ["before", "after"], [questions, questions])]
+def test_questions_without_groups(walks, questions):
+    names = [name for name, _ in square(walks("copies"), ["before", "after"], [questions, questions])]
     assert names == [f"index {i}, answers {e}" for i in (1, 2) for e in (1, 2)]
 
 
 @pytest.mark.parametrize("change", [lambda after: after[:3], lambda after: after[::-1]])
-def test_editions_must_ask_the_same(reader, editions, change):
+def test_editions_must_ask_the_same(walks, editions, change):
     with pytest.raises(UserError, match=r"config\.hot_swap\.questions: found other questions in the second file"):
-        list(square(reader("copies"), ["before", "after"], [editions[0], change(editions[1])]))
+        list(square(walks("copies"), ["before", "after"], [editions[0], change(editions[1])]))

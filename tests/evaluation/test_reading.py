@@ -7,6 +7,7 @@ from rag_jax.data.formats import Question
 from rag_jax.errors import UserError
 from rag_jax.evaluation.reading import _of_another, _renamed, reading_tests
 from rag_jax.evaluation.sums import Rate
+from rag_jax.evaluation.walks import Walks
 
 WITHOUT, ANOTHERS, RENAMED = (
     "EM without passages",
@@ -15,16 +16,16 @@ WITHOUT, ANOTHERS, RENAMED = (
 )
 
 
-def test_one_that_reads_falls_without_passages_and_follows_new_names(reader, questions):
-    assert dict(reading_tests(reader("copies"), questions)) == {
+def test_one_that_reads_falls_without_passages_and_follows_new_names(walks, questions):
+    assert dict(reading_tests(walks("copies"), questions)) == {
         WITHOUT: Rate(0.0, 4),
         ANOTHERS: Rate(0.0, 4),
         RENAMED: Rate(4.0, 4),
     }
 
 
-def test_one_that_remembers_keeps_its_answers(reader, questions):
-    assert dict(reading_tests(reader("remembers"), questions)) == {
+def test_one_that_remembers_keeps_its_answers(walks, questions):
+    assert dict(reading_tests(walks("remembers"), questions)) == {
         WITHOUT: Rate(4.0, 4),
         ANOTHERS: Rate(4.0, 4),
         RENAMED: Rate(0.0, 4),
@@ -80,10 +81,10 @@ def test_names_are_the_same_every_time(reader, questions):
     assert once == again and len(set(once)) == 4
 
 
-def test_the_tiny_model_passes_through_all_three(tiny_rag, tiny_run):
+def test_the_tiny_model_passes_through_all_three(tiny_rag, tiny_run, tmp_path):
     asked = [
         Question(str(number), record["question"], (record["answer"],))
         for number, record in enumerate(tiny_run.records("test.jsonl")[:3])
     ]
-    rates = dict(reading_tests(tiny_rag, asked))
+    rates = dict(reading_tests(Walks(tiny_rag, tmp_path / "kept", "model"), asked))
     assert list(rates) == [WITHOUT, ANOTHERS, RENAMED] and all(rate.count == 3 for rate in rates.values())

@@ -9,43 +9,92 @@ from rag_jax.data import tasks
 from rag_jax.evaluation.answers import predict
 from rag_jax.evaluation.measures import Totals
 from rag_jax.evaluation.sweep import sweep
+from rag_jax.evaluation.walks import Walks
 
 NAMES = ("exact_match", "f1", "gold_recall", "answer_recall")
 
 
 @pytest.fixture(scope="module")
 def questions(tiny_run):
+    """Ten, in batches of eight and two."""
     return tasks.TASKS["qa"].questions(str(tiny_run.folder / "test.jsonl"))
 
 
-def test_at_every_k_it_is_a_run_of_its_own(tiny_rag, questions, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def swept(tiny_rag, questions, tmp_path):
+    """swept(numbers, questions) sweeps and returns what is written."""
+
+    def run(n_docs=(3, 1, 1), asked=questions):
+        walks = Walks(tiny_rag, tmp_path / "kept", "model")
+        sweep(walks, asked, n_docs, NAMES, tmp_path / "sweep.json", {"of": "model"})
+        walks.clear()
+        return json.loads((tmp_path / "sweep.json").read_text())
+
+    return run
+
+
+@pytest.fixture
+def searched(tiny_rag, monkeypatch):
+    """The depth of every search."""
+    retrieve, depths = tiny_rag.retrieve, []
+    monkeypatch.setattr(tiny_rag, "retrieve", lambda texts, k: depths.append(k) or retrieve(texts, k=k))
+    return depths
+
+
+def test_at_every_k_it_is_a_run_of_its_own(tiny_rag, questions, swept, searched, tmp_path, capsys):
     """From one search: of the deepest k, a batch after the other."""
     pytest.importorskip("matplotlib")
-    retrieve, searched = tiny_rag.retrieve, []
-    monkeypatch.setattr(tiny_rag, "retrieve", lambda texts, k: searched.append(k) or retrieve(texts, k=k))
-    sweep(tiny_rag, questions, (3, 1, 1), NAMES, tmp_path / "sweep.json", {"of": "model"})
-    assert searched == [3, 3]
-    swept = json.loads((tmp_path / "sweep.json").read_text())
-    assert list(swept) == ["of", "questions", "n_docs"] and list(swept["n_docs"]) == ["1", "3"]
+    found = swept()
+    assert searched == [3, 3] and list(found) == ["of", "questions", "n_docs"] and list(found["n_docs"]) == ["1", "3"]
     for k in (1, 3):
         totals = Totals(NAMES, (k,))
         for prediction in predict(tiny_rag, questions, k=k):
             totals.add(prediction)
-        alone, found = totals.sums(), swept["n_docs"][str(k)]
-        assert found["EM"] == alone["exact_match"]["EM"].json() and found["F1"] == alone["f1"]["F1"].json()
-        assert found["recall@k"] == alone["gold_recall"][f"recall@{k}"].json()
+        alone, one = totals.sums(), found["n_docs"][str(k)]
+        assert one["EM"] == alone["exact_match"]["EM"].json() and one["F1"] == alone["f1"]["F1"].json()
+        assert one["recall@k"] == alone["gold_recall"][f"recall@{k}"].json()
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said] == ["passages", "1", "3"]
-    recall = [swept["n_docs"][k]["answer recall@k"] for k in ("1", "3")]
+    recall = [found["n_docs"][k]["answer recall@k"] for k in ("1", "3")]
     assert said[2].split()[-1] == f"{recall[-1]['percent']:.1f}"
     assert recall[0]["sum"] <= recall[1]["sum"]
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.json", "sweep.png"]
+
+
+class Killed(BaseException):
+    """Stops a sweep wherever it is."""
+
+
+@pytest.mark.parametrize(("reads", "searches"), [(1, [3, 3]), (3, [3])])
+def test_a_killed_sweep_goes_on_where_it_was(tiny_rag, swept, searched, tmp_path, monkeypatch, capsys, reads, searches):
+    """Of two batches at two depths. A batch is searched for again where a depth of it is missing."""
+    whole = swept(), (tmp_path / "sweep.json").read_bytes()
+    (tmp_path / "sweep.json").unlink()
+    read, left = tiny_rag.read, [reads]
+
+    def killing(*arguments):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        return read(*arguments)
+
+    monkeypatch.setattr(tiny_rag, "read", killing)
+    with pytest.raises(Killed):
+        swept()
+    assert not (tmp_path / "sweep.json").exists()
+    left[0] = 4 - reads  # what is missing, and no more
+    searched.clear()
+    capsys.readouterr()
+    assert (swept(), (tmp_path / "sweep.json").read_bytes()) == whole and left == [0] and searched == searches
+    assert f": going on, {reads} batches are there" in capsys.readouterr().out
+    assert not (tmp_path / "kept").exists()
 
 
 def test_without_matplotlib_the_numbers_are_written_and_the_picture_is_missed(
-    tiny_rag, questions, tmp_path, monkeypatch, capsys
+    questions, swept, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    sweep(tiny_rag, questions[:2], (1,), NAMES, tmp_path / "sweep.json", {})
+    swept((1,), questions[:2])
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
     assert "sweep.png: not drawn, found no package 'matplotlib'" in capsys.readouterr().out
