@@ -20,19 +20,19 @@ def square(walks: Walks, indexes: Sequence[Path], editions: Sequence[Sequence[Qu
     for questions in editions[1:]:
         if [question.text for question in questions] != [question.text for question in editions[0]]:
             raise UserError("config.hot_swap.questions: found other questions in the second file, expected the same")
-    rag = walks.rag
-    for number, index in enumerate(indexes, 1):
+    rag, said = walks.rag, {}
+    for number, index in reversed(list(enumerate(indexes, 1))):  # a second one that does not fit is found out at once
         rag.swap_index(index)
         readings = {"answers": partial(read, rag)}
         walked = walks.walk(f"hot_swap_{number}", editions[0], readings, about=rag.identity())
-        said = [prediction.text for prediction in walked.predictions("answers")]
+        said[number] = [prediction.text for prediction in walked.predictions("answers")]
+    for number in sorted(said):
         for edition, questions in enumerate(editions, 1):
             for group in ("", *sorted({question.group for question in questions} - {""})):
                 values = [
                     exact_match(text, question.answers)
-                    for text, question in zip(said, questions, strict=True)
+                    for text, question in zip(said[number], questions, strict=True)
                     if group in ("", question.group)
                 ]
                 name = f"index {number}, answers {edition}" + (f", {group}" if group else "")
                 yield name, Rate.of(values)
-    rag.swap_index(indexes[0])
