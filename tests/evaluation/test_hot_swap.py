@@ -52,3 +52,10 @@ def test_questions_without_groups(walks, questions):
 def test_editions_must_ask_the_same(walks, editions, change):
     with pytest.raises(UserError, match=r"config\.hot_swap\.questions: found other questions in the second file"):
         list(square(walks("copies"), ["before", "after"], [editions[0], change(editions[1])]))
+
+
+def test_a_killed_square_does_not_go_on_with_answers_from_another_index(walks, editions):
+    """The second index was made anew in between."""
+    list(square(walks("copies"), ["before", "after"], editions))  # and keeps its answers
+    rates = dict(square(walks("copies"), ["before", "before"], editions))
+    assert rates["index 1, answers 2"] == rates["index 2, answers 2"] == Rate(2.0, 4)
