@@ -11,8 +11,9 @@ encoder's layers and is made by python -m tests.benchmarks.warm_start.
 Files, in data/squad_open: passages.tsv.gz (DPR's table), and train.jsonl, valid.jsonl and test.jsonl of
 {"id", "question", "answer", "passage_id"}; no article of one is in another.
 
-The reader learns first, from the best passage that holds the answer, half of the answers being made-up names; then both
-halves are trained together. python -m tests.benchmarks.squad_open runs it with three seeds beside what it must beat.
+The generator learns to write what it reads by repairing passages; then to answer, from the best passage that holds the
+answer, half of the answers being made-up names; then both halves are trained together.
+python -m tests.benchmarks.squad_open runs it with three seeds beside what it must beat.
 """
 
 from rag_jax.config import default_config
@@ -37,6 +38,7 @@ def get_config(words: str = ""):
     config.length.update(question=32, passage=256, source=192, target=16)
     config.index.update(kind="exact", batch=16)
     config.retrieval.k = 5
+    config.denoise.update(steps=400, batch=16, learning_rate=5e-4, warmup=50)
     config.reader.update(
         steps=2400,
         batch=16,

@@ -203,7 +203,9 @@ def report(asked: Sequence[Question], runs: dict[str, Path], words: Path, kept: 
         (asked, found, [f"gold@{k}" for k in PLACES] + [f"answer@{k}" for k in HELD]),
         (few, said, ["EM", "F1"]),
     ):
-        table(f"{len(questions):,} questions", compared(systems), names, [article_of[q.passage_ids[0]] for q in questions])
+        table(
+            f"{len(questions):,} questions", compared(systems), names, [article_of[q.passage_ids[0]] for q in questions]
+        )
 
 
 def main() -> None:
