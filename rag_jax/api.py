@@ -14,9 +14,12 @@ from ml_collections import ConfigDict
 from rag_jax.config import score_scale
 from rag_jax.core.bucket import bucket
 from rag_jax.core.marginal import document_log_prior
+from rag_jax.data import tasks
+from rag_jax.data.labels import START, decoder_inputs, label_tokens
 from rag_jax.data.text import Document as Pieces
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_both
+from rag_jax.decode.classify import classify, names
 from rag_jax.decode.generate import STOPPING, DecodeConfig, Generated, generate, texts
 from rag_jax.errors import UserError
 from rag_jax.hub.folder import Trained, write_folder
@@ -61,7 +64,8 @@ class Answer:
     """An answer, log p(y|x) in nats (`</s>` counted, `<s>` not), and its documents by falling posterior.
 
     lower_bound: whether log_prob is one, as fast RAG-Sequence decoding leaves documents out. tokens: the posterior of
-    every text token, if asked for. others: the next best answers, if the configuration asks for several.
+    every text token, if asked for. others: the next best answers, if the configuration asks for several. Of a label
+    that data.classify tells, the others are all other labels, and log_prob is normalised over them.
     """
 
     question: str
@@ -109,6 +113,8 @@ def rag_config(config: ConfigDict, encoder: Tokenizer, generator: Tokenizer) -> 
         kind=config.kind,
         score_scale=score_scale(config),
         learn_score_scale=config.retrieval.learn_score_scale,
+        classes=tasks.classes(config.data),
+        label_tokens=label_tokens(tasks.labels(config.data), generator) if config.data.classify == "token" else (),
     )
 
 
@@ -134,12 +140,12 @@ class Rag:
 
     def __init__(self, model: rag.RagConfig, params: Any, retriever: Retriever, config: ConfigDict, parallel: Pmap):
         self.model, self.params, self.retriever, self.config = model, params, retriever, config
-        self.parallel = parallel
+        self.parallel, self.labels = parallel, tasks.labels(config.data)
         self._encode = parallel.batch(partial(rag.encode_questions, model))
         self.decode = replace(decode_config(config), bad_words=bad_words(config.decode, retriever.generator_tokenizer))
 
-        def read(params: Any, batch: tuple[jax.Array, jax.Array]) -> Generated:
-            return generate(model, self.decode, params, *batch)
+        def read(params: Any, batch: tuple[jax.Array, ...]) -> Generated:
+            return classify(model, params, *batch) if self.labels else generate(model, self.decode, params, *batch)
 
         self._read = parallel.batch(read)
 
@@ -160,6 +166,7 @@ class Rag:
         """
         found = open_pretrained(name, checkpoint=checkpoint)
         config = found.config if config is None else resolve(config)
+        tasks.check_labels(str(name), found.config.data, config.data)
         place = index or found.index()
         if place is None:
             raise UserError(f"{name}: comes without an index; build one with {BUILD} and give its folder as index")
@@ -204,8 +211,9 @@ class Rag:
         token_posterior: also tell for every token of a RAG-Token answer which documents it came from.
         """
         check_questions(questions)
-        if token_posterior and self.decode.kind != "token":
-            raise UserError("token_posterior: found kind 'sequence', which has one posterior for a whole answer")
+        if token_posterior and (self.labels or self.decode.kind != "token"):
+            found = "a label" if self.labels else "kind 'sequence'"
+            raise UserError(f"token_posterior: found {found}, which has one posterior for a whole answer")
         long = self.retriever.too_long(questions)
         if long:
             limit = self.retriever.length.question
@@ -234,10 +242,15 @@ class Rag:
         """What the generator answers from given documents (tokens of title and text) and their log prior."""
         check_documents(questions, documents_BK, prior_BK)
         rows, count = self._rows(len(questions)), len(questions)
-        source_BKS = self._shorter(self.retriever.sources(documents_BK, questions))
-        batch = self.parallel.put_batch((_pad(source_BKS, rows), _pad(prior_BK, rows)))
+        given = [self._shorter(self.retriever.sources(documents_BK, questions)), prior_BK]
+        if self.labels:
+            length = self.config.length.target if self.model.classes else START
+            given.append(decoder_inputs(self.retriever.generator_tokenizer, questions, length))
+        batch = self.parallel.put_batch(tuple(_pad(array, rows) for array in given))
         generated = self.parallel.to_host(self._read(self.params, batch))
         generated = jax.tree.map(lambda array: array[:count], generated)
+        if self.labels:
+            return Reading(names(generated, self.labels), generated)
         tokenizer = self.retriever.generator_tokenizer
         said = [[text.strip() for text in texts(token_NT, tokenizer)] for token_NT in generated.token_BNT]
         return Reading(said, generated)
@@ -279,7 +292,7 @@ class Rag:
             reading.texts_BN[row][n],
             float(generated.log_prob_BN[row, n]),
             tuple(documents),
-            lower_bound=self.decode.mode == "fast",
+            lower_bound=self.decode.mode == "fast" and not self.labels,
             tokens=self._tokens(generated, row, n, order) if tokens else (),
         )
 

@@ -43,6 +43,10 @@ DEFAULTS = {
         # Whose questions they are: 'nq', 'triviaqa', 'webquestions', 'curatedtrec', 'msmarco', 'jeopardy', 'fever3',
         # 'fever2', 'squad', 'kilt', or one's own, 'qa'. It says what the generator learns and what is measured.
         "task": "qa",
+        # How a label of 'fever3' or 'fever2' is told: '', written out as any answer; 'token', by a word that is one
+        # token of the generator, the likeliest of the labels' words; 'head', by a classifier on the decoder's last
+        # state once it has read the claim again, of length.target tokens. Neither searches: decode.* is not asked.
+        "classify": "",
         # Files in any form that data.formats.read_questions knows, as .jsonl of {question, answers}; 'demo:train';
         # 'demo:nq/train', a few of the demo's in the form of a task's files.
         "train": "",

@@ -1,6 +1,6 @@
 """Writes a trained model as a Hugging Face folder: `python -m rag_jax.export --workdir --out [--with_index]`.
 
-transformers' RagTokenForGeneration and RagSequenceForGeneration express these question encoders:
+transformers' RagTokenForGeneration and RagSequenceForGeneration express these question encoders and readers:
 
 | configuration | exported |
 |---|---|
@@ -9,6 +9,8 @@ transformers' RagTokenForGeneration and RagSequenceForGeneration express these q
 | encoder.pooling = 'mean' | no |
 | encoder.normalize = True | no |
 | encoder.question_prefix | no |
+| data.classify = 'token' | yes: it writes the word that stands for the label |
+| data.classify = 'head' | no |
 | index.kind = 'bm25' | without the index |
 """
 

@@ -12,6 +12,7 @@ from rag_jax.errors import UserError
 CHOICES = {
     "kind": ("token", "sequence"),
     "data.task": tuple("qa nq triviaqa webquestions curatedtrec msmarco jeopardy fever3 fever2 squad kilt".split()),
+    "data.classify": ("", "token", "head"),
     "data.target_layout": ("generation", "huggingface_finetune"),
     "data.truncation": ("keep_question", "huggingface"),
     "data.question_text": ("", "raw", "round_trip", "round_trip_clean"),
@@ -33,6 +34,7 @@ CHOICES = {
     "index.dtype": ("float32", "bfloat16"),
     "retrieval.lag": (0, 1),
 }
+LABELLED = ("fever3", "fever2")
 # What a number may be, by the last part of its key; all others are 1 or more.
 SHARES = ("inverse_cloze", "substitution", "b")
 LOSSES = ("dropout", "attention_dropout", "activation_dropout", "label_smoothing")
@@ -125,6 +127,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         if not 4 <= _get(config, key) <= _get(config, limit):
             yield f"{key}: found {_get(config, key)}, expected 4 to {limit} = {_get(config, limit)}"
     yield from _decode_problems(config)
+    yield from _label_problems(config) if config.data.classify else ()
     if config.index.kind != "exact" and config.index.recall_target != 1:
         yield f"index.recall_target: found {config.index.recall_target}, expected 1.0 but for index.kind = 'exact'"
     for name in STAGES:
@@ -157,6 +160,20 @@ def _decode_problems(config: ConfigDict) -> Iterator[str]:
             yield f"decode.bad_words_ids: found {words!r}, expected token ids with spaces between, as '0 0'"
     if decode.mode == "sample" and decode.beams != 1:
         yield f"decode.beams: found {decode.beams}, expected 1 with decode.mode = 'sample'"
+
+
+def _label_problems(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with telling labels in place of answers."""
+    if config.data.task not in LABELLED:
+        expected = "expected '' but for data.task = " + " or ".join(map(repr, LABELLED))
+        yield f"data.classify: found {config.data.classify!r}, {expected}"
+    if config.data.target_layout != "generation":
+        yield f"data.target_layout: found {config.data.target_layout!r}, expected 'generation' with data.classify"
+    for name in STAGES:
+        for key in ("depth", "substitution"):
+            if config[name][key]:
+                expected = "expected 0 with data.classify: no passage holds a label"
+                yield f"{name}.{key}: found {config[name][key]}, {expected}"
 
 
 def _range_problems(key: str, value: Any) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """What the words after --config=nq: change in a configuration of the paper: the model, an ablation, the size."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ml_collections import ConfigDict
@@ -9,6 +10,7 @@ from rag_jax.config import default_config
 from rag_jax.errors import fail
 
 KINDS, ABLATIONS, RUNLOCAL = ("token", "sequence"), ("frozen", "bm25"), "runlocal"
+WAYS = {"label": "token", "head": "head"}  # of telling FEVER's labels: the word, and its data.classify
 
 
 @dataclass(frozen=True)
@@ -18,23 +20,27 @@ class Variant:
     kind: str
     ablation: str = ""
     runlocal: bool = False
+    way: str = ""
 
     @classmethod
-    def read(cls, name: str, words: str, kind: str) -> "Variant":
-        """The variant that --config=NAME:WORDS asks for, words with commas between; `kind` where none is named.
+    def read(cls, name: str, words: str, kind: str, ways: Iterable[str] = ()) -> "Variant":
+        """The variant that --config=NAME:WORDS asks for, words with commas between; `kind`, and the first of
+
+        `ways`, where none is named.
 
         UserError for an unknown word and for two of one group.
         """
-        found = [word for word in words.split(",") if word]
+        found, groups = [word for word in words.split(",") if word], (KINDS, tuple(ways), ABLATIONS)
+        known = [word for group in (*groups, (RUNLOCAL,)) for word in group]
         for word in found:
-            if word not in (*KINDS, *ABLATIONS, RUNLOCAL):
-                expected = ", ".join((*KINDS, *ABLATIONS, RUNLOCAL))
+            if word not in known:
+                expected = ", ".join(known)
                 fail(f"--config={name}:{words}: found {word!r}, expected words of {expected}, with commas between")
-        kinds, ablations = ([word for word in found if word in group] for group in (KINDS, ABLATIONS))
-        for several in (kinds, ablations):
+        kinds, chosen, ablations = named = [[word for word in found if word in group] for group in groups]
+        for several in named:
             if len(several) > 1:
                 fail(f"--config={name}:{words}: found {' and '.join(several)}, expected one of them")
-        return cls((kinds or [kind])[0], "".join(ablations), RUNLOCAL in found)
+        return cls((kinds or [kind])[0], "".join(ablations), RUNLOCAL in found, [*chosen, *ways, ""][0])
 
     def applied(self, config: ConfigDict) -> ConfigDict:
         """The configuration, changed in place: frozen or by words (Lewis et al. 2020, table 6), of the demo's size."""

@@ -111,6 +111,20 @@ def test_bm25_trains_no_question_encoder(config):
     validate(config)
 
 
+def test_labels_are_told_where_there_are_some(config):
+    for classify in ("token", "head"):
+        config.data.classify = classify
+        problem = f"data.classify: found {classify!r}, expected '' but for data.task = 'fever3' or 'fever2'"
+        assert problems(config) == [problem]
+    config.data.update(task="fever2", target_layout="huggingface_finetune")
+    config.reader.substitution, config.joint.depth = 0.5, 7
+    assert problems(config) == [
+        "data.target_layout: found 'huggingface_finetune', expected 'generation' with data.classify",
+        "reader.substitution: found 0.5, expected 0 with data.classify: no passage holds a label",
+        "joint.depth: found 7, expected 0 with data.classify: no passage holds a label",
+    ]
+
+
 def test_decoding_that_does_not_fit_together(config):
     config.decode.update(mode="sample", beams=2)
     assert problems(config) == ["decode.beams: found 2, expected 1 with decode.mode = 'sample'"]

@@ -1,6 +1,7 @@
 """Every configuration of the paper's tasks runs, shrunk: retriever, index, two steps, evaluation."""
 
 import json
+import math
 import shutil
 
 import jax
@@ -10,6 +11,7 @@ from rag_jax import Rag
 from rag_jax.command import checked, find_config, load_config
 from rag_jax.data import tasks
 from rag_jax.data.demo.forms import FORMS
+from rag_jax.errors import UserError
 from rag_jax.evaluation.report import Asked, evaluate, own_numbers
 from rag_jax.training.indexing import build
 from rag_jax.training.loop import train
@@ -57,13 +59,16 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def started(small, tmp_path_factory):
-    """A run with a retriever and an index, which serve all tasks; programs compiled for one are there for the next."""
+    """A run with a retriever and an index, which serve all tasks, and tokenizers that have FEVER's words; programs
+
+    compiled for one are there for the next.
+    """
     place = Workdir(tmp_path_factory.mktemp("paper_run") / "run")
     before = {name: jax.config.values[name] for name in COMPILED}
     for name, value in COMPILED.items():
         jax.config.update(name, value if value != FOLDER else str(place.folder.parent / "compiled"))
-    train_retriever(small("nq:runlocal"), place)
-    build(small("nq:runlocal"), place, place.index)
+    train_retriever(small("fever3:runlocal"), place)
+    build(small("fever3:runlocal"), place, place.index)
     yield place.folder
     for name, value in before.items():
         jax.config.update(name, value)
@@ -76,6 +81,8 @@ def started(small, tmp_path_factory):
         *(pytest.param(f"{task}:runlocal", marks=LONG) for task in FORMS if task != "fever2"),
         pytest.param("nq:token,runlocal", marks=LONG),
         pytest.param("jeopardy:sequence,frozen,runlocal", marks=LONG),
+        pytest.param("fever3:head,runlocal", marks=LONG),
+        pytest.param("fever2:sequence,head,frozen,runlocal", marks=LONG),
     ],
 )
 def test_a_task_trains_and_is_measured(name, small, started, tmp_path, capsys):
@@ -85,14 +92,52 @@ def test_a_task_trains_and_is_measured(name, small, started, tmp_path, capsys):
     rag, task = Rag.load(place.folder), tasks.TASKS[config.data.task]
     assert [record["step"] for record in records(place.folder / "metrics.jsonl")] == [0, 1]
     numbers = own_numbers(task.paper, config.kind, "test")
-    asked = Asked(limit=8, names=task.metrics, paper=numbers, submission=task.submission)
+    parts = ("answers", "retrieval") if task.labels else ("answers",)
+    asked = Asked(parts, limit=8, names=task.metrics, paper=numbers, submission=task.submission)
     evaluate(rag, rag.config, place.folder, asked)
-    found = json.loads((place.folder / "metrics.json").read_text())["test_first_8"]
+    metrics = json.loads((place.folder / "metrics.json").read_text())
+    found = metrics["test_first_8"]
     assert found and str(next(iter(numbers.values()))) in capsys.readouterr().out
     predictions = records(place.folder / "predictions.jsonl")
     assert len(predictions) == 8
     assert all(len(prediction["documents"]) == config.retrieval.k for prediction in predictions)
     assert (place.folder / "submission.jsonl").exists() == (config.data.task == "msmarco")
+    if task.labels:
+        assert found["accuracy"]["count"] == len(predictions)
+        assert {"gold page@1", "gold page@10"} < metrics["retrieval_first_8"].keys()
+        assert {prediction["prediction"] for prediction in predictions} <= {*task.labels}
+        check_labels(rag, place, tmp_path / "export")
+
+
+def check_labels(rag, place, out):
+    """A claim is answered by all labels with their probabilities; what does not go with them is refused."""
+    (answer,) = rag.answer(["Lima is the capital of Peru."])
+    told = answer, *answer.others
+    assert {one.text for one in told} == {*rag.labels} and len(told) == len(rag.labels)
+    assert sum(math.exp(one.log_prob) for one in told) == pytest.approx(1, abs=1e-5)
+    assert [one.log_prob for one in told] == sorted((one.log_prob for one in told), reverse=True)
+    for one in told:
+        assert sum(document.posterior for document in one.documents) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(UserError, match="token_posterior: found a label"):
+        rag.answer(["Lima?"], token_posterior=True)
+    other = place.load_config()
+    other.data.classify = ""
+    with pytest.raises(UserError, match=r"config\.data: found classify = '' with task"):
+        Rag.load(place.folder, config=other)
+    if rag.model.classes:
+        with pytest.raises(UserError, match=r"data\.classify: found 'head'"):
+            rag.save_pretrained(out)
+
+
+@LONG
+def test_labels_in_a_word_are_exported_and_told_alike(small, started, tmp_path):
+    place = Workdir(shutil.copytree(started, tmp_path / "run"))
+    train(small("fever3:sequence,runlocal"), place)
+    rag, claims = Rag.load(place.folder), ["Lima is the capital of Peru.", "Oslo is the capital of Peru."]
+    rag.save_pretrained(tmp_path / "export")
+    exported = Rag.load(tmp_path / "export", index=place.index)
+    for answer, again in zip(rag.answer(claims), exported.answer(claims), strict=True):
+        assert again.text == answer.text and again.log_prob == pytest.approx(answer.log_prob, abs=1e-5)
 
 
 @LONG

@@ -63,6 +63,15 @@ def test_the_docstring_tells_the_paper_s_own_scores_and_commands(task):
             assert str(found[split][system][headline]) in told
 
 
+@pytest.mark.parametrize("task", ["fever3", "fever2"])
+def test_the_two_ways_of_telling_labels(task):
+    assert load(task).to_dict() == load(f"{task}:label").to_dict()
+    for words, classify, target in (("label", "token", 4), ("head", "head", 64), ("sequence,head,bm25", "head", 64)):
+        config = checked(load(f"{task}:{words}"))
+        assert (config.data.classify, config.length.target) == (classify, target)
+        assert checked(load(f"{task}:{words},runlocal")).data.classify == classify
+
+
 def test_the_order_of_the_words_does_not_matter():
     assert load("nq:runlocal,bm25,token").to_dict() == load("nq:token,bm25,runlocal").to_dict()
     assert Variant.read("nq", "", "token") == Variant("token") != Variant.read("nq", "sequence", "token")
@@ -74,12 +83,20 @@ def test_the_order_of_the_words_does_not_matter():
         ("tokn", "--config=nq:tokn: found 'tokn', expected words of token, sequence, frozen, bm25, runlocal"),
         ("token,sequence", "--config=nq:token,sequence: found token and sequence, expected one of them"),
         ("bm25,frozen", "--config=nq:bm25,frozen: found bm25 and frozen, expected one of them"),
+        ("head", "--config=nq:head: found 'head', expected words of token, sequence, frozen, bm25, runlocal"),
     ],
 )
 def test_a_wrong_word_is_told_what_there_is(words, message):
     with pytest.raises(UserError) as caught:
         load(f"nq:{words}")
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_way_alone():
+    with pytest.raises(UserError, match="--config=fever3:label,head: found label and head, expected one of them"):
+        load("fever3:label,head")
+    with pytest.raises(UserError, match="expected words of token, sequence, label, head, frozen, bm25, runlocal, with"):
+        load("fever2:heads")
 
 
 @pytest.mark.parametrize("task", ["webquestions", "curatedtrec"])

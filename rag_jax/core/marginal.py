@@ -81,6 +81,22 @@ def next_token_marginal(logits_BKMV: Array, prior_BK: Array) -> tuple[Array, Arr
     return top_BMV + jnp.log(total_BMV), offset_BKM
 
 
+def label_marginal(logp_BKC: Array, prior_BK: Array) -> tuple[Array, Array]:
+    """log p(c|x) = log sum_z p(z|x) p(c|x,z) of each label c, and which documents speak for it.
+
+    For a target of one token RAG-Sequence and RAG-Token are one (section 2.1).
+
+    Args:
+        logp_BKC: each document's log p(c|x,z); the labels need not be all that could be said.
+        prior_BK: log p(z|x).
+
+    Returns:
+        Nats: [B, C], normalised over the labels, and log p(z|x,c) [B, K, C]; -inf where a question has no document.
+    """
+    joint_BKC = widen(prior_BK)[:, :, None] + widen(logp_BKC)
+    return _log_normalise(logsumexp(joint_BKC, axis=1), axis=1), _log_normalise(joint_BKC, axis=1)
+
+
 def document_posterior(logp_BKT: Array, prior_BK: Array, mask_BT: Array, kind: str) -> Array:
     """How probable each document is once the answer is known: the marginal's summands, normalised over z.
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from rag_jax.data import expansion
 from rag_jax.data.formats import Question
+from rag_jax.data.labels import WORDS
 from rag_jax.metrics.answers_in_passages import passage_patterns
 from rag_jax.metrics.tokenise import simple
 
@@ -28,6 +29,11 @@ class Targets(NamedTuple):
 def first(question: Question, texts: Sequence[str]) -> Targets:
     """The first answer."""
     return Targets(question.answers[:1], "the first answer")
+
+
+def word(question: Question, texts: Sequence[str]) -> Targets:
+    """The word that stands for the label, one token of the generator (FEVER; section 3.4)."""
+    return Targets(tuple(WORDS[label] for label in question.answers[:1]), "the word for the label")
 
 
 def each(question: Question, texts: Sequence[str]) -> Targets:

@@ -16,7 +16,7 @@ from rag_jax.data.lines import Meter
 from rag_jax.data.published import Scores
 from rag_jax.data.targets import Targets
 from rag_jax.errors import fail
-from rag_jax.metrics.labels import TWO_WAY
+from rag_jax.metrics.labels import THREE_WAY, TWO_WAY
 from rag_jax.metrics.patterns import compile_patterns
 
 DEMO = "demo:"
@@ -65,7 +65,8 @@ class Task:
     metrics: how predictions are judged, by name; the first is the paper's. choose: which of a file's questions are
     asked, and how. targets: what the generator learns to say, from a question and the texts of the `depth` passages
     that the starting retriever finds for it (none are searched where depth is 0). submission: (id, answer) -> a line
-    of the file that answers to the hidden test are handed in with.
+    of the file that answers to the hidden test are handed in with. labels: all that a question may have for its answer,
+    in the order of their classes.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Task:
     targets: Callable[[Question, Sequence[str]], Targets] = targets.first
     depth: int = 0
     submission: Callable[[str, str], str] | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def paper(self) -> Scores:
@@ -87,6 +89,8 @@ class Task:
         """
         name = str(source)
         read = _of_demo(name.removeprefix(DEMO)) if name.startswith(DEMO) else read_questions(name)
+        if self.labels:
+            _only_labels(name, read)
         choose = self.choose if any(question.answers for question in read) else as_read
         kept, said = [], Counter[str]()
         for question in read:
@@ -104,6 +108,14 @@ class Task:
         if not kept:
             fail(f"{name}: no question is left for data.task = {self.name!r}; expected another file or task")
         return kept
+
+
+def _only_labels(name: str, questions: Iterable[Question]) -> None:
+    """UserError for an answer that is no label of FEVER's."""
+    for question in questions:
+        if question.answers and question.answers[0] not in THREE_WAY:
+            label, expected = question.answers[0], ", ".join(THREE_WAY)
+            fail(f"{name}: question {question.id!r}: found the label {label!r}, expected {expected}")
 
 
 def _of_demo(name: str) -> list[Question]:
@@ -127,8 +139,8 @@ TASKS = {
         ),
         Task("msmarco", ("rouge_l_coco", "bleu_1", "distinct_3"), choose=answered, submission=submission),
         Task("jeopardy", ("q_bleu_1", "bleu_1", "distinct_3"), choose=clue),
-        Task("fever3", ("accuracy", "accuracy_2way_rows", "page_precision")),
-        Task("fever2", ("accuracy", "page_precision"), choose=two_way),
+        Task("fever3", ("accuracy", "accuracy_2way_rows", "page_precision"), labels=THREE_WAY),
+        Task("fever2", ("accuracy", "page_precision"), choose=two_way, labels=TWO_WAY),
         Task("squad", ("exact_match", "f1", "gold_recall", "answer_recall", "page_precision")),
         Task("kilt", ("kilt", "exact_match", "f1", "rouge_l_kilt", "page_precision")),
     )
@@ -163,3 +175,26 @@ def files(source: str) -> list[list]:
 def questions(data: ConfigDict, source: str, *, log: Callable[[str], None] = print) -> list[Question]:
     """The questions of a file, or of a split of the demo ('demo:train'), as data.task asks them; see Task.questions."""
     return TASKS[data.task].questions(source, log=log)
+
+
+def task(data: ConfigDict) -> Task:
+    """The task that data.task names; where a label is said in one token, its word is what the generator learns."""
+    found = TASKS[data.task]
+    return replace(found, targets=targets.word) if data.classify == "token" else found
+
+
+def labels(data: ConfigDict) -> tuple[str, ...]:
+    """The labels that data.classify tells apart, in the order of their classes; none where answers are written."""
+    return TASKS[data.task].labels if data.classify else ()
+
+
+def classes(data: ConfigDict) -> int:
+    """How many labels a head tells apart; 0 without one."""
+    return len(labels(data)) if data.classify == "head" else 0
+
+
+def check_labels(name: str, trained: ConfigDict, data: ConfigDict) -> None:
+    """UserError where config.data asks for other labels, or in another way, than the model `name` was trained for."""
+    if (trained.classify, labels(trained)) != (data.classify, labels(data)):
+        found, learned = (f"classify = {of.classify!r} with task = {of.task!r}" for of in (data, trained))
+        fail(f"config.data: found {found}, but {name} was trained for {learned}; leave that as it was")

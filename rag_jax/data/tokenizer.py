@@ -5,9 +5,10 @@ transformers costs seconds, and its tokenizers are this library underneath.
 """
 
 import hashlib
+import json
 import shutil
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -191,23 +192,34 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, folder: str | Path) -
     return Tokenizer.load(folder)
 
 
-def train_byte_bpe(texts: Iterable[str], vocab_size: int, folder: str | Path) -> Tokenizer:
+def train_byte_bpe(texts: Iterable[str], vocab_size: int, folder: str | Path, whole: Collection[str] = ()) -> Tokenizer:
     """Trains a byte-level BPE vocabulary and writes the folder, which BartTokenizer loads.
 
-    All 256 bytes are in it, so that any text can be written. The same texts give the same file.
+    All 256 bytes are in it, so that any text can be written. The same texts give the same file. whole: words that are
+    one token each after a space, however rare they are in the texts.
     """
     _check_size(vocab_size)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - sum(map(len, whole)),  # a word of n letters after a space is made by n merges at most
         special_tokens=list(BART_SPECIALS.values()),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     backend = _byte_bpe(models.BPE())
     backend.train_from_iterator(texts, trainer)
+    for word in whole:
+        _make_whole(backend, f" {word}")
     _frame(backend, BART_SPECIALS["bos"], BART_SPECIALS["eos"])
     _write_folder(folder, backend, "BartTokenizer", BART_SPECIALS, add_prefix_space=False)
     return Tokenizer.load(folder)
+
+
+def _make_whole(backend: tokenizers.Tokenizer, text: str) -> None:
+    """Makes a text one token, by merges that come after all others: hardly another text is cut otherwise."""
+    while len(pieces := backend.encode(text, add_special_tokens=False).tokens) > 1:
+        model = json.loads(backend.to_str())["model"]
+        model["vocab"].setdefault("".join(pieces[:2]), len(model["vocab"]))
+        backend.model = models.BPE(model["vocab"], [*map(tuple, model["merges"]), tuple(pieces[:2])])
 
 
 def _check_size(vocab_size: int) -> None:

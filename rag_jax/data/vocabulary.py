@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from rag_jax.data import tasks
 from rag_jax.data.formats import Passage
+from rag_jax.data.labels import WORDS
 from rag_jax.data.text import source_string
 from rag_jax.data.tokenizer import Framing, Tokenizer, copy_files, train_byte_bpe, train_wordpiece
 from rag_jax.errors import UserError
@@ -41,7 +42,8 @@ def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer, Tokenize
                 source_string(passage.title, passage.text, questions[row % len(questions)])
                 for row, passage in enumerate(passages())
             )
-            train_byte_bpe(texts, config.tokenizer.generator_vocab, folder / "generator")
+            whole = WORDS.values() if config.data.classify == "token" else ()
+            train_byte_bpe(texts, config.tokenizer.generator_vocab, folder / "generator", whole)
     return load_both(config, *(folder / part for part in PARTS))
 
 

@@ -67,12 +67,13 @@ def write_folder(
     """Writes weights, configs, tokenizers and a model card; with_index: also passages and vectors, in both formats.
 
     scores: what evaluate wrote of the test, for the card. Raises UserError, before anything is written, for a folder
-    that holds something, for an encoder or an index that transformers' RAG cannot express, or without the packages
-    that write an index.
+    that holds something, for an encoder, a classifier or an index that transformers' RAG cannot express, or without the
+    packages that write an index.
     """
     folder = Path(folder)
     check_folder(folder)
     check_encoder(trained.model.question_encoder)
+    check_classifier(trained.model)
     if with_index:
         check_vectors(trained.index)
         knowledge.check_installed()
@@ -112,6 +113,15 @@ def check_encoder(encoder: BertConfig) -> None:
         found = getattr(encoder, name)
         if found != value:
             fail(f"encoder.{name}: found {found!r}, expected {value!r} for an export: {why}; use it with rag_jax alone")
+
+
+def check_classifier(model: rag.RagConfig) -> None:
+    """UserError for a model that tells labels by a head, for which transformers' RAG has no place."""
+    if model.classes:
+        fail(
+            "data.classify: found 'head', expected 'token' or '' for an export: transformers' RAG has no classifier; "
+            "use the model with rag_jax alone"
+        )
 
 
 def check_vectors(index: Any) -> None:

@@ -1,7 +1,7 @@
 """What a name stands for: a run's folder, an exported folder, a Hugging Face RAG folder or a hub name."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import default_config
+from rag_jax.data import tasks
 from rag_jax.errors import UserError
 from rag_jax.files import read_json, read_object
 from rag_jax.hub import huggingface, source
@@ -28,7 +29,7 @@ class Pretrained(NamedTuple):
     config: what it was trained with, or what its folder says of itself. encoder_tokenizer, generator_tokenizer:
     folders. passage_encoder: the fingerprint of the encoder whose index it reads; None where nobody knows.
     index(): the folder of the index that comes with it, downloaded now if it must be; None where none comes.
-    load: (model, parallel) -> parameters, whole on every device.
+    load: (model, parallel) -> parameters, whole on every device; of a run, with the classifier that it trained.
     """
 
     config: ConfigDict
@@ -66,7 +67,8 @@ def _run(place: Workdir, checkpoint: str) -> Pretrained:
         raise UserError(f"{place.checkpoints}: holds no checkpoint; run `python -m rag_jax.train` first")
 
     def load(model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
-        shapes = jax.eval_shape(partial(rag.init_params, model), jax.random.key(0))
+        trained = replace(model, classes=tasks.classes(config.data))
+        shapes = jax.eval_shape(partial(rag.init_params, trained), jax.random.key(0))
         return checkpoints.restore(step, params=parallel.abstract_whole(shapes))["params"]
 
     encoder, generator = (place.tokenizers / part for part in ("encoder", "generator"))

@@ -7,6 +7,7 @@ import optax
 from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
+from rag_jax.data import tasks
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.hub import huggingface, source
@@ -62,7 +63,8 @@ def start(
     """Where training starts: this run's checkpoint > init_from > encoders and generator apart > scratch.
 
     The question encoder apart is train_retriever's in this run, else parts.question_encoder; without parts.generator
-    the generator is fresh. BM25 needs no question encoder: one that is not to be had is fresh. Writes nothing.
+    the generator is fresh. BM25 needs no question encoder: one that is not to be had is fresh. So is a classifier
+    where init_from has none of the same labels. Writes nothing.
     """
     saved = Checkpoints(place.checkpoints) if place.checkpoints.is_dir() else None
     if saved and (progress := resume(saved, model, optimizers, parallel)) is not None:
@@ -71,7 +73,11 @@ def start(
     if config.init_from:
         whole = open_pretrained(config.init_from, "config.init_from")
         named = by_words or encoders.given_fingerprint(config, model) or whole.passage_encoder
-        return Start(whole.load(model, parallel), named)
+        params = whole.load(model, parallel)
+        if tasks.classes(whole.config.data) != model.classes:  # the head of other labels, or none
+            params.pop("classifier", None)
+            params |= parallel.put_whole(rag.init_classifier(model, jax.random.key(config.seed)))
+        return Start(params, named)
     params = rag.init_params(model, jax.random.key(config.seed))
     trained = (encoders.known_params if by_words else encoders.retriever_params)(config, place, model, parallel)
     params |= {name: trained[name] for name in params if name in trained}

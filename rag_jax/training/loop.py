@@ -29,7 +29,10 @@ from rag_jax.training.optim import learning_rate, optimizer
 from rag_jax.training.step import Objective, TrainState, train_step
 from rag_jax.workdir import Workdir
 
-TRAINED = {True: ("question_encoder", "log_score_scale", "generator"), False: ("generator",)}
+TRAINED = {
+    True: ("question_encoder", "log_score_scale", "generator", "classifier"),
+    False: ("generator", "classifier"),
+}
 
 
 def train(config: ConfigDict, place: Workdir) -> None:
@@ -58,7 +61,7 @@ def train(config: ConfigDict, place: Workdir) -> None:
 
     rag, last = Rag(model, params, retriever, config, parallel), list(stages)[-1]
     with RunLog(place.folder, resume_at=done) as log:
-        task, goes_on = tasks.TASKS[config.data.task], progress is not None
+        task, goes_on = tasks.task(config.data), progress is not None
         examples = make_examples(task, questions, rag, place.targets, resumed=goes_on, log=log)
         if config.init_from and progress is None:
             against = start.passage_encoder or "a passage encoder that it does not name"

@@ -13,8 +13,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rag_jax.core.marginal import document_log_prior
+from rag_jax.data import tasks
 from rag_jax.data.denoising import mask_spans
 from rag_jax.data.formats import Question
+from rag_jax.data.labels import decoder_inputs
 from rag_jax.data.pipeline import Batches, step_rng
 from rag_jax.data.substitution import Form, NameMaker, Substitution
 from rag_jax.data.text import Document, Marks, targets
@@ -57,6 +59,7 @@ class QuestionSource:
         self._known: dict[int, tuple] | None = None if stage.train_question_encoder else {}
         self._names, self._substitution = names, Substitution(retriever.generator_tokenizer)
         self._marks = Marks.of(retriever.generator_tokenizer)
+        self._labels = tasks.labels(config.data) if model.classes else ()
 
     def encode(self, params: Any, step: int) -> jax.Array | None:
         """Dispatches the question encoder on batch `step`; returns before it is done.
@@ -93,21 +96,14 @@ class QuestionSource:
             rng = step_rng(self._seed, self._name, step)
             pairs = [self._renamed(*pair, rng) for pair in zip(documents_BK, answers, strict=True)]
             documents_BK, answers = map(list, zip(*pairs, strict=True))
-        token_BT, target_BT = targets(
-            [answer.spaced for answer in answers],
-            length=self._length.target,
-            marks=self._marks,
-            compat=self._compat,
-        )
         return Batch(
             question_BQ=self._question_ids(step) if self._by_vector else None,
             document_BKE=self._retriever.vectors(ids_BK) if self._by_vector else None,
             mask_BK=ids_BK >= 0,
             source_BKS=self._retriever.sources(documents_BK, [question.text for question in asked]),
-            token_BT=token_BT,
-            target_BT=target_BT,
             weight_B=np.ones(len(asked), np.float32),
             score_BK=score_BK,
+            **self._said(asked, answers),
         )
 
     def _is_known(self, step: int) -> bool:
@@ -126,6 +122,17 @@ class QuestionSource:
         )
         order_BK = np.argsort(~holds_BK, axis=1, kind="stable")[:, : self._k]
         return np.take_along_axis(ids_BK, order_BK, axis=1), np.take_along_axis(score_BK, order_BK, axis=1)
+
+    def _said(self, asked: Sequence[Question], answers: Sequence[Form]) -> dict[str, np.ndarray | None]:
+        """What the decoder reads and learns to say, an answer; or a claim, and the class that is its label."""
+        length = self._length.target
+        if not self._labels:
+            spaced = [answer.spaced for answer in answers]
+            token_BT, target_BT = targets(spaced, length=length, marks=self._marks, compat=self._compat)
+            return {"token_BT": token_BT, "target_BT": target_BT}
+        token_BT = decoder_inputs(self._retriever.generator_tokenizer, [question.text for question in asked], length)
+        label_B = np.array([self._labels.index(question.answers[0]) for question in asked], np.int32)
+        return {"token_BT": token_BT, "target_BT": None, "label_B": label_B}
 
     def _answers(self, step: int) -> list[Form]:
         return [Form.of(self._retriever.generator_tokenizer, question.answers[0]) for question in self._asked(step)]

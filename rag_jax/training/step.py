@@ -25,7 +25,8 @@ class Batch(NamedTuple):
     """What a step reads. question_BQ, source_BKS, token_BT, target_BT: token ids; document_BKE: passage vectors;
 
     mask_BK: True where a document was found; weight_B: 1 for a question, 0 for padding of the batch. score_BK: logits
-    of p(z|x) where a retriever brings its own; then question_BQ and document_BKE are None.
+    of p(z|x) where a retriever brings its own; then question_BQ and document_BKE are None. label_B: classes, for a
+    model that tells them by a head; then token_BT is the claim again, and target_BT None.
     """
 
     question_BQ: jax.Array | None
@@ -33,9 +34,10 @@ class Batch(NamedTuple):
     mask_BK: jax.Array
     source_BKS: jax.Array
     token_BT: jax.Array
-    target_BT: jax.Array
+    target_BT: jax.Array | None
     weight_B: jax.Array
     score_BK: jax.Array | None = None
+    label_B: jax.Array | None = None
 
 
 class Objective(NamedTuple):
@@ -100,15 +102,21 @@ def loss_sums(
             query_BE = jax.lax.stop_gradient(query_BE)
         score_BK = rag.document_scores(query_BE, batch.document_BKE)
     prior_BK = document_log_prior(score_BK, batch.mask_BK)
-    likelihood = rag.token_likelihood(
-        config, params, batch.source_BKS, batch.token_BT, batch.target_BT, prior_BK,
-        smoothing=objective.label_smoothing > 0, dropout_key=generator_key,
-    )  # fmt: skip
-    mask_BT = batch.target_BT != config.generator.pad_id
-    text_BT = mask_BT & (batch.target_BT != config.generator.bos_id)
-    loss_B = rag_loss(
-        config.kind, likelihood, prior_BK, batch.target_BT, mask_BT, label_smoothing=objective.label_smoothing
-    )
+    if batch.label_B is None:
+        target_BT = batch.target_BT
+        mask_BT = target_BT != config.generator.pad_id
+        text_BT = mask_BT & (target_BT != config.generator.bos_id)
+        likelihood = rag.token_likelihood(
+            config, params, batch.source_BKS, batch.token_BT, target_BT, prior_BK,
+            smoothing=objective.label_smoothing > 0, dropout_key=generator_key,
+        )  # fmt: skip
+    else:  # an answer of one token
+        target_BT = batch.label_B[:, None]
+        mask_BT = text_BT = jnp.ones_like(target_BT, bool)
+        likelihood = rag.label_likelihood(
+            config, params, batch.source_BKS, batch.token_BT, batch.label_B, dropout_key=generator_key
+        )
+    loss_B = rag_loss(config.kind, likelihood, prior_BK, target_BT, mask_BT, label_smoothing=objective.label_smoothing)
     marginal = rag_token_log_likelihood if config.kind == "token" else rag_sequence_log_likelihood
     log_likelihood_B = marginal(likelihood.logp_BKT, prior_BK, text_BT)
     asked_B = batch.weight_B > 0  # padding may have no document, hence an infinite loss, which 0 does not undo

@@ -9,6 +9,7 @@ from rag_jax.core import marginal
 
 document_log_prior = jax.jit(marginal.document_log_prior)
 document_posterior = jax.jit(marginal.document_posterior, static_argnames="kind")
+label_marginal = jax.jit(marginal.label_marginal)
 mean_token_posterior = jax.jit(marginal.mean_token_posterior)
 rag_sequence_log_likelihood = jax.jit(marginal.rag_sequence_log_likelihood)
 rag_token_log_likelihood = jax.jit(marginal.rag_token_log_likelihood)
@@ -125,6 +126,35 @@ def test_sequence_equals_token_where_one_position_is_scored(world):
             document_posterior(logp, prior, mask, "token")[:, :, t],
             rtol=1e-6,
         )
+
+
+def test_labels_by_hand():
+    """Two of a document's labels: what else it could say is left out."""
+    logp = np.log([[[0.5, 0.25], [0.1, 0.4]]]).astype(np.float32)
+    log_prob, posterior = label_marginal(logp, PRIOR)
+    one, other = 0.75 * 0.5 + 0.25 * 0.1, 0.75 * 0.25 + 0.25 * 0.4
+    np.testing.assert_allclose(np.exp(log_prob), [[one / (one + other), other / (one + other)]], rtol=1e-6)
+    expected = [[[0.375 / one, 0.1875 / other], [0.025 / one, 0.1 / other]]]
+    np.testing.assert_allclose(np.exp(posterior), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_label_is_an_answer_of_one_token_under_both_kinds(kind):
+    rng = np.random.default_rng(4)
+    logp_BKC = np.log(rng.dirichlet(np.ones(4), (2, 3))).astype(np.float32)
+    prior = document_log_prior(jnp.array([[1.0, 2.0, 0.0], [0.5, -jnp.inf, 1.0]]))
+    log_prob_BC, posterior_BKC = label_marginal(logp_BKC, prior)
+    one = np.ones((2, 1), bool)
+    for label in range(4):  # all of a vocabulary of four: nothing to normalise
+        logp_BK1 = logp_BKC[:, :, label, None]
+        np.testing.assert_allclose(log_prob_BC[:, label], KINDS[kind](logp_BK1, prior, one), atol=1e-6)
+        posterior = document_posterior(logp_BK1, prior, one, kind).reshape(2, 3)
+        np.testing.assert_allclose(posterior_BKC[:, :, label], posterior, atol=1e-6)
+
+
+def test_labels_without_documents():
+    log_prob, posterior = label_marginal(np.zeros((1, 2, 3), np.float32), np.full((1, 2), -np.inf, np.float32))
+    assert np.isneginf(log_prob).all() and np.isneginf(posterior).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

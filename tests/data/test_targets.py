@@ -17,6 +17,12 @@ def test_the_first_and_every_answer():
     assert targets.first(question(), ()).answers == targets.each(question(), ()).answers == ()
 
 
+def test_the_word_for_the_label():
+    labels = "SUPPORTS", "REFUTES", "NOT ENOUGH INFO"
+    assert [targets.word(question(label), ()).answers for label in labels] == [("true",), ("false",), ("unknown",)]
+    assert targets.word(question(), ()).answers == ()
+
+
 def test_answers_that_a_passage_holds():
     texts = ["The Airship, a small one.", "Its Z-30 flew; so did U.S. craft", "naïve ΟΔΟΣ."]
     found = targets.held(question("🛸", "airship", "Airships", "a  SMALL one", "craft u.s", "U.S.", "οδος"), texts)

@@ -9,7 +9,7 @@ from rag_jax.data import demo, tasks
 from rag_jax.data.formats import Passage, Question
 from rag_jax.data.tasks import TASKS
 from rag_jax.errors import UserError
-from rag_jax.validation import CHOICES
+from rag_jax.validation import CHOICES, LABELLED
 
 
 @pytest.fixture
@@ -107,6 +107,37 @@ def test_fever_2_leaves_out_what_nobody_knows(ask):
     assert len(ask("fever3", *rows)[0]) == 3 and ask("fever3", *rows)[1] == []
     with pytest.raises(UserError, match=r"no question is left for data\.task = 'fever2'"):
         ask("fever2", rows[1])
+
+
+def test_an_answer_that_is_no_label_of_fevers_is_refused(ask):
+    rows = {"claim": "c", "label": "REFUTES"}, {"id": 7, "question": "c", "answer": "yes"}
+    for task in ("fever3", "fever2"):
+        with pytest.raises(UserError, match=r"q\.jsonl: question '7': found the label 'yes', expected SUPPORTS, REF"):
+            ask(task, *rows)
+
+
+def test_the_labels_of_a_configuration(data):
+    assert [name for name, task in TASKS.items() if task.labels] == list(LABELLED)
+    assert (tasks.labels(data), tasks.classes(data), tasks.task(data)) == ((), 0, TASKS["qa"])
+    data.task = "fever2"
+    assert tasks.labels(data) == () and tasks.task(data) is TASKS["fever2"]
+    for data.classify, classes in (("token", 0), ("head", 2)):
+        assert tasks.labels(data) == ("SUPPORTS", "REFUTES") and tasks.classes(data) == classes
+    question = Question("0", "c", ("REFUTES",))
+    assert tasks.task(data).targets(question, ()).answers == ("REFUTES",)
+    data.classify = "token"
+    assert tasks.task(data).targets(question, ()) == (("false",), "the word for the label")
+
+
+def test_a_model_tells_the_labels_that_it_was_trained_for(data):
+    data.update(task="fever3", classify="token")
+    trained = data.copy_and_resolve_references()
+    tasks.check_labels("run", trained, data)
+    for task, way in (("fever2", "token"), ("fever3", "head"), ("fever3", "")):
+        data.update(task=task, classify=way)
+        found = f"found classify = {way!r} with task = {task!r}, but run was trained for classify = 'token' with"
+        with pytest.raises(UserError, match=found):
+            tasks.check_labels("run", trained, data)
 
 
 def test_patterns_that_do_not_compile_are_said_and_counted(ask):

@@ -31,6 +31,23 @@ def test_generator_folder_is_an_ordinary_bart_tokenizer(bpe, corpus):
     assert len(theirs) == bpe.vocab_size == 700
 
 
+def test_words_that_are_to_be_whole_are_one_token_each_and_other_texts_stay(bpe, corpus, tmp_path):
+    words = ["zyzzyva", "Curie", "qqqqqq", "the"]
+    whole = train_byte_bpe(corpus, 700, tmp_path / "whole", words)
+    assert [len(ids) for ids in whole.encode_batch([f" {word}" for word in words])] == [1] * 4
+    assert whole.vocab_size <= 700
+    theirs = AutoTokenizer.from_pretrained(whole.folder)
+    (whole.folder / "tokenizer.json").unlink()
+    again = Tokenizer.load(whole.folder)
+    for texts in (STRINGS, corpus[:50], words):
+        ids = whole.encode_batch(texts)
+        assert ids == again.encode_batch(texts) == [theirs.encode(text, add_special_tokens=False) for text in texts]
+        assert [whole.decode(one) for one in ids] == texts
+    fewer = train_byte_bpe(corpus, 700 - sum(map(len, words)), tmp_path / "fewer")
+    assert whole.tokens()[: fewer.vocab_size] == fewer.tokens()
+    assert whole.encode_batch(corpus[:50]) == fewer.encode_batch(corpus[:50])
+
+
 def test_encoder_folder_is_an_ordinary_bert_tokenizer(wordpiece, corpus):
     theirs = AutoTokenizer.from_pretrained(wordpiece.folder)
     assert type(theirs).__name__ in ("BertTokenizer", "BertTokenizerFast")

@@ -5,9 +5,11 @@ import shutil
 import pytest
 
 from rag_jax.config import default_config
+from rag_jax.data.labels import label_tokens
 from rag_jax.data.tokenizer import PLAIN, Framing, Tokenizer, train_wordpiece
 from rag_jax.data.vocabulary import load_or_train
 from rag_jax.errors import UserError
+from rag_jax.metrics.labels import THREE_WAY
 
 
 @pytest.fixture
@@ -53,6 +55,15 @@ def test_a_missing_one_is_trained_on_the_corpus(config, bpe, tmp_path):
     assert generator.fingerprint == bpe.fingerprint
     assert encoder.fingerprint == Tokenizer.load(tmp_path / "tokenizers" / "encoder").fingerprint
     assert encoder.unk_id not in encoder.encode("lima peru")
+
+
+def test_a_trained_one_has_the_words_for_labels_that_are_told_in_one(config, tmp_path):
+    (tmp_path / "passages.jsonl").write_text('{"title": "Lima", "text": "Lima is the capital of Peru."}\n')
+    config.data.passages, config.tokenizer.generator = str(tmp_path / "passages.jsonl"), ""
+    config.tokenizer.generator_vocab = 300
+    config.data.update(task="fever2", classify="token")
+    _, generator = load_or_train(config, tmp_path / "tokenizers")
+    assert len(label_tokens(THREE_WAY, generator)) == 3
 
 
 def test_the_encoders_tokenizer_knows_what_the_encoder_reads(config, wordpiece, tmp_path):

@@ -164,11 +164,6 @@ def test_the_papers_numbers_of_a_kind_and_a_split(kind, split, numbers):
         ({"parts": (), "n_docs": (1,)}, {"data.test": ""}, r"config\.data\.test: empty"),
         ({"limit": 0}, {}, "--limit: found 0, expected 1 or more questions"),
         ({"parts": ("reading",), "kilt_out": "out"}, {}, "--kilt_out: found --parts=reading, expected answers among"),
-        (
-            {"names": ("accuracy",)},
-            {},
-            r"config\.data\.test: question '0': found the label '.*', expected SUPPORTS, REF",
-        ),
         ({"kilt_out": "run"}, {}, "--kilt_out: found the folder run, expected a file to write"),
         (
             {"parts": ("retrieval",), "names": ("bleu_1",)},

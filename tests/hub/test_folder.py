@@ -374,6 +374,13 @@ def test_encoders_that_cannot_be_exported(simple, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_classifier_cannot_be_exported(simple, tmp_path):
+    ours = trained(simple)
+    with pytest.raises(UserError, match=r"data\.classify: found 'head', expected 'token' or '' for an export"):
+        write_folder(tmp_path / "out", ours._replace(model=replace(ours.model, classes=3)))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("package", ["datasets", "faiss"])
 def test_an_index_needs_its_packages(simple, tmp_path, monkeypatch, package):
     pytest.importorskip("datasets")

@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
+from rag_jax.config import default_config
 from rag_jax.data.formats import Passage
 from rag_jax.data.passages import build_store
 from rag_jax.data.tokenizer import train_byte_bpe
@@ -142,6 +143,25 @@ def test_a_checkpoint_of_this_run_goes_before_all(tiny, params, hub, config, tmp
     begun = start(config, place, tiny.config())
     assert tiny.bits(begun.params) == tiny.bits(params)
     assert begun.passage_encoder == "f" and int(begun.progress.state.step) == 3
+
+
+@pytest.mark.long
+def test_a_head_goes_on_for_the_labels_that_it_knows(tiny, params, config, tmp_path):
+    """A model of other labels gets a fresh one, a model without labels none; the rest goes on."""
+    run, known = Workdir(tmp_path / "run"), replace(tiny.config(), classes=3)
+    told = default_config()
+    told.data.update(passages="demo:2016", task="fever3", classify="head")
+    run.save_config(told)
+    head = rag.init_classifier(known, jax.random.key(5))
+    checkpoints = Checkpoints(run.checkpoints)
+    checkpoints.save(3, params | head, {"step": jnp.int32(3)}, score=0.0, extra={"passage_encoder": "f"})
+    checkpoints.close()
+    config.init_from = str(run.folder)
+    fresh = rag.init_classifier(replace(known, classes=2), jax.random.key(config.seed))
+    for classes, expected in ((3, head), (2, fresh), (0, {})):
+        begun = start(config, Workdir(tmp_path), replace(known, classes=classes)).params
+        assert tiny.bits(begun.pop("classifier", {})) == tiny.bits(expected)
+        assert tiny.bits(begun) == tiny.bits(params)
 
 
 def token_table(begun):

@@ -1,6 +1,7 @@
 """What a stage learns from: sources and targets as text, names in place of answers, passages with holes."""
 
 import re
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -224,6 +225,20 @@ def test_a_batch_holds_questions_passages_and_answers(world, make_source):
     for token_T, target_T, end in zip(batch.token_BT, batch.target_BT, ends_B, strict=True):
         np.testing.assert_array_equal(token_T[1 : end + 1], target_T[:end])
         assert (target_T[end + 1 :] == tokenizer.pad_id).all() and (token_T[end + 1 :] == tokenizer.pad_id).all()
+
+
+def test_a_head_s_batch_holds_claims_and_classes(world, devices):
+    config = world.config.copy_and_resolve_references()
+    config.data.update(task="fever2", classify="head")
+    claims = [replace(q, answers=("REFUTES" if n % 3 else "SUPPORTS",)) for n, q in enumerate(QUESTIONS)]
+    model = replace(world.model, classes=2)
+    source = QuestionSource(claims, world.retriever, model, config, config.reader, devices[8], name="joint", names=None)
+    order = Batches(len(QUESTIONS), config.reader.batch, SEED)[4]
+    batch = source.batch(4, np.zeros((len(order), 3), np.int64))
+    assert batch.target_BT is None and batch.label_B.tolist() == [int(n % 3 > 0) for n in order]
+    texts = [world.tokenizer.decode(ids).removeprefix(" ") for ids in batch.token_BT]
+    assert texts == [QUESTIONS[n].text for n in order]
+    assert (batch.token_BT[:, :2] == [world.tokenizer.eos_id, world.tokenizer.bos_id]).all()
 
 
 def test_the_other_layout_has_no_bos_in_the_target(world, make_source):

@@ -1,5 +1,6 @@
 """The training step: its loss by hand, exact isolation by gradients, one device against eight."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -253,3 +254,83 @@ def test_dropout_differs_from_step_to_step_and_repeats_itself(tiny, params):
     keys = jax.random.split(jax.random.key(0), 2)
     first, again, other = (float(loss(params, tiny.batch(), key)[0]) for key in (keys[0], keys[0], keys[1]))
     assert first == again != other
+
+
+CLASSES, CLAIM_LENGTHS = 3, (5, 3, 4, 5, 3, 4, 5, 3)
+
+
+@pytest.fixture(scope="module")
+def labels(tiny, params):
+    """(batch, run): of a head, with claims of several lengths, `</s> <s>` counted, all shorter than the array.
+
+    run(batch) -> (sums, gradients of parameters and document vectors, scores and log-probabilities), smoothed by 0.1.
+    """
+    config = replace(tiny.config(), classes=CLASSES)
+    shapes = jax.eval_shape(lambda: rag.init_params(config, jax.random.key(0)))["classifier"]
+    rng, batch = np.random.default_rng(11), tiny.batch()
+    params = params | {"classifier": jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype("f") * 0.4, shapes)}
+    token_BT = rng.integers(5, tiny.bart.vocab_size, (tiny.B, max(CLAIM_LENGTHS) + 2)).astype(np.int32)
+    token_BT[:, 0], token_BT[:, 1] = tiny.bart.eos_id, tiny.bart.bos_id
+    token_BT[np.arange(token_BT.shape[1]) >= np.array(CLAIM_LENGTHS)[:, None]] = tiny.bart.pad_id
+    batch = batch._replace(token_BT=token_BT, target_BT=None, label_B=np.arange(tiny.B, dtype=np.int32) % CLASSES)
+
+    @jax.jit
+    @partial(jax.grad, argnums=(0, 1), has_aux=True)
+    def run(params, document_BKE, batch):
+        batch = batch._replace(document_BKE=document_BKE)
+        objective = OBJECTIVE._replace(label_smoothing=0.1)
+        loss, sums = loss_sums(params, batch, None, config=config, objective=objective)
+        score_BK = rag.document_scores(rag.encode_questions(config, params, batch.question_BQ), document_BKE)
+        logp_BKC = rag.label_log_probs(config, params, batch.source_BKS, batch.token_BT)
+        return loss, (sums, (score_BK, logp_BKC))
+
+    def run_on(batch):
+        gradients, (sums, pieces) = jax.device_get(run(params, batch.document_BKE, batch))
+        return sums, gradients, pieces
+
+    return batch, run_on
+
+
+def test_a_head_s_loss_is_the_marginal_of_the_label_by_hand(tiny, labels):
+    batch, run = labels
+    sums, _, (score_BK, logp_BKC) = run(batch)
+    logp_BKC, rows = logp_BKC.astype(np.float64), np.arange(tiny.B)
+    logp_BK1 = logp_BKC[rows, :, batch.label_B][..., None]
+    smooth_BK1 = 0.9 * logp_BK1 + 0.1 * logp_BKC.mean(axis=2, keepdims=True)
+    one = np.ones((tiny.B, 1), bool)
+    for kind in KINDS:  # one token: they are one
+        exact_B, smooth_B = (by_hand(kind, score_BK, logp, batch, one) for logp in (logp_BK1, smooth_BK1))
+        np.testing.assert_allclose(sums.log_likelihood, (exact_B * batch.weight_B).sum(), rtol=2e-6)
+        np.testing.assert_allclose(sums.loss, -(smooth_B * batch.weight_B).sum(), rtol=2e-6)
+    assert sums.tokens == sums.text_tokens == tiny.B - 1
+
+
+def test_a_head_s_gradient_reaches_all_three_parts_and_no_padding(tiny, labels):
+    batch, run = labels
+    _, (gradient, of_documents), _ = run(batch)
+    assert set(gradient) == {"question_encoder", "generator", "classifier"}
+    for part, count in (("question_encoder", 6), ("classifier", 2)):
+        assert len(kernels(gradient[part])) == count
+    assert all(np.abs(leaf).max() > 1e-5 for leaf in kernels(gradient))
+    assert not gradient["generator"]["final_logits_bias"].any(), "no word is said"
+    place_PD = gradient["generator"]["decoder"]["placement"]["position"]
+    longest = 2 + max(CLAIM_LENGTHS)
+    assert (np.abs(place_PD[2:longest]).max(axis=1) > 0).all() and not place_PD[longest:].any()
+    assert (of_documents[~batch.mask_BK] == 0).all()
+    alone_BK = batch.mask_BK.sum(axis=1, keepdims=True) == 1
+    assert (np.abs(of_documents[batch.mask_BK & ~alone_BK]).max(axis=1) > 0).all()
+
+
+def test_padding_and_missing_documents_have_no_influence_on_a_head(tiny, labels):
+    batch, run = labels
+    expected_sums, expected, _ = run(batch)
+    other = tiny.batch(seed=1)
+    source_BKS = np.where(batch.mask_BK[..., None], batch.source_BKS, other.source_BKS)
+    document_BKE = np.where(batch.mask_BK[..., None], batch.document_BKE, other.document_BKE)
+    changed = jax.tree.map(np.copy, batch._replace(source_BKS=source_BKS, document_BKE=document_BKE))
+    for name in ("question_BQ", "source_BKS", "document_BKE"):
+        getattr(changed, name)[tiny.padding] = getattr(other, name)[tiny.padding]
+    changed.label_B[tiny.padding], changed.token_BT[tiny.padding, 2] = 0, 7
+    sums, gradients, _ = run(changed)
+    assert tiny.bits((sums, gradients[0])) == tiny.bits((expected_sums, expected[0]))
+    np.testing.assert_array_equal(gradients[1], expected[1])  # zeros may change their sign
