@@ -12,7 +12,8 @@ and on two CPU cores, in minutes, from nothing but this package:
     python -m rag_jax.evaluate        --workdir=runs/curatedtrec_local
 
 curatedtrec:token and curatedtrec:sequence (the default), from runs/nq of that kind, else --config.init_from=RUN;
-frozen, bm25 (build its index) and runlocal (which starts from nothing) as configs/paper.py says.
+frozen, bm25 (build its index), closedbook (from the closed book of nq) and runlocal (which starts from nothing) as
+configs/paper.py says.
 Files: DPR's biencoder-curatedtrec-train.json.gz, -dev.json.gz and curatedtrec-test.qa.csv
 (data.retriever.curatedtrec-train, curatedtrec-dev, qas.curatedtrec-test) in data/curatedtrec.
 The paper's: the start; the pattern's most frequent match in the 1,000 best passages is learned; 15 or 50 passages in

@@ -11,7 +11,7 @@ and on two CPU cores, in minutes, from nothing but this package:
     python -m rag_jax.train           --config=jeopardy:runlocal --workdir=runs/jeopardy_local
     python -m rag_jax.evaluate        --workdir=runs/jeopardy_local
 
-jeopardy:token (the default) and jeopardy:sequence; frozen, bm25 and runlocal as configs/paper.py says.
+jeopardy:token (the default) and jeopardy:sequence; frozen, bm25, closedbook and runlocal as configs/paper.py says.
 Files: the raw JSON of SearchQA, a file a clue, its splits in the folders data/jeopardy/train, val and test.
 The paper's: SearchQA's splits; ten passages, four beams, RAG-Sequence decoded 'fast'. Ours: 64 tokens a clue. The rest
 stands in configs/paper.py, with whose it is.

@@ -11,7 +11,7 @@ and on two CPU cores, in minutes, from nothing but this package:
     python -m rag_jax.train           --config=msmarco:runlocal --workdir=runs/msmarco_local
     python -m rag_jax.evaluate        --workdir=runs/msmarco_local
 
-msmarco:token and msmarco:sequence (the default); frozen, bm25 and runlocal as configs/paper.py says.
+msmarco:token and msmarco:sequence (the default); frozen, bm25, closedbook and runlocal as configs/paper.py says.
 Files: train_v2.1.json.gz, dev_v2.1.json.gz and eval_v2.1_public.json.gz of MS-MARCO's question answering, in
 data/msmarco. The test's answers are hidden: evaluate writes submission.jsonl; --split=valid measures.
 The paper's: rows with a well-formed answer; ten passages, four beams, RAG-Sequence decoded 'fast'. Ours: 64 tokens an

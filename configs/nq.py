@@ -11,7 +11,7 @@ and on two CPU cores, in minutes, from nothing but this package:
     python -m rag_jax.train           --config=nq:runlocal --workdir=runs/nq_local
     python -m rag_jax.evaluate        --workdir=runs/nq_local
 
-nq:token and nq:sequence (the default); frozen, bm25 and runlocal as configs/paper.py says.
+nq:token and nq:sequence (the default); frozen, bm25, closedbook and runlocal as configs/paper.py says.
 Files: DPR's nq-train.qa.csv, nq-dev.qa.csv and nq-test.qa.csv (data.retriever.qas.nq-train, ..) in data/nq.
 The paper's: every answer of a question is an example of its own; 15 or 50 passages in the test; greedy. The rest stands
 in configs/paper.py, with whose it is.

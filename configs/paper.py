@@ -2,8 +2,9 @@
 
 --config=paper alone answers nobody's question: take nq, triviaqa, webquestions, curatedtrec, msmarco, jeopardy, fever3
 or fever2. After a colon, with commas between: token or sequence (RAG-Token, RAG-Sequence); frozen (the question encoder
-is not trained) or bm25 (passages are found by words), the ablations of table 6; runlocal (small, from scratch, of the
-demo's facts in the form of the task's files: two CPU cores, five minutes, no downloads), as nq:sequence,runlocal.
+is not trained) or bm25 (passages are found by words), the ablations of table 6, or closedbook (no passages: BART alone,
+a baseline of table 2; train and evaluate are all its commands); runlocal (small, from scratch, of the demo's facts in
+the form of the task's files: two CPU cores, five minutes, no downloads), as nq:sequence,runlocal.
 
 The paper's: DPR's encoders and BART-large; Wikipedia of December 2018 in 21 million passages of 100 words; the question
 encoder and the generator are trained, the passage encoder is not; 5 or 10 passages in training; on questions 15 (token)

@@ -11,7 +11,7 @@ and on two CPU cores, in minutes, from nothing but this package:
     python -m rag_jax.train           --config=triviaqa:runlocal --workdir=runs/triviaqa_local
     python -m rag_jax.evaluate        --workdir=runs/triviaqa_local
 
-triviaqa:token and triviaqa:sequence (the default); frozen, bm25 and runlocal as configs/paper.py says.
+triviaqa:token and triviaqa:sequence (the default); frozen, bm25, closedbook and runlocal as configs/paper.py says.
 Files: DPR's trivia-train.qa.csv.gz, trivia-dev and trivia-test (data.retriever.qas.trivia-train, ..) in data/triviaqa.
 The paper's other test is of Wikipedia's questions: --config.data.test=FILE, TriviaQA's own JSON.
 The paper's: answers that none of the 1,000 best passages holds are left out; 15 or 50 passages in the test; greedy. The

@@ -12,7 +12,8 @@ and on two CPU cores, in minutes, from nothing but this package:
     python -m rag_jax.evaluate        --workdir=runs/webquestions_local
 
 webquestions:token and webquestions:sequence (the default), from runs/nq of that kind, else --config.init_from=RUN;
-frozen, bm25 (build its index) and runlocal (which starts from nothing) as configs/paper.py says.
+frozen, bm25 (build its index), closedbook (from the closed book of nq) and runlocal (which starts from nothing) as
+configs/paper.py says.
 Files: DPR's biencoder-webquestions-train.json.gz, -dev.json.gz and webquestions-test.qa.csv (data.retriever.webq-train,
 webq-dev, qas.webq-test) in data/webquestions.
 The paper's: the start; every answer is an example of its own; 15 or 50 passages in the test; greedy. Ours: 500 steps,

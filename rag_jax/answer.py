@@ -49,19 +49,21 @@ def main(argv) -> None:
 
 
 def table(answer) -> str:
-    """An answer for people, with the others if there are: probabilities, then a row per passage: posterior, prior."""
+    """An answer for people, with the others if there are: probabilities, then a row per document: posterior, prior."""
     bound = "at least " if answer.lower_bound else ""
     rows = [answer.question]
     rows += [
         f"  {other.text}   (probability {bound}{math.exp(other.log_prob):.3f})" for other in (answer, *answer.others)
     ]
-    rows += ["  posterior  prior"]
-    rows += [
-        f"     {document.posterior:6.3f} {document.prior:6.3f}  {document.title}: {document.text}"
-        for document in answer.documents
-    ]
+    rows += ["  posterior  prior"] if answer.documents else []
+    rows += [f"     {found.posterior:6.3f} {found.prior:6.3f}  {named(found)}" for found in answer.documents]
     rows += [f"  {' '.join(f'{share:.2f}' for share in token.posterior)}  {token.text}" for token in answer.tokens]
     return "\n".join(rows) + "\n"
+
+
+def named(document) -> str:
+    """A passage's title and text; the null document has none."""
+    return f"{document.title}: {document.text}" if document.id else "no document"
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rag_jax.config import score_scale
+from rag_jax.config import closed_book, score_scale
 from rag_jax.core.bucket import bucket
-from rag_jax.core.marginal import document_log_prior
 from rag_jax.data import tasks
 from rag_jax.data.labels import START, decoder_inputs, label_tokens
 from rag_jax.data.text import Document as Pieces
@@ -21,24 +20,25 @@ from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_both
 from rag_jax.decode.classify import classify, names
 from rag_jax.decode.generate import STOPPING, DecodeConfig, Generated, generate, texts
-from rag_jax.errors import UserError
+from rag_jax.errors import UserError, fail
 from rag_jax.hub.folder import Trained, write_folder
 from rag_jax.hub.huggingface import check_vocabulary
-from rag_jax.hub.pretrained import open_pretrained
+from rag_jax.hub.pretrained import check_fits, open_pretrained
 from rag_jax.hub.resolve import resolve
 from rag_jax.index.base import BUILD, open_index
-from rag_jax.models import rag
+from rag_jax.models import null_document, rag
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 from rag_jax.models.fingerprint import model_fingerprint
 from rag_jax.parallel import Pmap
-from rag_jax.retrieve import Retriever, check_documents, check_questions
+from rag_jax.retrieve import Retrieved, Retriever, check_documents, check_questions, pad
 
 
 @dataclass(frozen=True)
 class Document:
     """A retrieved passage: its score, p(z|x), and how much of the answer came from it.
 
+    The null document, which is the question read alone, has no id, title or text.
     score: the logit of p(z|x): the scaled inner product with the question, or BM25's score.
     posterior: p(z|x,y) under RAG-Sequence; under RAG-Token the mean over text tokens of p(z|x,y_1..y_i).
     """
@@ -77,20 +77,6 @@ class Answer:
     others: tuple["Answer", ...] = ()
 
 
-class Retrieved(NamedTuple):
-    """ids_BK: rows in the index, -1 where there is none; score_BK: logits of p(z|x); prior_BK: log p(z|x)."""
-
-    ids_BK: np.ndarray
-    score_BK: np.ndarray
-    prior_BK: np.ndarray
-
-    def first(self, k: int) -> "Retrieved":
-        """What a search for only k passages gives: the first k, with the prior over them."""
-        (count, _), (ids_BK, score_BK, _) = self.ids_BK.shape, (array[:, :k] for array in self)
-        prior_BK = _log_prior(_pad(score_BK, bucket(count)), _pad(ids_BK >= 0, bucket(count)))
-        return Retrieved(ids_BK, score_BK, np.asarray(prior_BK)[:count])
-
-
 class Reading(NamedTuple):
     """What the generator said: the answers' texts by falling score, and all that is known of them, as numpy arrays."""
 
@@ -98,23 +84,29 @@ class Reading(NamedTuple):
     generated: Generated
 
 
-def rag_config(config: ConfigDict, encoder: Tokenizer, generator: Tokenizer) -> rag.RagConfig:
-    """The model that a configuration describes, for two tokenizers' vocabularies and special ids."""
+def rag_config(config: ConfigDict, encoder: Tokenizer | None, generator: Tokenizer) -> rag.RagConfig:
+    """The model that a configuration describes, for two tokenizers' vocabularies and special ids.
+
+    A closed book has no encoder.
+    """
     sizes = {"encoder": dict(config.encoder), "generator": dict(config.generator)}
     for part, tokenizer in (("encoder", encoder), ("generator", generator)):
+        if tokenizer is None:
+            continue
         sizes[part]["vocab_size"] = sizes[part]["vocab_size"] or tokenizer.vocab_size
         check_vocabulary(tokenizer, sizes[part]["vocab_size"], f"config.{part}.vocab_size")
     if config.generator.start_id < 0:
         sizes["generator"]["start_id"] = generator.eos_id
     special = {name: getattr(generator, name) for name in ("pad_id", "bos_id", "eos_id")}
     return rag.RagConfig(
-        question_encoder=BertConfig(pad_id=encoder.pad_id, **sizes["encoder"]),
+        question_encoder=None if encoder is None else BertConfig(pad_id=encoder.pad_id, **sizes["encoder"]),
         generator=BartConfig(**special, **sizes["generator"]),
         kind=config.kind,
         score_scale=score_scale(config),
         learn_score_scale=config.retrieval.learn_score_scale,
         classes=tasks.classes(config.data),
         label_tokens=label_tokens(tasks.labels(config.data), generator) if config.data.classify == "token" else (),
+        null_document=config.retrieval.null_document,
     )
 
 
@@ -142,6 +134,7 @@ class Rag:
         self.model, self.params, self.retriever, self.config = model, params, retriever, config
         self.parallel, self.labels = parallel, tasks.labels(config.data)
         self._encode = parallel.batch(partial(rag.encode_questions, model))
+        self._null = jax.jit(partial(null_document.learned, model.null_document))
         self.decode = replace(decode_config(config), bad_words=bad_words(config.decode, retriever.generator_tokenizer))
 
         def read(params: Any, batch: tuple[jax.Array, ...]) -> Generated:
@@ -167,25 +160,36 @@ class Rag:
         found = open_pretrained(name, checkpoint=checkpoint)
         config = found.config if config is None else resolve(config)
         tasks.check_labels(str(name), found.config.data, config.data)
+        check_fits(config, found.config, str(name))
+        null, own = (settings.retrieval.null_document for settings in (config, found.config))
+        if null not in ("none", own):
+            fail(f"config.retrieval.null_document: found {null!r}, but {name} was trained with {own!r}; expected that")
+        if index and closed_book(config):
+            fail(f"index: found {index}, expected none with index.kind = 'none', a closed book; leave it out")
         place = index or found.index()
-        if place is None:
+        if place is None and not closed_book(config):
             raise UserError(f"{name}: comes without an index; build one with {BUILD} and give its folder as index")
         encoder, generator = load_both(config, found.encoder_tokenizer, found.generator_tokenizer)
         model, parallel = rag_config(config, encoder, generator), Pmap(jax.local_devices())
-        params = found.load(model, parallel)
-        opened = open_index(place, expect_fingerprint=found.passage_encoder, tokenizer=generator)
+        params, opened = found.load(model, parallel), None
+        if not closed_book(config):
+            opened = open_index(place, expect_fingerprint=found.passage_encoder, tokenizer=generator)
         return cls(model, params, Retriever.of(config, opened, encoder, generator), config, parallel)
 
     def swap_index(self, folder: str | Path) -> None:
         """Answers from another index of the same passage encoder from now on: new knowledge without training."""
+        if self.retriever.index is None:
+            fail(f"index: found {folder}, but this is a closed book, index.kind = 'none', which reads no passages")
         fingerprint = self.retriever.index.manifest.encoder_fingerprint
         opened = open_index(folder, expect_fingerprint=fingerprint, tokenizer=self.retriever.generator_tokenizer)
         self.retriever = self.retriever._replace(index=opened)
 
     def identity(self) -> str:
         """16 hexadecimal digits over weights, passages and settings: whose answers were measured."""
-        config, manifest = self.config, self.retriever.index.manifest
-        index = manifest.encoder_fingerprint, manifest.passages_checksum, manifest.search.get("bm25")
+        config, index = self.config, ()
+        if self.retriever.index is not None:
+            manifest = self.retriever.index.manifest
+            index = manifest.encoder_fingerprint, manifest.passages_checksum, manifest.search.get("bm25")
         reading = config.retrieval.k, sorted(config.length.items()), config.data.truncation, config.data.question_text
         return model_fingerprint(str((self.model, self.decode, index, reading)), self.params)
 
@@ -214,6 +218,8 @@ class Rag:
         if token_posterior and (self.labels or self.decode.kind != "token"):
             found = "a label" if self.labels else "kind 'sequence'"
             raise UserError(f"token_posterior: found {found}, which has one posterior for a whole answer")
+        if token_posterior and self.retriever.index is None:
+            fail("token_posterior: found index.kind 'none', a closed book, whose answers come from no documents")
         long = self.retriever.too_long(questions)
         if long:
             limit = self.retriever.length.question
@@ -225,28 +231,30 @@ class Rag:
             yield [self._answers(question, row, found, reading, token_posterior) for row, question in enumerate(batch)]
 
     def retrieve(self, questions: Sequence[str], *, k: int | None = None) -> Retrieved:
-        """The k best passages of each question, with scores and prior."""
+        """The k best passages of each question, and the null document if there is one, with scores and prior."""
+        if self.retriever.index is None:
+            if k:
+                fail(f"k: found {k}, expected none: with index.kind = 'none', a closed book, no passages are read")
+            return Retrieved.nothing(len(questions))
         k = k or self.config.retrieval.k
         count = len(self.retriever.index.passages)
         if k > count:
             raise UserError(
                 f"retrieval.k: found {k}, expected at most {count}, the passages of {self.retriever.index.folder}"
             )
-        rows = self._rows(len(questions))
-        query_BE = self._embeddings(questions) if self.retriever.index.by_vector else None
+        query_BE = self._embeddings(questions) if self.retriever.by_vector else None
         ids_BK, score_BK = self.retriever.search(questions, query_BE, k)
-        prior_BK = np.asarray(_log_prior(_pad(score_BK, rows), _pad(ids_BK >= 0, rows)))[: len(questions)]
-        return Retrieved(ids_BK, score_BK, prior_BK)
+        return Retrieved.of(ids_BK, score_BK, self._null_logits(query_BE, len(questions)), self._rows(len(questions)))
 
     def read(self, questions: Sequence[str], documents_BK: Sequence[Sequence[Pieces]], prior_BK: np.ndarray) -> Reading:
         """What the generator answers from given documents (tokens of title and text) and their log prior."""
-        check_documents(questions, documents_BK, prior_BK)
+        check_documents(questions, documents_BK, prior_BK.shape[1] - self.retriever.alone)
         rows, count = self._rows(len(questions)), len(questions)
         given = [self._shorter(self.retriever.sources(documents_BK, questions)), prior_BK]
         if self.labels:
             length = self.config.length.target if self.model.classes else START
             given.append(decoder_inputs(self.retriever.generator_tokenizer, questions, length))
-        batch = self.parallel.put_batch(tuple(_pad(array, rows) for array in given))
+        batch = self.parallel.put_batch(tuple(pad(array, rows) for array in given))
         generated = self.parallel.to_host(self._read(self.params, batch))
         generated = jax.tree.map(lambda array: array[:count], generated)
         if self.labels:
@@ -256,8 +264,16 @@ class Rag:
         return Reading(said, generated)
 
     def _embeddings(self, questions: Sequence[str]) -> np.ndarray:
-        ids_BQ = _pad(self.retriever.question_ids(questions), self._rows(len(questions)))
+        ids_BQ = pad(self.retriever.question_ids(questions), self._rows(len(questions)))
         return self.parallel.to_host(self._encode(self.params, self.parallel.put_batch(ids_BQ)))[: len(questions)]
+
+    def _null_logits(self, query_BE: np.ndarray | None, count: int) -> np.ndarray | None:
+        """The learned part of the null document's logit for so many questions, None without such a document."""
+        if self.model.null_document == "none":
+            return None
+        padded_BE = None if query_BE is None else pad(query_BE, self._rows(count))
+        learned_B = np.asarray(self._null(self.params["null_document"], padded_BE))
+        return learned_B[:count] if learned_B.ndim else np.full(count, learned_B)
 
     def _shorter(self, source_BKS: np.ndarray) -> np.ndarray:
         """The sources without the padding that all have in common, but for what makes their length a rare one."""
@@ -281,10 +297,9 @@ class Rag:
     def _answer(self, question: str, row: int, n: int, found: Retrieved, reading: Reading, tokens: bool) -> Answer:
         prior_K, generated = np.exp(found.prior_BK[row]), reading.generated
         posterior_K = generated.posterior_BNK[row, n]
-        order = [place for place in np.argsort(-posterior_K, kind="stable").tolist() if found.ids_BK[row, place] >= 0]
+        there = sorted(found.documents(row, self.retriever.index), key=lambda pair: -posterior_K[pair[0]])
         documents = []
-        for place in order:
-            passage = self.retriever.index.passages[int(found.ids_BK[row, place])]
+        for place, passage in there:
             numbers = (found.score_BK[row, place], prior_K[place], posterior_K[place])
             documents.append(Document(passage.id, passage.title, passage.text, *map(float, numbers)))
         return Answer(
@@ -293,7 +308,7 @@ class Rag:
             float(generated.log_prob_BN[row, n]),
             tuple(documents),
             lower_bound=self.decode.mode == "fast" and not self.labels,
-            tokens=self._tokens(generated, row, n, order) if tokens else (),
+            tokens=self._tokens(generated, row, n, [place for place, _ in there]) if tokens else (),
         )
 
     def _tokens(self, generated: Generated, row: int, n: int, order: list[int]) -> tuple[Token, ...]:
@@ -304,11 +319,3 @@ class Rag:
             for t, token in enumerate(generated.token_BNT[row, n].tolist())
             if token not in tokenizer.special_ids
         )
-
-
-_log_prior = jax.jit(document_log_prior)
-
-
-def _pad(array: np.ndarray, rows: int) -> np.ndarray:
-    """The array with its last row repeated up to `rows` rows."""
-    return np.pad(array, [(0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)], mode="edge")

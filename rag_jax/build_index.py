@@ -41,6 +41,8 @@ def main(_) -> None:
     place = Workdir(given.workdir)
     settings = command.checked(given.config)
     settings.data.skip_bad |= given.skip_bad
+    if settings.index.kind == "none":
+        fail("config.index.kind: found 'none', a closed book: there is nothing to build; run `python -m rag_jax.train`")
     from rag_jax.files import MANIFEST
     from rag_jax.parallel import team
     from rag_jax.training.index_report import report_index

@@ -34,7 +34,7 @@ DEFAULTS = {
     },
     "data": {
         # A file or a folder: .jsonl, .tsv (DPR's too), .csv, .txt or .md, also with .gz; .parquet, .arrow, or what
-        # `datasets` saved; 'demo:2016' is the embedded corpus.
+        # `datasets` saved; 'demo:2016' is the embedded corpus. A closed book needs them for new tokenizers alone.
         "passages": "",
         "words": 100,  # .txt and .md become passages of so many words
         "overlap": 0,  # so many of them shared with the passage before
@@ -122,7 +122,9 @@ DEFAULTS = {
         "shared": True,  # one encoder for questions and passages
     },
     "index": {
-        "kind": "scann",  # or 'exact', on the accelerators; 'bm25', by words; 'hybrid', ScaNN and BM25 fused by rank
+        # or 'exact', on the accelerators; 'bm25', by words; 'hybrid', ScaNN and BM25 fused by rank; or 'none', a closed
+        # book: the generator alone reads the question, and nothing is found
+        "kind": "scann",
         "batch": 256,
         "shard": 65536,
         "dtype": "float32",
@@ -148,6 +150,9 @@ DEFAULTS = {
         "k": 5,
         "score_scale": 0.0,  # score = scale * <query, document>; 0 stands for 1, as in DPR, or 20 if encoder.normalize
         "learn_score_scale": False,  # learned from there, by train_retriever and with the question encoder
+        # The question is also read alone, as one more document with a logit learned as an 'embedding', a 'bias' or by a
+        # 'network', see models.null_document
+        "null_document": "none",
         "lag": 1,  # 1: encode the next questions before this batch's update, so that search overlaps; 0: after
     },
     "denoise": _stage(),  # the generator alone repairs passages with holes (BART's text infilling)
@@ -185,3 +190,8 @@ def default_config() -> ConfigDict:
 def score_scale(config: ConfigDict) -> float:
     """The factor on inner products: scores of normalised embeddings differ by hundredths, a flat prior without one."""
     return config.retrieval.score_scale or (20.0 if config.encoder.normalize else 1.0)
+
+
+def closed_book(config: ConfigDict) -> bool:
+    """Whether the generator alone reads the question: no passages, no index, no question encoder."""
+    return config.index.kind == "none"

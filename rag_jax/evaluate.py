@@ -35,6 +35,7 @@ def main(_) -> None:
     place, n_docs = Workdir(options.workdir), swept(options.sweep) if options.sweep is not None else ()
     settings = command.checked(options.config) if options.config else None
     from rag_jax.api import Rag
+    from rag_jax.config import closed_book
     from rag_jax.data.tasks import TASKS
     from rag_jax.evaluation.report import Asked, evaluate, own_numbers
     from rag_jax.parallel import team
@@ -50,7 +51,7 @@ def main(_) -> None:
             n_docs=n_docs,
             kilt_out=options.kilt_out,
             names=task.metrics,
-            paper=own_numbers(task.paper, rag.config.kind, options.split),
+            paper=own_numbers(task.paper, "closed book" if closed_book(rag.config) else rag.config.kind, options.split),
             submission=task.submission,
         )
         evaluate(rag, rag.config, place.folder, asked, joined)

@@ -12,6 +12,8 @@ transformers' RagTokenForGeneration and RagSequenceForGeneration express these q
 | data.classify = 'token' | yes: it writes the word that stands for the label |
 | data.classify = 'head' | no |
 | index.kind = 'bm25' | without the index |
+| index.kind = 'none', a closed book | no |
+| retrieval.null_document | no |
 """
 
 from pathlib import Path

@@ -3,31 +3,51 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rag_jax.data.text import Document, Marks, fill_sources, inner_pieces, round_trip
+from rag_jax.core.bucket import bucket
+from rag_jax.core.marginal import document_log_prior
+from rag_jax.data.formats import Passage
+from rag_jax.data.text import Document, Marks, fill_sources, inner_pieces, question_sources, round_trip
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.index.base import Index, Queries
+from rag_jax.models import null_document
 
 NOTHING: Document = (np.zeros(0, np.int32), np.zeros(0, np.int32))
+NO_PASSAGE = Passage("", "", "")
 
 
 class Retriever(NamedTuple):
-    """An open index with both tokenizers, the lengths to cut to (config.length) and config.data's two policies."""
+    """An open index with both tokenizers, the lengths to cut to (config.length) and config.data's two policies.
 
-    index: Index
-    encoder_tokenizer: Tokenizer
+    A closed book has no index and no encoder. alone: whether the question is also read alone, as the null document or,
+    in a closed book, as all there is.
+    """
+
+    index: Index | None
+    encoder_tokenizer: Tokenizer | None
     generator_tokenizer: Tokenizer
     length: ConfigDict
     truncation: str
     question_text: str
+    alone: bool = False
 
     @classmethod
-    def of(cls, config: ConfigDict, index: Index, encoder: Tokenizer, generator: Tokenizer) -> "Retriever":
+    def of(
+        cls, config: ConfigDict, index: Index | None, encoder: Tokenizer | None, generator: Tokenizer
+    ) -> "Retriever":
         """The retriever that a configuration describes."""
-        return cls(index, encoder, generator, config.length, config.data.truncation, config.data.question_text)
+        policies = config.data.truncation, config.data.question_text
+        alone = index is None or config.retrieval.null_document != "none"
+        return cls(index, encoder, generator, config.length, *policies, alone)
+
+    @property
+    def by_vector(self) -> bool:
+        """Whether questions must be encoded to find their passages."""
+        return self.index is not None and self.index.by_vector
 
     def question_ids(self, questions: Sequence[str]) -> np.ndarray:
         """Question encoder inputs, ids_BQ int32."""
@@ -35,7 +55,7 @@ class Retriever(NamedTuple):
 
     def too_long(self, questions: Sequence[str]) -> int:
         """How many questions do not fit into the question encoder's input whole; 0 where nothing reads it."""
-        if not self.index.by_vector and not self._round_trip:
+        if not self.by_vector and not self._round_trip:
             return 0
         return self.encoder_tokenizer.too_long(questions, self.length.question)
 
@@ -54,6 +74,8 @@ class Retriever(NamedTuple):
 
     def documents(self, ids_BK: np.ndarray) -> list[list[Document]]:
         """Generator tokens of title and text of every passage; empty ones where there is none."""
+        if self.index is None:
+            return [[] for _ in ids_BK]
         found = iter(self.index.passages.tokens_of(ids_BK[ids_BK >= 0]))
         return [[next(found) if row >= 0 else NOTHING for row in ids_K] for ids_K in ids_BK.tolist()]
 
@@ -62,27 +84,70 @@ class Retriever(NamedTuple):
         return self.question_text.startswith("round_trip")
 
     def sources(self, documents_BK: Sequence[Sequence[Document]], questions: Sequence[str]) -> np.ndarray:
-        """Generator inputs `<s> title / text // question </s>`, source_BKS int32."""
+        """Generator inputs `<s> title / text // question </s>`, source_BKS int32; the question alone is the last."""
         if self._round_trip:
             clean = self.question_text == "round_trip_clean"
             questions = round_trip(self.encoder_tokenizer, questions, length=self.length.question, clean=clean)
-        return fill_sources(
-            documents_BK,
-            inner_pieces(self.generator_tokenizer, questions),
-            length=self.length.source,
-            marks=Marks.of(self.generator_tokenizer),
-            policy=self.truncation,
-        )
+        sources = []
+        if self.index is not None:
+            sources.append(
+                fill_sources(
+                    documents_BK,
+                    inner_pieces(self.generator_tokenizer, questions),
+                    length=self.length.source,
+                    marks=Marks.of(self.generator_tokenizer),
+                    policy=self.truncation,
+                )
+            )
+        if self.alone:
+            sources.append(question_sources(self.generator_tokenizer, questions, length=self.length.source))
+        return np.concatenate(sources, axis=1)
 
 
-def check_documents(questions: Sequence[str], documents_BK: Sequence[Sequence[Document]], prior_BK: np.ndarray) -> None:
-    """Raises UserError unless every question has as many documents as the prior says."""
+class Retrieved(NamedTuple):
+    """ids_BK: rows in the index, -1 where there is none; score_BK: logits of p(z|x); prior_BK: log p(z|x).
+
+    null_B: the learned part of the null document's logit, None without such a document. It stands behind the passages,
+    the last column of scores and prior, but not of ids. A closed book has no ids, and a prior of one column.
+    """
+
+    ids_BK: np.ndarray
+    score_BK: np.ndarray
+    prior_BK: np.ndarray
+    null_B: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, ids_BK: np.ndarray, score_BK: np.ndarray, null_B: np.ndarray | None, rows: int) -> "Retrieved":
+        """Passages with their scores and what follows from them; computed in a batch of so many rows."""
+        padded = (pad(score_BK, rows), pad(ids_BK >= 0, rows), None if null_B is None else pad(null_B, rows))
+        score_BK, prior_BK = (np.asarray(array)[: len(ids_BK)] for array in _prior(*padded))
+        return cls(ids_BK, score_BK, prior_BK, null_B)
+
+    @classmethod
+    def nothing(cls, count: int) -> "Retrieved":
+        """What a closed book finds for so many questions: the question itself is all that is read."""
+        return cls(np.zeros((count, 0), np.int64), np.zeros((count, 0), np.float32), np.zeros((count, 1), np.float32))
+
+    def first(self, k: int) -> "Retrieved":
+        """What a search for only k passages gives: the first k, with the prior over them."""
+        ids_BK, rows = self.ids_BK[:, :k], bucket(len(self.ids_BK))
+        return Retrieved.of(ids_BK, self.score_BK[:, : ids_BK.shape[1]], self.null_B, rows)
+
+    def documents(self, row: int, index: Index) -> list[tuple[int, Passage]]:
+        """A question's documents and where they stand: passages, and behind them the null document, an empty one."""
+        ids = enumerate(self.ids_BK[row].tolist())
+        found = [(place, index.passages[number]) for place, number in ids if number >= 0]
+        return found if self.null_B is None else [*found, (self.ids_BK.shape[1], NO_PASSAGE)]
+
+
+def check_documents(questions: Sequence[str], documents_BK: Sequence[Sequence[Document]], K: int) -> None:
+    """Raises UserError unless every question has K documents, as many as the prior says."""
     if len(documents_BK) != len(questions):
         raise UserError(f"documents: found {len(documents_BK)} lists for {len(questions)} questions; give one for each")
     for number, documents_K in enumerate(documents_BK, 1):
-        if len(documents_K) != prior_BK.shape[1]:
+        if len(documents_K) != K:
             raise UserError(
-                f"documents of question {number}: found {len(documents_K)}, expected {prior_BK.shape[1]}, one for each "
+                f"documents of question {number}: found {len(documents_K)}, expected {K}, one for each "
                 "probability of the prior"
             )
 
@@ -94,3 +159,16 @@ def check_questions(questions: Sequence[str]) -> None:
     for number, question in enumerate(questions, 1):
         if not question.strip():
             raise UserError(f"question {number}: empty; expected some words")
+
+
+@jax.jit
+def _prior(score_BK: jax.Array, mask_BK: jax.Array, null_B: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Scores and log p(z|x), with the null document behind the passages if it has a logit."""
+    if null_B is not None:
+        score_BK, mask_BK = null_document.appended(score_BK, mask_BK, null_B)
+    return score_BK, document_log_prior(score_BK, mask_BK)
+
+
+def pad(array: np.ndarray, rows: int) -> np.ndarray:
+    """The array with its last row repeated up to `rows` rows."""
+    return np.pad(array, [(0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)], mode="edge")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rag_jax.config import STAGES, default_config
+from rag_jax.config import STAGES, closed_book, default_config
 from rag_jax.errors import UserError
 
 CHOICES = {
@@ -26,13 +26,14 @@ CHOICES = {
     "decode.mode": ("", "search", "sample", "thorough", "fast"),
     "decode.early_stopping": ("False", "True", "never"),
     "decode.compat": ("", "huggingface"),
-    "index.kind": ("scann", "exact", "bm25", "hybrid"),
+    "index.kind": ("scann", "exact", "bm25", "hybrid", "none"),
     "index.scann.method": ("", "brute_force", "tree"),
     "index.scann.reorder_dtype": ("", "int8"),
     "index.bm25.method": ("lucene", "robertson", "atire", "bm25l", "bm25+"),
     "index.bm25.tokenizer": ("english", "words"),
     "index.dtype": ("float32", "bfloat16"),
     "retrieval.lag": (0, 1),
+    "retrieval.null_document": ("none", "embedding", "bias", "network"),
 }
 LABELLED = ("fever3", "fever2")
 # What a number may be, by the last part of its key; all others are 1 or more.
@@ -106,7 +107,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         found = _get(config, key)
         if found not in choices:
             yield f"{key}: found {found!r}, expected one of {', '.join(map(str, choices))}"
-    if not config.data.passages:
+    if not config.data.passages and not _needs_no_passages(config):
         yield "data.passages: empty, expected a file or folder of passages, or 'demo:2016'"
     if not config.data.overlap < config.data.words:
         yield f"data.overlap: found {config.data.overlap}, expected less than data.words = {config.data.words}"
@@ -128,18 +129,45 @@ def _problems(config: ConfigDict) -> Iterator[str]:
             yield f"{key}: found {_get(config, key)}, expected 4 to {limit} = {_get(config, limit)}"
     yield from _decode_problems(config)
     yield from _label_problems(config) if config.data.classify else ()
-    if config.index.kind != "exact" and config.index.recall_target != 1:
-        yield f"index.recall_target: found {config.index.recall_target}, expected 1.0 but for index.kind = 'exact'"
+    yield from _index_problems(config)
     for name in STAGES:
         batch, parts = config[name].batch, config[name].accumulation
         if parts > 0 and batch % parts:
             yield f"{name}.batch: found {batch}, expected a multiple of {name}.accumulation = {parts}"
-        if config.index.kind == "bm25" and config[name].steps > 0 and config[name].train_question_encoder:
-            yield f"{name}.train_question_encoder: found True, expected False with index.kind = 'bm25'"
     if config.parts.passage_encoder and config.retriever.shared:
         yield "retriever.shared: found True, expected False with parts.passage_encoder, a second encoder"
     if len(config.hot_swap.questions) != 2:
         yield f"hot_swap.questions: found {config.hot_swap.questions!r}, expected two files, one an edition"
+
+
+def _needs_no_passages(config: ConfigDict) -> bool:
+    """Whether this is a closed book whose tokenizer comes from elsewhere."""
+    return closed_book(config) and bool(config.tokenizer.generator or config.parts.generator or config.init_from)
+
+
+def _index_problems(config: ConfigDict) -> Iterator[str]:
+    """What does not go with index.kind."""
+    kind = config.index.kind
+    if kind != "exact" and config.index.recall_target != 1:
+        yield f"index.recall_target: found {config.index.recall_target}, expected 1.0 but for index.kind = 'exact'"
+    stages, right = [name for name in STAGES if config[name].steps > 0], {}
+    if kind in ("bm25", "none"):
+        right |= {f"{name}.train_question_encoder": (False,) for name in stages}
+    elif (null := config.retrieval.null_document) != "none":
+        reading = [config[name].train_question_encoder for name in stages if name != "denoise"]
+        if reading and not any(reading):
+            expected = "expected a stage that trains the question encoder, and it beside"
+            yield f"retrieval.null_document: found {null!r}, {expected}"
+    if kind == "bm25":  # the others read the question's embedding
+        right["retrieval.null_document"] = ("none", "bias")
+    if kind == "none":
+        right |= {f"{name}.{key}": (0,) for name in stages for key in ("depth", "substitution")}
+        right |= {"denoise.steps": (0,), "retrieval.null_document": ("none",), "retrieval.learn_score_scale": (False,)}
+        right["data.question_text"] = ("", "raw")
+        right |= {f"parts.{encoder}": ("",) for encoder in ("question_encoder", "passage_encoder")}
+    for key, values in right.items():
+        if (found := _get(config, key)) not in values and found in CHOICES.get(key, (found,)):
+            yield f"{key}: found {found!r}, expected {' or '.join(map(repr, values))} with index.kind = {kind!r}"
 
 
 def _decode_problems(config: ConfigDict) -> Iterator[str]:
@@ -150,9 +178,12 @@ def _decode_problems(config: ConfigDict) -> Iterator[str]:
         yield f"decode.mode: found {decode.mode!r}, expected {' or '.join(fitting)} with kind = {config.kind!r}"
     if decode.min_length > decode.max_length:
         yield f"decode.min_length: found {decode.min_length}, expected at most decode.max_length = {decode.max_length}"
-    candidates = decode.beams * (1 if of_token else config.retrieval.k)
+    null = config.retrieval.null_document != "none"
+    of_one = of_token or closed_book(config)
+    candidates = decode.beams * (1 if of_one else config.retrieval.k + null)
     if decode.mode != "sample" and decode.num_return_sequences > candidates > 0:
-        beams = "decode.beams" if of_token else "decode.beams * retrieval.k"
+        documents = "(retrieval.k + 1)" if null else "retrieval.k"
+        beams = "decode.beams" if of_one else f"decode.beams * {documents}"
         found = decode.num_return_sequences
         yield f"decode.num_return_sequences: found {found}, expected at most {beams} = {candidates}"
     for words in decode.bad_words_ids:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from ml_collections import ConfigDict
 
 from rag_jax.command import find_config, load_config
-from rag_jax.config import default_config
+from rag_jax.config import STAGES, default_config
 from rag_jax.errors import fail
 
-KINDS, ABLATIONS, RUNLOCAL = ("token", "sequence"), ("frozen", "bm25"), "runlocal"
+KINDS, ABLATIONS, RUNLOCAL = ("token", "sequence"), ("frozen", "bm25", "closedbook"), "runlocal"
 WAYS = {"label": "token", "head": "head"}  # of telling FEVER's labels: the word, and its data.classify
 
 
@@ -43,11 +43,20 @@ class Variant:
         return cls((kinds or [kind])[0], "".join(ablations), RUNLOCAL in found, [*chosen, *ways, ""][0])
 
     def applied(self, config: ConfigDict) -> ConfigDict:
-        """The configuration, changed in place: frozen or by words (Lewis et al. 2020, table 6), of the demo's size."""
+        """The configuration, changed in place: frozen or by words (Lewis et al. 2020, table 6), without passages (the
+
+        BART of its table 2), of the demo's size.
+        """
         if self.ablation:
             config.joint.train_question_encoder = False
         if self.ablation == "bm25":
             config.index.kind = "bm25"
+        if self.ablation == "closedbook":
+            config.index.kind = "none"
+            config.parts.update(question_encoder="", passage_encoder="")
+            for stage in STAGES:  # no passage is there to be chosen or renamed
+                config[stage].update(train_question_encoder=False, depth=0, substitution=0.0)
+            config.denoise.steps = 0  # nor repaired
         if self.runlocal:
             shrink(config)
         return config

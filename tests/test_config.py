@@ -68,6 +68,7 @@ def test_a_changed_configuration_leaves_the_defaults_alone(config):
         ("data.overlap", 100, "found 100, expected less than data.words = 100"),
         ("data.minimum", 0, "found 0, expected 1 or more"),
         ("retrieval.lag", 2, "found 2, expected one of 0, 1"),
+        ("retrieval.null_document", "one", "found 'one', expected one of none, embedding, bias, network"),
         ("seed", -1, "found -1, expected 0 or more"),
         ("encoder.heads", 0, "found 0, expected 1 or more"),
         ("encoder.width", 770, "found 770, expected a multiple of encoder.heads = 12"),
@@ -125,6 +126,57 @@ def test_labels_are_told_where_there_are_some(config):
     ]
 
 
+CLOSED = {"index.kind": "none", "joint.steps": 3, "joint.train_question_encoder": False}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("denoise.steps", 2, "0"),
+        ("joint.train_question_encoder", True, "False"),
+        ("joint.depth", 20, "0"),
+        ("joint.substitution", 0.5, "0"),
+        ("retrieval.null_document", "bias", "'none'"),
+        ("retrieval.learn_score_scale", True, "False"),
+        ("data.question_text", "round_trip", "'' or 'raw'"),
+        ("parts.question_encoder", "bert", "''"),
+    ],
+)
+def test_what_does_not_go_with_a_closed_book(config, key, value, expected):
+    config.update_from_flattened_dict(CLOSED)
+    config.denoise.train_question_encoder = False
+    validate(config)
+    config.update_from_flattened_dict({key: value})
+    assert problems(config) == [f"{key}: found {value!r}, expected {expected} with index.kind = 'none'"]
+
+
+def test_a_closed_book_needs_passages_for_a_tokenizer_of_its_own_alone(config):
+    config.update_from_flattened_dict(CLOSED | {"data.passages": ""})
+    assert problems(config) == ["data.passages: empty, expected a file or folder of passages, or 'demo:2016'"]
+    config.parts.generator = "facebook/bart-large"
+    validate(config)
+
+
+def test_bm25_has_no_embedding_for_a_null_document(config):
+    config.index.kind = "bm25"
+    for kind, right in (("none", True), ("bias", True), ("embedding", False), ("network", False)):
+        config.retrieval.null_document = kind
+        if right:
+            validate(config)
+        else:
+            expected = f"found {kind!r}, expected 'none' or 'bias' with index.kind = 'bm25'"
+            assert problems(config) == [f"retrieval.null_document: {expected}"]
+
+
+def test_a_null_document_that_no_stage_trains(config):
+    config.retrieval.null_document = "network"
+    config.reader.update(steps=3, train_question_encoder=False)
+    expected = "expected a stage that trains the question encoder, and it beside"
+    assert problems(config) == [f"retrieval.null_document: found 'network', {expected}"]
+    config.joint.steps = 3
+    validate(config)
+
+
 def test_decoding_that_does_not_fit_together(config):
     config.decode.update(mode="sample", beams=2)
     assert problems(config) == ["decode.beams: found 2, expected 1 with decode.mode = 'sample'"]
@@ -132,6 +184,11 @@ def test_decoding_that_does_not_fit_together(config):
     config.kind = "sequence"
     problem = "decode.num_return_sequences: found 11, expected at most decode.beams * retrieval.k = 10"
     assert problems(config) == [problem]
+    config.retrieval.null_document = "bias"
+    config.decode.num_return_sequences = 13
+    assert problems(config) == [problem.replace("11", "13").replace("retrieval.k = 10", "(retrieval.k + 1) = 12")]
+    config.retrieval.null_document, config.index.kind = "none", "none"
+    assert problems(config) == [problem.replace("11", "13").replace(" * retrieval.k = 10", " = 2")]
 
 
 def test_the_edges_of_the_ranges_are_right(config):

@@ -159,3 +159,16 @@ def test_a_task_starts_from_the_run_of_another_and_reads_its_index(small, starte
     config.init_from = str(before.folder)
     train(config, place)
     assert len(Rag.load(place.folder).answer(["what is the capital of Croatia?"])) == 1
+
+
+@LONG
+@pytest.mark.parametrize("name", ["msmarco:closedbook,runlocal", "triviaqa:token,closedbook,runlocal"])
+def test_a_closed_book_is_trained_from_nothing_and_measured_beside_the_paper_s(name, small, tmp_path, capsys):
+    config, place = small(name), Workdir(tmp_path / "run")
+    train(config, place)
+    rag, task = Rag.load(place.folder), tasks.TASKS[config.data.task]
+    numbers = own_numbers(task.paper, "closed book", "test")
+    evaluate(rag, rag.config, place.folder, Asked(limit=8, names=task.metrics, paper=numbers))
+    assert all(str(number) in capsys.readouterr().out for number in list(numbers.values())[:1])
+    assert [path.name for path in (place.folder / "tokenizers").iterdir()] == ["generator"]
+    assert not (place.folder / "index").exists() and rag.answer(["what is the capital of Croatia?"])[0].documents == ()

@@ -92,7 +92,7 @@ def test_a_killed_run_by_words_goes_on_to_the_same_end(tiny_run, by_words, tmp_p
     same(*(Rag.load(place, checkpoint="last").params for place in (whole, killed)))
 
     tiny_run.command("evaluate", f"--workdir={killed}")
-    found = json.loads((killed / "evaluation.json").read_text())["test"]
+    found = json.loads((killed / "metrics.json").read_text())["test"]
     assert found["recall@1"]["percent"] > 50  # the questions name town and relation
     answer = json.loads(tiny_run.command("answer", f"--workdir={killed}", "--json", QUESTIONS[0]).stdout)
     assert sum(document["prior"] for document in answer["documents"]) == pytest.approx(1, abs=1e-5)
@@ -110,7 +110,7 @@ def test_a_run_by_words_and_vectors(tiny_run, tmp_path):
     assert "vectors taken over" in tiny_run.command("build_index", *common).stdout
     tiny_run.command("train", *common)
     tiny_run.command("evaluate", f"--workdir={workdir}")
-    found = json.loads((workdir / "evaluation.json").read_text())["test"]
+    found = json.loads((workdir / "metrics.json").read_text())["test"]
     assert found["recall@3"]["percent"] > 50
     answer = json.loads(tiny_run.command("answer", f"--workdir={workdir}", "--json", QUESTIONS[0]).stdout)
     weights = {document["id"]: np.exp(document["score"]) for document in answer["documents"]}

@@ -20,14 +20,32 @@ def load(name):
     return load_config(find_config(name))
 
 
-@pytest.mark.parametrize("words", ["token", "sequence,frozen", "token,bm25", "runlocal", "sequence,bm25,runlocal"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "token",
+        "sequence,frozen",
+        "token,bm25",
+        "runlocal",
+        "sequence,bm25,runlocal",
+        "closedbook",
+        "token,closedbook,runlocal",
+    ],
+)
 @pytest.mark.parametrize("task", FORMS)
 def test_every_variant_of_every_task_is_right(task, words):
     config = checked(load(f"{task}:{words}"))
     assert config.data.task == task
-    assert words.startswith(config.kind) or words == "runlocal"
+    assert words.startswith(config.kind) or words in ("runlocal", "closedbook")
     assert config.joint.train_question_encoder == (words in ("token", "runlocal"))
     assert (config.index.kind == "bm25") == ("bm25" in words)
+    assert (config.index.kind == "none") == ("closedbook" in words)
+    assert not ("closedbook" in words and (config.parts.question_encoder or config.parts.passage_encoder))
+
+
+def test_a_closed_book_has_no_use_for_passages_that_hold_the_answer():
+    config = checked(load("squad_open:closedbook"))
+    assert config.reader.steps and not config.reader.depth and not config.reader.substitution
 
 
 @pytest.mark.parametrize("task", FORMS)
@@ -80,7 +98,10 @@ def test_the_order_of_the_words_does_not_matter():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("tokn", "--config=nq:tokn: found 'tokn', expected words of token, sequence, frozen, bm25, runlocal"),
+        (
+            "tokn",
+            "--config=nq:tokn: found 'tokn', expected words of token, sequence, frozen, bm25, closedbook, runlocal",
+        ),
         ("token,sequence", "--config=nq:token,sequence: found token and sequence, expected one of them"),
         ("bm25,frozen", "--config=nq:bm25,frozen: found bm25 and frozen, expected one of them"),
         ("head", "--config=nq:head: found 'head', expected words of token, sequence, frozen, bm25, runlocal"),

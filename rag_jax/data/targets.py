@@ -17,6 +17,7 @@ from rag_jax.metrics.answers_in_passages import passage_patterns
 from rag_jax.metrics.tokenise import simple
 
 DEPTH = 1000  # passages that the paper looks at
+Texts = Sequence[str] | None  # of the passages that are found for a question; None in a closed book
 
 
 class Targets(NamedTuple):
@@ -26,23 +27,28 @@ class Targets(NamedTuple):
     what: str
 
 
-def first(question: Question, texts: Sequence[str]) -> Targets:
+def first(question: Question, texts: Texts) -> Targets:
     """The first answer."""
     return Targets(question.answers[:1], "the first answer")
 
 
-def word(question: Question, texts: Sequence[str]) -> Targets:
+def word(question: Question, texts: Texts) -> Targets:
     """The word that stands for the label, one token of the generator (FEVER; section 3.4)."""
     return Targets(tuple(WORDS[label] for label in question.answers[:1]), "the word for the label")
 
 
-def each(question: Question, texts: Sequence[str]) -> Targets:
+def each(question: Question, texts: Texts) -> Targets:
     """Every answer (the paper's Natural Questions and WebQuestions)."""
     return Targets(question.answers, "every answer")
 
 
-def held(question: Question, texts: Sequence[str]) -> Targets:
-    """Every answer whose words stand in a row in some text (TriviaQA; words and rule are DPR's, `holding_answer`)."""
+def held(question: Question, texts: Texts) -> Targets:
+    """Every answer whose words stand in a row in some text (TriviaQA; words and rule are DPR's, `holding_answer`).
+
+    In a closed book every answer.
+    """
+    if texts is None:
+        return each(question, texts)
     wanted = {answer: f" {' '.join(words)} " for answer in question.answers if (words := simple(answer))}
     missing = set(wanted.values())
     for text in texts:
@@ -53,13 +59,13 @@ def held(question: Question, texts: Sequence[str]) -> Targets:
     return Targets(answers, "answers that a passage holds" if answers else "no answer in any passage")
 
 
-def mined(question: Question, texts: Sequence[str]) -> Targets:
+def mined(question: Question, texts: Texts) -> Targets:
     """The string that the answer patterns match most often; of several, the first (CuratedTREC).
 
     Where they match nothing, every expansion of the patterns, as far as they are finite.
     """
     patterns = passage_patterns(question.answers).compiled
-    matches = (found.strip() for text in texts for pattern in patterns for found in _matches(pattern, text))
+    matches = (found.strip() for text in texts or () for pattern in patterns for found in _matches(pattern, text))
     counts = Counter(unicodedata.normalize("NFC", match) for match in matches if match)
     if counts:
         return Targets((counts.most_common(1)[0][0],), "the most frequent match")

@@ -1,7 +1,7 @@
 """The paper's tasks, one frozen Task each, and the one way to passages and questions: files, or the demo by name."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from rag_jax.data.formats import Passage, Question, read_questions
 from rag_jax.data.formats.msmarco import submission
 from rag_jax.data.lines import Meter
 from rag_jax.data.published import Scores
-from rag_jax.data.targets import Targets
+from rag_jax.data.targets import Targets, Texts
 from rag_jax.errors import fail
 from rag_jax.metrics.labels import THREE_WAY, TWO_WAY
 from rag_jax.metrics.patterns import compile_patterns
@@ -64,15 +64,15 @@ class Task:
 
     metrics: how predictions are judged, by name; the first is the paper's. choose: which of a file's questions are
     asked, and how. targets: what the generator learns to say, from a question and the texts of the `depth` passages
-    that the starting retriever finds for it (none are searched where depth is 0). submission: (id, answer) -> a line
-    of the file that answers to the hidden test are handed in with. labels: all that a question may have for its answer,
-    in the order of their classes.
+    that the starting retriever finds for it (none are searched where depth is 0; None in a closed book). submission:
+    (id, answer) -> a line of the file that answers to the hidden test are handed in with. labels: all that a question
+    may have for its answer, in the order of their classes.
     """
 
     name: str
     metrics: tuple[str, ...]
     choose: Callable[[Question], Choice] = as_read
-    targets: Callable[[Question, Sequence[str]], Targets] = targets.first
+    targets: Callable[[Question, Texts], Targets] = targets.first
     depth: int = 0
     submission: Callable[[str, str], str] | None = None
     labels: tuple[str, ...] = ()

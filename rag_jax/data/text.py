@@ -135,6 +135,15 @@ def fill_sources(
     return source_RS.reshape(len(questions_B), -1, length)
 
 
+def question_sources(tokenizer: Tokenizer, questions: Sequence[str], *, length: int) -> np.ndarray:
+    """Every question alone, `<s> question </s>` as the tokenizer has it, padded on the right: source_B1S int32."""
+    source_B1S = np.full((len(questions), 1, length), tokenizer.pad_id, np.int32)
+    for source_S, ids in zip(source_B1S[:, 0], tokenizer.encode_batch(list(map(one_spaced, questions))), strict=True):
+        ids = [tokenizer.bos_id, *ids[: length - 2], tokenizer.eos_id]
+        source_S[: len(ids)] = ids
+    return source_B1S
+
+
 class Frame(NamedTuple):
     """The marks around the pieces of a source, as arrays, and how many tokens they are."""
 

@@ -18,15 +18,16 @@ from rag_jax.files import build_folder
 PARTS = ("encoder", "generator")
 
 
-def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer, Tokenizer]:
+def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer | None, Tokenizer]:
     """The (encoder, generator) tokenizers in `folder`; those that are not there are copied or trained first.
 
-    Raises UserError where a folder given in the configuration holds another vocabulary than the run's own copy.
+    A closed book has no encoder: None. Raises UserError where a folder given in the configuration holds another
+    vocabulary than the run's own copy.
     """
-    for part in PARTS:
+    for part in _parts(config):
         if config.tokenizer[part]:
             keep_copy(Path(config.tokenizer[part]), folder / part, part)
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    missing = [part for part in _parts(config) if not (folder / part).is_dir()]
     if missing:
         asked = tasks.questions(config.data, config.data.train, log=_silent) if config.data.train else []
         questions = [question.text for question in asked] or [""]
@@ -47,10 +48,15 @@ def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer, Tokenize
     return load_both(config, *(folder / part for part in PARTS))
 
 
-def load_both(config: ConfigDict, encoder: Path, generator: Path) -> tuple[Tokenizer, Tokenizer]:
-    """The tokenizers in two folders; the encoder's frames its texts as the configuration says."""
+def load_both(config: ConfigDict, encoder: Path, generator: Path) -> tuple[Tokenizer | None, Tokenizer]:
+    """The tokenizers in two folders; the encoder's frames its texts as the configuration says, or is None as above."""
     framing = Framing(*(config.encoder[name] for name in Framing._fields))
-    return Tokenizer.load(encoder, framing), Tokenizer.load(generator)
+    return Tokenizer.load(encoder, framing) if "encoder" in _parts(config) else None, Tokenizer.load(generator)
+
+
+def _parts(config: ConfigDict) -> tuple[str, ...]:
+    """Whose tokenizers a run has: in a closed book no question is encoded."""
+    return PARTS[1:] if config.index.kind == "none" else PARTS
 
 
 def keep_copy(given: Path, own: Path, part: str) -> None:

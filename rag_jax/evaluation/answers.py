@@ -17,7 +17,10 @@ Holding = Callable[[Sequence[str], Sequence[str]], Sequence[bool]]
 
 
 class Found(NamedTuple):
-    """A retrieved passage; holds_answer is None where nobody looked, posterior where nothing was read."""
+    """A retrieved passage; holds_answer is None where nobody looked, posterior where nothing was read.
+
+    The null document has no id and no title.
+    """
 
     id: str
     title: str
@@ -35,6 +38,11 @@ class Prediction(NamedTuple):
     log_prob: float
     answers: tuple[str, ...]
     documents: tuple[Found, ...]
+
+    @property
+    def passages(self) -> list[Found]:
+        """What was retrieved: the documents without the null one."""
+        return [document for document in self.documents if document.id]
 
     @property
     def exact_match(self) -> float:
@@ -85,7 +93,7 @@ def read(rag: Rag, batch: Batch, *, change: Change | None = None, holding: Holdi
 
 def unread(rag: Rag, batch: Batch, *, holding: Holding | None = None) -> list[Prediction]:
     """What was retrieved for a batch, with nothing said about it; no generator runs."""
-    nothing = [None] * batch.found.ids_BK.shape[1]
+    nothing = [None] * batch.found.prior_BK.shape[1]
     return [
         Prediction(question, "", math.nan, question.answers, _documents(rag, batch, row, nothing, holding))
         for row, question in enumerate(batch.questions)
@@ -103,12 +111,11 @@ def predict(
 def _documents(
     rag: Rag, batch: Batch, row: int, posterior_K: Sequence[float | None], holding: Holding | None
 ) -> tuple[Found, ...]:
-    """The passages of one question, without the places past the corpus."""
-    ids_K, score_K, prior_K = (array[row].tolist() for array in batch.found)
-    there = [place for place, number in enumerate(ids_K) if number >= 0]
-    passages = [rag.retriever.index.passages[ids_K[place]] for place in there]
+    """The documents of one question, without the places past the corpus; the null document is the last."""
+    score_K, prior_K = batch.found.score_BK[row].tolist(), batch.found.prior_BK[row].tolist()
+    there = batch.found.documents(row, rag.retriever.index)
     answers = batch.questions[row].answers
-    held = holding([passage.text for passage in passages], answers) if holding and answers else ()
+    held = holding([passage.text for _, passage in there if passage.id], answers) if holding and answers else ()
     return tuple(
         Found(
             passage.id,
@@ -116,7 +123,7 @@ def _documents(
             score=score_K[place],
             prior=math.exp(prior_K[place]),
             posterior=posterior_K[place],
-            holds_answer=held[n] if held else None,
+            holds_answer=held[n] if n < len(held) else None,
         )
-        for n, (place, passage) in enumerate(zip(there, passages, strict=True))
+        for n, (place, passage) in enumerate(there)
     )

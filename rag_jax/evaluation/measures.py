@@ -44,7 +44,7 @@ def of_one(prediction: Prediction, names: Sequence[str], places: Sequence[int]) 
         return
     parts = [(name, label, part) for name in names for label, part in MEASURES[name](prediction, places)]
     yield from parts
-    held = [document.holds_answer for document in prediction.documents]
+    held = [document.holds_answer for document in prediction.passages]
     judged = [(label, part) for name, label, part in parts if name in STRINGS | PATTERNS]
     if judged and held and None not in held:
         label, part = judged[0]
@@ -91,6 +91,11 @@ def headline(predictions: Iterable[Prediction], names: Sequence[str]) -> Headlin
 def page_id(document: Found) -> str:
     """The id of a passage's page: its own up to a '#', as the passages of a page are numbered."""
     return document.id.partition("#")[0]
+
+
+def of_closed_book(names: Iterable[str]) -> list[str]:
+    """The measures among `names` that look at no passage."""
+    return [name for name in names if name not in (*RETRIEVAL, "kilt")]
 
 
 def of_retrieval(names: Iterable[str]) -> list[str]:
@@ -156,14 +161,14 @@ def _distinct(prediction: Prediction, _) -> Named:
 
 
 def _answer_recall(prediction: Prediction, places: Sequence[int]) -> Named:
-    held = [document.holds_answer for document in prediction.documents]
+    held = [document.holds_answer for document in prediction.passages]
     for k in places:
         if None not in held:
             yield f"answer recall@{k}", Rate.of(answer_hits_at([held], k))
 
 
 def _gold_recall(prediction: Prediction, places: Sequence[int]) -> Named:
-    ids, gold = [document.id for document in prediction.documents], prediction.question.passage_ids
+    ids, gold = [document.id for document in prediction.passages], prediction.question.passage_ids
     for k in places:
         if gold:
             yield f"recall@{k}", Rate.of(retrieval.hits_at([ids], [gold], k))
@@ -194,10 +199,10 @@ def _kilt_pages(prediction: Prediction, _) -> Named:
 
 def _pages(prediction: Prediction) -> tuple[list[str], tuple[tuple[str, ...], ...]]:
     """The passages' Wikipedia pages, by title where the evidence names titles, else by `page_id`; the evidence."""
-    evidence, titles = prediction.question.evidence, [document.title for document in prediction.documents]
+    evidence, titles = prediction.question.evidence, [document.title for document in prediction.passages]
     if any(title in pages for title in titles for pages in evidence):
         return titles, evidence
-    return [page_id(document) for document in prediction.documents], evidence
+    return [page_id(document) for document in prediction.passages], evidence
 
 
 STRINGS = {"exact_match", "exact_match_orqa"}  # headlines that are right or wrong about an answer in a passage

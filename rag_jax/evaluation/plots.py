@@ -46,7 +46,7 @@ def token_posterior(path: Path, answer: Answer) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    titles = [document.title[:40] for document in answer.documents]
+    titles = [document.title[:40] if document.id else "no document" for document in answer.documents]
     tokens, share_TK = zip(*((token.text.strip(), token.posterior) for token in answer.tokens), strict=True)
     with rc_context({"text.parse_math": False}):  # a dollar is a dollar
         figure = Figure(figsize=(2.5 + 0.5 * len(tokens), 1.2 + 0.35 * len(titles)), layout="constrained")

@@ -76,6 +76,6 @@ def line(prediction: Prediction, names: Sequence[str] = (), places: Sequence[int
 
 def _provenance(prediction: Prediction) -> list[dict[str, Any]]:
     titles: dict[str, str] = {}
-    for document in prediction.documents:
+    for document in prediction.passages:
         titles.setdefault(page_id(document), document.title)
     return [{"wikipedia_id": page, "title": title} for page, title in titles.items()]

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rag_jax.api import Rag
+from rag_jax.config import closed_book
 from rag_jax.data import tasks
 from rag_jax.data.formats import Question
 from rag_jax.data.tasks import TASKS
@@ -59,6 +60,8 @@ def evaluate(rag: Rag, config: ConfigDict, folder: Path, asked: Asked, team: Tea
     """
     _check(config, asked)
     team.wait("what to measure", f"{replace(asked, submission=None)} {config.evaluate}")
+    if closed_book(config):
+        asked = replace(asked, names=tuple(measures.of_closed_book(asked.names)))
     measures_of = {"answers": _answers, "retrieval": _retrieval, "reading": _reading, "hot_swap": _hot_swap}
     walks = Walks(rag, folder / f"{_heading('evaluate', asked)}.partial", rag.identity(), team)
     for part in dict.fromkeys(asked.parts):
@@ -76,9 +79,10 @@ def evaluate(rag: Rag, config: ConfigDict, folder: Path, asked: Asked, team: Tea
 def own_numbers(published: Mapping[str, Mapping[str, Mapping[str, float]]], kind: str, split: str) -> dict[str, float]:
     """The paper's numbers of a task (split -> system -> measure -> percent) for one kind of model and one split.
 
-    With them come those of which the paper does not say the split.
+    kind: 'token', 'sequence' or 'closed book', the paper's BART. With them come those of which the paper does not say
+    the split.
     """
-    systems = "RAG", {"token": "RAG-Token", "sequence": "RAG-Sequence"}[kind]
+    systems = {"token": ("RAG", "RAG-Token"), "sequence": ("RAG", "RAG-Sequence"), "closed book": ("BART",)}[kind]
     found = [published.get(part, {}).get(system, {}) for part in ("unstated", split) for system in systems]
     return {name: percent for numbers in found for name, percent in numbers.items()}
 
@@ -92,6 +96,9 @@ def _check(config: ConfigDict, asked: Asked) -> None:
         fail(f"config.data.{asked.split}: empty, so there is no split '{asked.split}'; {example}")
     if "hot_swap" in asked.parts and not (asked.swap_index and all(config.hot_swap.questions)):
         fail("--parts=hot_swap: expected --swap_index, a second index, and config.hot_swap.questions, two files")
+    if closed_book(config) and ({*asked.parts} - {"answers"} or asked.n_docs):
+        found = "--sweep" if asked.n_docs else f"--parts={','.join(asked.parts)}"
+        fail(f"{found}: with index.kind = 'none', a closed book, nothing is retrieved; expected --parts=answers alone")
     if asked.limit is not None and asked.limit < 1:
         fail(f"--limit: found {asked.limit}, expected 1 or more questions")
     if asked.kilt_out and "answers" not in asked.parts:

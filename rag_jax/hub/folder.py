@@ -72,6 +72,7 @@ def write_folder(
     """
     folder = Path(folder)
     check_folder(folder)
+    check_alone(trained.model)
     check_encoder(trained.model.question_encoder)
     check_classifier(trained.model)
     if with_index:
@@ -105,6 +106,20 @@ def check_folder(folder: Path) -> None:
         fail(f"{folder}: found a file or a link, expected a new or an empty folder; give another --out")
     if folder.is_dir() and any(folder.iterdir()):
         fail(f"{folder}: found files in it, expected a new or an empty folder; delete it or give another --out")
+
+
+def check_alone(model: rag.RagConfig) -> None:
+    """UserError for a model that reads a question alone, which transformers' RAG cannot express."""
+    if model.question_encoder is None:
+        fail(
+            "index.kind: found 'none', a closed book, expected passages for an export: transformers' RAG reads no "
+            "question alone; use it with rag_jax alone"
+        )
+    if model.null_document != "none":
+        fail(
+            f"retrieval.null_document: found {model.null_document!r}, expected 'none' for an export: transformers' RAG "
+            "has no place for it; use it with rag_jax alone"
+        )
 
 
 def check_encoder(encoder: BertConfig) -> None:

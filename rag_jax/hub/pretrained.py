@@ -10,9 +10,9 @@ import jax
 from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
-from rag_jax.config import default_config
+from rag_jax.config import closed_book, default_config
 from rag_jax.data import tasks
-from rag_jax.errors import UserError
+from rag_jax.errors import UserError, fail
 from rag_jax.files import read_json, read_object
 from rag_jax.hub import huggingface, source
 from rag_jax.hub.generation import decode_keys
@@ -29,7 +29,8 @@ class Pretrained(NamedTuple):
     config: what it was trained with, or what its folder says of itself. encoder_tokenizer, generator_tokenizer:
     folders. passage_encoder: the fingerprint of the encoder whose index it reads; None where nobody knows.
     index(): the folder of the index that comes with it, downloaded now if it must be; None where none comes.
-    load: (model, parallel) -> parameters, whole on every device; of a run, with the classifier that it trained.
+    load: (model, parallel) -> parameters, whole on every device; of a run, with the classifier that it trained, and
+    none of a null document that it has not learned.
     """
 
     config: ConfigDict
@@ -59,6 +60,16 @@ def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best
     return _export(folder, str(name)) if (folder / EXPORTED).is_file() else _foreign(folder)
 
 
+def check_fits(config: ConfigDict, own: ConfigDict, name: str) -> None:
+    """UserError where one of both is a closed book; own: the configuration of a model of that name."""
+    if closed_book(config) != closed_book(own):
+        trained = "without passages" if closed_book(own) else "with passages"
+        fail(
+            f"config.index.kind: found {config.index.kind!r}, but {name} was trained {trained}, index.kind = "
+            f"{own.index.kind!r}; expected that, or another model"
+        )
+
+
 def _run(place: Workdir, checkpoint: str) -> Pretrained:
     config = place.load_config()
     checkpoints = Checkpoints(place.checkpoints) if place.checkpoints.is_dir() else None
@@ -67,9 +78,11 @@ def _run(place: Workdir, checkpoint: str) -> Pretrained:
         raise UserError(f"{place.checkpoints}: holds no checkpoint; run `python -m rag_jax.train` first")
 
     def load(model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
-        trained = replace(model, classes=tasks.classes(config.data))
-        shapes = jax.eval_shape(partial(rag.init_params, trained), jax.random.key(0))
-        return checkpoints.restore(step, params=parallel.abstract_whole(shapes))["params"]
+        own = replace(model, classes=tasks.classes(config.data), null_document=config.retrieval.null_document)
+        shapes = jax.eval_shape(partial(rag.init_params, own), jax.random.key(0))
+        params = checkpoints.restore(step, params=parallel.abstract_whole(shapes))["params"]
+        learned = own.null_document == model.null_document
+        return {name: params[name] for name in params if name != "null_document" or learned}
 
     encoder, generator = (place.tokenizers / part for part in ("encoder", "generator"))
     return Pretrained(config, encoder, generator, checkpoints.extra(step)["passage_encoder"], lambda: place.index, load)

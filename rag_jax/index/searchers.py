@@ -30,7 +30,7 @@ class Searcher(Protocol):
 
 def has_vectors(kind: str) -> bool:
     """Whether an index of this kind holds passages' vectors, and asks for questions' embeddings."""
-    return kind != "bm25"
+    return kind not in ("bm25", "none")
 
 
 def parameters(kind: str, count: int, told: Parameters) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rag_jax.core import likelihood
+from rag_jax.models import null_document
 from rag_jax.models.bart import Bart, BartConfig
 from rag_jax.models.bert import BertConfig, BertEncoder
 from rag_jax.models.classifier import Classifier
@@ -19,33 +20,40 @@ from rag_jax.models.classifier import Classifier
 class RagConfig:
     """Both halves' configs, the marginal ('token' or 'sequence') and the scale of the document scores.
 
-    score_scale: the factor on the inner products, or where a learned one starts (learn_score_scale). Where labels are
-    told in place of answers, one of these says how: classes, the number of labels that a head of its own tells apart,
-    or label_tokens, the one token that stands for each label.
+    question_encoder: None of a closed book, where the generator reads the question alone. score_scale: the factor on
+    the inner products, or where a learned one starts (learn_score_scale). Where labels are told in place of answers,
+    one of these says how: classes, the number of labels that a head of its own tells apart, or label_tokens, the one
+    token that stands for each label. null_document: 'none', or how the logit of the question that is also read alone
+    is learned, see models.null_document.
     """
 
-    question_encoder: BertConfig = field(default_factory=BertConfig)
+    question_encoder: BertConfig | None = field(default_factory=BertConfig)
     generator: BartConfig = field(default_factory=BartConfig)
     kind: str = "token"
     score_scale: float = 1.0
     learn_score_scale: bool = False
     classes: int = 0
     label_tokens: tuple[int, ...] = ()
+    null_document: str = "none"
 
 
 def init_params(config: RagConfig, key: jax.Array) -> dict[str, Any]:
-    """Returns fresh fp32 parameters {'question_encoder', 'generator'}; with them 'log_score_scale' and 'classifier'
+    """Returns fresh fp32 parameters {'question_encoder', 'generator'}, of a closed book {'generator'};
 
-    where the model has such.
+    with them 'log_score_scale', 'classifier' and 'null_document' where the model has such.
     """
     key_encoder, key_generator = jax.random.split(key)
     ids, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
-    encoder, generator = BertEncoder(config.question_encoder), Bart(config.generator)
+    generator, first = Bart(config.generator), {}
+    if config.question_encoder is not None:
+        encoder = BertEncoder(config.question_encoder)
+        first = {"question_encoder": jax.jit(encoder.init)(key_encoder, ids, mask)["params"]}
     return {
-        "question_encoder": jax.jit(encoder.init)(key_encoder, ids, mask)["params"],
+        **first,
         "generator": jax.jit(generator.init)(key_generator, ids, mask, ids)["params"],
         **init_score_scale(config),
         **init_classifier(config, key),
+        **init_null_document(config, key),
     }
 
 
@@ -66,6 +74,15 @@ def init_classifier(config: RagConfig, key: jax.Array) -> dict[str, Any]:
 def _classifier(config: RagConfig) -> Classifier:
     generator = config.generator
     return Classifier(generator.width, config.classes, generator.dropout, generator.init_std)
+
+
+def init_null_document(config: RagConfig, key: jax.Array) -> dict[str, Any]:
+    """Fresh parameters {'null_document'} where there is one, else nothing."""
+    if config.null_document == "none":
+        return {}
+    width = config.question_encoder.embedding_width
+    # 3: folding in 0 or 1 would give a half of the split key.
+    return {"null_document": null_document.init(config.null_document, width, jax.random.fold_in(key, 3))}
 
 
 def score_scale(params: dict[str, Any], constant: float) -> jax.Array | float:

@@ -35,8 +35,11 @@ def make_examples(
     path: the file that keeps the answers found in passages. resumed: rag is no longer what training started from, and
     the file must be there. Raises UserError where nothing is left to learn.
     """
-    if task.depth:
-        depth = min(task.depth, len(rag.retriever.index.passages))
+    index = rag.retriever.index
+    if index is None:
+        targets = [task.targets(question, None) for question in questions]
+    elif task.depth:
+        depth = min(task.depth, len(index.passages))
         targets = _searched(task, questions, rag, path, depth, resumed, log)
     else:
         targets = [task.targets(question, ()) for question in questions]

@@ -36,7 +36,7 @@ class Progress(NamedTuple):
 
 
 def check(config: ConfigDict, place: Workdir) -> None:
-    """UserError, before anything is read or written, where there is no retriever to start from, and BM25 is none."""
+    """UserError, before anything is read or written, where there is no retriever to start from and one is needed."""
     if has_vectors(config.index.kind) and not place.checkpoints.is_dir() and not config.init_from:
         encoders.check_retriever(config, place)
 
@@ -45,7 +45,7 @@ class Start(NamedTuple):
     """What training starts from.
 
     params: whole on every device. passage_encoder: the fingerprint of the one whose vectors they read, or of BM25; None
-    where nobody knows it. progress: where a run stopped that goes on.
+    where nobody knows it, and in a closed book. progress: where a run stopped that goes on.
     """
 
     params: dict[str, Any]
@@ -63,36 +63,41 @@ def start(
     """Where training starts: this run's checkpoint > init_from > encoders and generator apart > scratch.
 
     The question encoder apart is train_retriever's in this run, else parts.question_encoder; without parts.generator
-    the generator is fresh. BM25 needs no question encoder: one that is not to be had is fresh. So is a classifier
-    where init_from has none of the same labels. Writes nothing.
+    the generator is fresh. BM25 needs no question encoder: one that is not to be had is fresh. A closed book has none.
+    A classifier is fresh where init_from has none of the same labels. Writes nothing.
     """
     saved = Checkpoints(place.checkpoints) if place.checkpoints.is_dir() else None
     if saved and (progress := resume(saved, model, optimizers, parallel)) is not None:
         return Start(progress.state.params, saved.extra(saved.latest())["passage_encoder"], progress)
-    by_words = None if has_vectors(config.index.kind) else bm25.fingerprint(config.index.bm25)
+    by_words = bm25.fingerprint(config.index.bm25) if config.index.kind == "bm25" else None
     if config.init_from:
         whole = open_pretrained(config.init_from, "config.init_from")
         named = by_words or encoders.given_fingerprint(config, model) or whole.passage_encoder
-        params = whole.load(model, parallel)
+        null = rag.init_null_document(model, jax.random.key(config.seed))  # unless it is learned already
+        params = parallel.put_whole(null) | whole.load(model, parallel)
         if tasks.classes(whole.config.data) != model.classes:  # the head of other labels, or none
             params.pop("classifier", None)
             params |= parallel.put_whole(rag.init_classifier(model, jax.random.key(config.seed)))
         return Start(params, named)
     params = rag.init_params(model, jax.random.key(config.seed))
-    trained = (encoders.known_params if by_words else encoders.retriever_params)(config, place, model, parallel)
+    trained, named = {}, by_words
+    if model.question_encoder is not None:
+        trained = (encoders.known_params if by_words else encoders.retriever_params)(config, place, model, parallel)
+        named = by_words or encoders.passage_fingerprint(model.question_encoder, trained)
     params |= {name: trained[name] for name in params if name in trained}
     if name := config.parts.generator:
         folder = source.find(name, "config.parts.generator")
         params["generator"] = huggingface.load_generator(folder, model.generator)
-    named = by_words or encoders.passage_fingerprint(model.question_encoder, trained)
     return Start(parallel.put_whole(params), named)
 
 
-def open_own_index(start: Start, place: Workdir, tokenizer: Tokenizer, kind: str) -> Index:
+def open_own_index(start: Start, place: Workdir, tokenizer: Tokenizer, kind: str) -> Index | None:
     """The run's index; UserError unless it was made by the passage encoder that the parameters were trained against.
 
-    kind: config.index.kind, which decides whether a question encoder can be trained.
+    kind: config.index.kind, which decides whether a question encoder can be trained; a closed book has no index.
     """
+    if kind == "none":
+        return None
     expected = start.passage_encoder if start.progress is None else None
     index = open_index(place.index, expect_fingerprint=expected, tokenizer=tokenizer)
     if index.by_vector != has_vectors(kind):
@@ -123,6 +128,12 @@ def resume(
         raise UserError(
             f"{checkpoints.folder / str(step)}: made in the stage '{extra['stage']}', which now has no steps; "
             f"give config.{extra['stage']}.steps its number again, or train in another --workdir"
+        )
+    if (extra["passage_encoder"] is None) != (model.question_encoder is None):
+        trained = "without" if model.question_encoder else "with"
+        raise UserError(
+            f"{checkpoints.folder}: trained {trained} passages; give config.index.kind its value again ('none' is a "
+            "closed book), or train in another --workdir"
         )
     params = jax.eval_shape(lambda key: rag.init_params(model, key), jax.random.key(0))
     optimizer = jax.eval_shape(optimizers[extra["stage"]].init, params)

@@ -17,8 +17,9 @@ from rag_jax.data.substitution import NameMaker
 from rag_jax.data.vocabulary import load_or_train
 from rag_jax.errors import UserError
 from rag_jax.evaluation.answers import predict
-from rag_jax.evaluation.measures import Headline, headline
+from rag_jax.evaluation.measures import Headline, headline, of_closed_book
 from rag_jax.hub.resolve import resolve
+from rag_jax.index.base import Index
 from rag_jax.parallel import Pmap
 from rag_jax.retrieve import Retriever
 from rag_jax.training import init, sources
@@ -30,7 +31,7 @@ from rag_jax.training.step import Objective, TrainState, train_step
 from rag_jax.workdir import Workdir
 
 TRAINED = {
-    True: ("question_encoder", "log_score_scale", "generator", "classifier"),
+    True: ("question_encoder", "log_score_scale", "null_document", "generator", "classifier"),
     False: ("generator", "classifier"),
 }
 
@@ -43,12 +44,13 @@ def train(config: ConfigDict, place: Workdir) -> None:
     init.check(config, place)  # before anything is written
     encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
-    optimizers = {name: optimizer(stage, TRAINED[stage.train_question_encoder]) for name, stage in stages.items()}
+    optimizers = {name: optimizer(stage, trained(config, stage)) for name, stage in stages.items()}
     start = init.start(config, place, model, optimizers, parallel)
     index = init.open_own_index(start, place, generator_tokenizer, config.index.kind)
     progress, params = start.progress, start.params
-    check_k(config, stages, len(index.passages))
+    check_k(config, stages, index)
     retriever = Retriever.of(config, index, encoder_tokenizer, generator_tokenizer)
+    fingerprint = index.manifest.encoder_fingerprint if index else None
     questions = tasks.questions(config.data, config.data.train)
     valid = tasks.questions(config.data, config.data.valid)[: config.evaluate.questions]
     if not all(question.answers for question in valid):
@@ -63,7 +65,7 @@ def train(config: ConfigDict, place: Workdir) -> None:
     with RunLog(place.folder, resume_at=done) as log:
         task, goes_on = tasks.task(config.data), progress is not None
         examples = make_examples(task, questions, rag, place.targets, resumed=goes_on, log=log)
-        if config.init_from and progress is None:
+        if config.init_from and index and progress is None:
             against = start.passage_encoder or "a passage encoder that it does not name"
             log.say(f"starts from {config.init_from}, trained against {against}")
         for name, stage in stages.items():
@@ -75,8 +77,9 @@ def train(config: ConfigDict, place: Workdir) -> None:
             state = parallel.put_whole(state)  # elsewhere, the first step would compile a program of its own
             source = make_source(name, stage, config, rag, examples)
 
-            keeper = Keeper(checkpoints, name, first, index.manifest.encoder_fingerprint, is_last=name == last)
-            log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {stage.k} passages each")
+            keeper = Keeper(checkpoints, name, first, fingerprint, is_last=name == last)
+            read = f"{stage.k} passages each" if index else "a closed book"
+            log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {read}")
             params = train_stage(
                 stage, config, source, state, rag=rag, tx=optimizers[name], log=log, keeper=keeper, resumed=resumed,
                 valid=valid if name != "denoise" else [],
@@ -85,7 +88,7 @@ def train(config: ConfigDict, place: Workdir) -> None:
 
 
 class Keeper(NamedTuple):
-    """Saves the states of a stage, whose step 0 is the run's step `first`.
+    """Saves the states of a stage, whose step 0 is the run's step `first`. fingerprint: of the index's encoder.
 
     Only states of the last stage can be the best checkpoint: what comes before it is preparation.
     """
@@ -93,7 +96,7 @@ class Keeper(NamedTuple):
     checkpoints: Checkpoints
     stage: str
     first: int
-    fingerprint: str
+    fingerprint: str | None
     is_last: bool
 
     def save(self, state: TrainState, found: sources.Found, score: float) -> None:
@@ -118,6 +121,8 @@ def train_stage(
     step_function = parallel.step(train_step, config=rag.model, optimizer=tx, objective=objective)
     rate, start = learning_rate(stage), int(state.step)
     pace, pending, watched = Pace(start, stage.steps, stage.batch), None, Headline()
+    measures = tasks.TASKS[config.data.task].metrics
+    measures = measures if rag.retriever.index else of_closed_book(measures)
     if resumed is None:
         found = source.search(start, source.encode(state.params, start))
     else:
@@ -146,7 +151,7 @@ def train_stage(
             report(log, name, first, *pending, pace=pace, rate=rate, watched=watched)
             pending = None
             rag.params = state.params
-            watched = headline(predict(rag, valid), tasks.TASKS[config.data.task].metrics)
+            watched = headline(predict(rag, valid), measures)
             keeper.save(state, found, watched.value)
             known = "" if math.isnan(watched.value) else f"validation {watched.label} {100 * watched.value:.1f}, "
             log.say(f"{name} step {step + 1}: {known}saved")
@@ -203,6 +208,17 @@ def make_source(name: str, stage: ConfigDict, config: ConfigDict, rag: Rag, exam
     )
 
 
+def trained(config: ConfigDict, stage: ConfigDict) -> tuple[str, ...]:
+    """The parameters that a stage trains, by their names at the top.
+
+    A null document learns with the question encoder: together they are p(z|x). A stage that keeps it teaches reading
+    alone, often of passages that were made to hold the answer, beside which the null document would be useless. BM25
+    has no encoder, and its null document learns in every stage.
+    """
+    names = TRAINED[stage.train_question_encoder]
+    return (*names, "null_document") if config.index.kind == "bm25" else names
+
+
 def check_batches(config: ConfigDict, stages: dict[str, ConfigDict], parallel: Pmap) -> None:
     """Raises UserError for a batch that does not divide over the devices, before anything is loaded."""
     for name, stage in stages.items():
@@ -213,8 +229,11 @@ def check_batches(config: ConfigDict, stages: dict[str, ConfigDict], parallel: P
         )
 
 
-def check_k(config: ConfigDict, stages: dict[str, ConfigDict], passages: int) -> None:
-    """Raises UserError for a k larger than the corpus."""
+def check_k(config: ConfigDict, stages: dict[str, ConfigDict], index: Index | None) -> None:
+    """Raises UserError for a k larger than the corpus; in a closed book nobody asks for it."""
+    if index is None:
+        return
+    passages = len(index.passages)
     wanted = {"retrieval.k": config.retrieval.k}
     for name, stage in stages.items():
         wanted |= {f"{name}.k": stage.k, f"{name}.depth": stage.depth}

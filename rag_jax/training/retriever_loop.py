@@ -9,11 +9,12 @@ from ml_collections import ConfigDict
 
 from rag_jax.api import rag_config
 from rag_jax.checkpoint import Checkpoints
+from rag_jax.config import closed_book
 from rag_jax.data import tasks
 from rag_jax.data.pipeline import Batches, step_rng
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_or_train
-from rag_jax.errors import UserError
+from rag_jax.errors import UserError, fail
 from rag_jax.hub.resolve import resolve
 from rag_jax.parallel import Pmap
 from rag_jax.training import encoders, init
@@ -26,6 +27,11 @@ from rag_jax.workdir import Workdir
 
 def train_retriever(config: ConfigDict, place: Workdir) -> None:
     """Trains question and passage encoder; called again, goes on from the last checkpoint."""
+    if closed_book(config):
+        fail(
+            "config.index.kind: found 'none', a closed book: there is no retriever to train; run "
+            "`python -m rag_jax.train`"
+        )
     config, parallel = resolve(config), Pmap()
     settings = config.retriever
     parallel.check_batch("retriever.batch", settings.batch)

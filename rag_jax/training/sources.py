@@ -23,7 +23,7 @@ from rag_jax.data.text import Document, Marks, targets
 from rag_jax.metrics.text import normalise
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
-from rag_jax.retrieve import Retriever
+from rag_jax.retrieve import Retrieved, Retriever
 from rag_jax.training.health import Health
 from rag_jax.training.step import Batch
 
@@ -49,7 +49,7 @@ class QuestionSource:
         stage: ConfigDict, parallel: Pmap, *, name: str, names: NameMaker | None,
     ):  # fmt: skip
         self._questions, self._retriever, self._parallel = questions, retriever, parallel
-        self._by_vector = retriever.index.by_vector
+        self._by_vector, self._closed = retriever.by_vector, retriever.index is None
         self._k, self._depth, self._share = stage.k, stage.depth, stage.substitution
         self._seed, self._name = config.seed, name
         self._length, self._compat = config.length, COMPAT[config.data.target_layout]
@@ -71,8 +71,14 @@ class QuestionSource:
         return self._encode(params, self._parallel.put_batch(self._question_ids(step)))
 
     def search(self, step: int, query: jax.Array | None) -> Found:
-        """The passages of batch `step` for its questions, as `encode` left them; waits for the devices."""
+        """The passages of batch `step` for its questions, as `encode` left them; waits for the devices.
+
+        In a closed book none: there is one score, that of the question alone.
+        """
         indices = self._order[step].tolist()
+        if self._closed:
+            ids_BK, _, score_BK, _ = Retrieved.nothing(len(indices))
+            return Found(ids_BK, None, score_BK)
         if self._is_known(step):
             ids_BK, score_BK = map(np.stack, zip(*(self._known[index] for index in indices), strict=True))
         else:
@@ -99,7 +105,7 @@ class QuestionSource:
         return Batch(
             question_BQ=self._question_ids(step) if self._by_vector else None,
             document_BKE=self._retriever.vectors(ids_BK) if self._by_vector else None,
-            mask_BK=ids_BK >= 0,
+            mask_BK=np.ones(score_BK.shape, bool) if self._closed else ids_BK >= 0,
             source_BKS=self._retriever.sources(documents_BK, [question.text for question in asked]),
             weight_B=np.ones(len(asked), np.float32),
             score_BK=score_BK,

@@ -9,7 +9,7 @@ import optax
 
 from rag_jax.core.loss import rag_loss
 from rag_jax.core.marginal import document_log_prior, rag_sequence_log_likelihood, rag_token_log_likelihood
-from rag_jax.models import rag
+from rag_jax.models import null_document, rag
 from rag_jax.parallel import Across
 
 
@@ -26,7 +26,8 @@ class Batch(NamedTuple):
 
     mask_BK: True where a document was found; weight_B: 1 for a question, 0 for padding of the batch. score_BK: logits
     of p(z|x) where a retriever brings its own; then question_BQ and document_BKE are None. label_B: classes, for a
-    model that tells them by a head; then token_BT is the claim again, and target_BT None.
+    model that tells them by a head; then token_BT is the claim again, and target_BT None. Where source_BKS has one
+    document more than mask_BK, it is the null document.
     """
 
     question_BQ: jax.Array | None
@@ -95,13 +96,17 @@ def loss_sums(
 ) -> tuple[jax.Array, Sums]:
     """The summed loss of a batch (Lewis et al. 2020, section 2.4) and the sums that devices exchange."""
     encoder_key, generator_key = (None, None) if key is None else jax.random.split(key)
-    score_BK = batch.score_BK
+    score_BK, mask_BK, query_BE = batch.score_BK, batch.mask_BK, None
     if score_BK is None:
         query_BE = rag.encode_questions(config, params, batch.question_BQ, dropout_key=encoder_key)
-        if not objective.train_question_encoder:
-            query_BE = jax.lax.stop_gradient(query_BE)
         score_BK = rag.document_scores(query_BE, batch.document_BKE)
-    prior_BK = document_log_prior(score_BK, batch.mask_BK)
+    if batch.source_BKS.shape[1] > mask_BK.shape[1]:
+        learned_B = null_document.learned(config.null_document, params["null_document"], query_BE)
+        score_BK, mask_BK = null_document.appended(score_BK, mask_BK, learned_B)
+    # Beside the scores that a retriever brings, which has no encoder to freeze, the null document is always learned.
+    if batch.score_BK is None and not objective.train_question_encoder:
+        score_BK = jax.lax.stop_gradient(score_BK)
+    prior_BK = document_log_prior(score_BK, mask_BK)
     if batch.label_B is None:
         target_BT = batch.target_BT
         mask_BT = target_BT != config.generator.pad_id

@@ -60,3 +60,8 @@ def test_expansions_where_nothing_matches():
     assert targets.mined(question("Rome|Pari?s", "(ab)+", "Rome"), ["nothing"]) == (("Rome", "Pars", "Paris"), what)
     found = targets.mined(question("(ab)+", r"\d\d"), ["nothing"])
     assert found == ((), "no match, and a pattern without a finite expansion")
+
+
+def test_a_closed_book_learns_what_needs_no_passages():
+    assert targets.held(question("a", "b"), None) == (("a", "b"), "every answer")
+    assert targets.mined(question("Rome|Paris"), None).answers == ("Rome", "Paris")

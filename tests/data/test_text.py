@@ -9,6 +9,7 @@ from rag_jax.data.text import (
     fill_sources,
     inner_pieces,
     one_spaced,
+    question_sources,
     round_trip,
     source_ids,
     source_lengths,
@@ -83,6 +84,17 @@ def test_sources_are_those_of_transformers(bpe, marks):
         document, questions = piece[:2], [piece[2]]
         source = fill_sources([[document]], questions, length=length, marks=marks, policy="huggingface")
         assert source[0, 0].tolist() == expected
+
+
+def test_a_question_alone_is_what_the_tokenizer_makes_of_it(bpe):
+    theirs, questions = AutoTokenizer.from_pretrained(bpe.folder), [" who  found radium?", "", "</s> or radium? " * 9]
+    for length in (5, 12, 200):
+        source_B1S = question_sources(bpe, questions, length=length)
+        expected = theirs(
+            [one_spaced(question) for question in questions], split_special_tokens=True,
+            max_length=length, padding="max_length", truncation=True,
+        )  # fmt: skip
+        assert source_B1S.dtype == np.int32 and source_B1S[:, 0].tolist() == expected["input_ids"]
 
 
 def test_a_long_source_keeps_its_question(marks):

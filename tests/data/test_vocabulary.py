@@ -71,3 +71,10 @@ def test_the_encoders_tokenizer_knows_what_the_encoder_reads(config, wordpiece, 
     encoder, generator = load_or_train(config, tmp_path / "tokenizers")
     assert encoder.framing == Framing("query: ", "passage: ", "joined") and generator.framing == PLAIN
     assert encoder.question_ids(["who"], 12).tolist() == wordpiece.question_ids(["query: who"], 12).tolist()
+
+
+def test_a_closed_book_has_no_encoder_and_needs_no_passages(config, bpe, tmp_path):
+    config.index.kind, config.tokenizer.encoder = "none", str(tmp_path / "nowhere")
+    encoder, generator = load_or_train(config, tmp_path / "tokenizers")
+    assert encoder is None and generator.fingerprint == bpe.fingerprint
+    assert [path.name for path in (tmp_path / "tokenizers").iterdir()] == ["generator"]

@@ -6,7 +6,17 @@ import pytest
 
 from rag_jax.data.formats import Question
 from rag_jax.evaluation.answers import Found, Prediction
-from rag_jax.evaluation.measures import MEASURES, Headline, Totals, headline, holding, of_one, of_retrieval, page_id
+from rag_jax.evaluation.measures import (
+    MEASURES,
+    Headline,
+    Totals,
+    headline,
+    holding,
+    of_closed_book,
+    of_one,
+    of_retrieval,
+    page_id,
+)
 from rag_jax.evaluation.sums import Count, Diversity, Mean, Rate
 
 QA = ("exact_match", "f1", "gold_recall", "answer_recall")
@@ -188,3 +198,22 @@ def test_the_rule_for_whether_a_passage_holds_the_answer_is_the_tasks():
 def test_of_one_names_the_measure_of_every_part():
     parts = list(of_one(prediction("a", "a", documents=found("a", held=(True,))), QA, (1,)))
     assert [name for name, *_ in parts] == ["exact_match", "f1", "answer_recall", "support"]
+
+
+def test_the_null_document_is_no_passage():
+    """It holds no answer, is on no page and does not move the places of the passages behind it."""
+    null = Found("", "", 0.0, 0.5, 0.5, None)
+    one = prediction(
+        "Bo", "Bo", documents=(null, *found("7#1", "8", held=(False, True))), passage_ids=("7#1",), evidence=(("7",),)
+    )
+    without = one._replace(documents=one.documents[1:])
+    names = [*QA, "page_precision", "kilt"]
+    assert measured(names, one) == measured(names, without) and len(measured(names, one)) > 10
+    assert one.passages == list(without.documents)
+
+
+def test_a_closed_book_is_measured_by_what_it_says_alone():
+    assert of_closed_book(QA) == ["exact_match", "f1"]
+    assert of_closed_book(["kilt", "rouge_l_kilt", "page_precision"]) == ["rouge_l_kilt"]
+    said = prediction("a", "a", passage_ids=("a",), group="g")
+    assert set(measured(of_closed_book(QA), said)) == {"EM", "F1", "EM g"}

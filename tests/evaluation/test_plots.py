@@ -55,3 +55,15 @@ def test_without_matplotlib_the_flag_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"--plot: found no package 'matplotlib', .* `pip install rag_jax\[plot\]`"):
         plots.check_installed("--plot")
+
+
+def test_the_null_document_has_a_row_of_its_own(tmp_path):
+    """Named, and not the empty title of a passage."""
+    said = answer((0.9, 0.1), (0.2, 0.8))
+    untitled = tuple(replace(document, title="") for document in said.documents)
+    null = (untitled[0], replace(untitled[1], id=""))
+    pictures = [
+        drawn(tmp_path, name, plots.token_posterior, replace(said, documents=documents))
+        for name, documents in (("a.png", untitled), ("b.png", null))
+    ]
+    assert pictures[0] != pictures[1]

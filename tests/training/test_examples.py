@@ -160,3 +160,12 @@ def test_the_paper_looks_at_1000_passages():
         ("triviaqa", "curatedtrec"), targets.DEPTH
     )
     assert targets.DEPTH == 1000
+
+
+def test_a_closed_book_searches_for_no_answer(make, tiny_rag, searched):
+    retriever = tiny_rag.retriever._replace(index=None, alone=True)
+    closed = Rag(tiny_rag.model, tiny_rag.params, retriever, tiny_rag.config, tiny_rag.parallel)
+    questions = [Question("a", "q", ("Kestrel", "Zoe")), Question("b", "r", ("Zo[ae]",))]
+    assert pairs(make("triviaqa", questions, rag=closed)) == [("a", ("Kestrel",)), ("a", ("Zoe",)), ("b", ("Zo[ae]",))]
+    assert pairs(make("curatedtrec", questions[1:], rag=closed)) == [("b", ("Zoa",)), ("b", ("Zoe",))]
+    assert not searched and not make.file.exists()

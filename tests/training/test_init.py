@@ -206,3 +206,35 @@ def test_a_run_of_a_dropped_stage_is_refused(tiny, tmp_path):
     with pytest.raises(UserError, match="stage 'reader', which now has no steps"):
         init.resume(checkpoints, tiny.config(), {"joint": optimizer(STAGE, ("generator",))}, Pmap())
     checkpoints.close()
+
+
+def test_a_closed_book_starts_with_a_generator_alone(tiny, hub, config, tmp_path):
+    """And asks for no retriever and no index."""
+    config.index.kind, config.parts.generator = "none", hub.generator
+    place, model = Workdir(tmp_path), replace(tiny.config(), question_encoder=None)
+    init.check(config, place)
+    begun = start(config, place, model)
+    assert set(begun.params) == {"generator"} and begun.passage_encoder is None
+    np.testing.assert_array_equal(begun.params["generator"]["shared"]["embedding"], hub.tokens["generator"])
+    assert init.open_own_index(begun, place, None, "none") is None and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_run_does_not_go_on_as_a_closed_book_nor_one_of_them_as_a_run(tiny, tmp_path, closed):
+    checkpoints = Checkpoints(tmp_path)
+    extra = {"stage": "joint", "next_ids": [], "passage_encoder": None if closed else "f"}
+    checkpoints.save(5, {"a": jnp.zeros(1)}, {"step": jnp.int32(3)}, score=0.0, extra=extra)
+    model = tiny.config() if closed else replace(tiny.config(), question_encoder=None)
+    trained = "without" if closed else "with"
+    with pytest.raises(UserError, match=rf"trained {trained} passages; give config\.index\.kind its value again"):
+        init.resume(checkpoints, model, {"joint": optimizer(STAGE, ("generator",))}, Pmap())
+    checkpoints.close()
+
+
+def test_a_null_document_starts_fresh_beside_a_whole_model(tiny, hub, config, tmp_path):
+    config.init_from, model = hub.rag, replace(tiny.config(), null_document="network")
+    begun = start(config, Workdir(tmp_path), model)
+    fresh = rag.init_null_document(model, jax.random.key(config.seed))
+    assert tiny.bits(begun.params["null_document"]) == tiny.bits(fresh["null_document"])
+    np.testing.assert_array_equal(token_table(begun), hub.tokens["rag question"])
+    assert set(begun.params) == {"question_encoder", "generator", "null_document"}

@@ -7,7 +7,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from rag_jax.models import rag
+from rag_jax.models import null_document, rag
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 from rag_jax.training.optim import decayed, learning_rate, optimizer
@@ -113,3 +113,10 @@ def test_the_clip_measures_the_trained_part_alone():
         gradient = {"a": {"kernel": jnp.full((1, 1), 0.5)}, "b": {"kernel": jnp.full((1, 1), other)}}
         moments.append(jax.tree.leaves(tx.update(gradient, state, params)[1]))
     assert all(np.array_equal(*pair) for pair in zip(*moments, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["embedding", "bias", "network"])
+def test_a_null_document_s_kernels_and_embedding_are_decayed_and_its_biases_are_not(kind):
+    shapes = jax.eval_shape(lambda: null_document.init(kind, 8, jax.random.key(0)))
+    mask = {jax.tree_util.keystr(p, simple=True): on for p, on in jax.tree.leaves_with_path(decayed(shapes))}
+    assert mask == {name: not name.endswith("bias") for name in mask} and mask

@@ -370,3 +370,32 @@ def test_repairs_depend_on_seed_and_step_alone(tiny, repairs):
     source = repairs()
     assert [tiny.bits(source.batch(step, ids_BK)) for step in (2, 1, 0)] == first[::-1]
     assert len({tuple(bits) for bits in first}) == 3
+
+
+@pytest.mark.parametrize("substitution", [0.0, 1.0])
+def test_a_null_document_is_the_question_alone_behind_the_passages(world, make_source, substitution):
+    """One source more than passages, whatever happens to these."""
+    source, ids_BK = make_source(substitution), rows(2, last=-1)
+    plain = source.batch(2, ids_BK)
+    source._retriever = source._retriever._replace(alone=True)
+    batch = source.batch(2, ids_BK)
+    assert batch.source_BKS.shape[1] == 4 and batch.mask_BK.shape[1] == batch.document_BKE.shape[1] == 3
+    np.testing.assert_array_equal(batch.source_BKS[:, :3], plain.source_BKS)
+    assert [texts[3] for texts in source_texts(world, batch)] == [question.text for question in asked(2)]
+
+
+def test_a_closed_book_has_the_question_alone_and_a_prior_of_1(world):
+    config = world.config.copy_and_resolve_references()
+    config.index.kind = "none"
+    config.reader.update(batch=8, train_question_encoder=False)
+    retriever = Retriever.of(config, None, None, world.tokenizer)
+    source = QuestionSource(QUESTIONS, retriever, world.model, config, config.reader, Pmap(), name="reader", names=None)
+    for step in (3, 4, 3 + len(QUESTIONS)):
+        assert source.encode(None, step) is None
+        found = source.search(step, None)
+        assert found.ids_BK.shape == (8, 0) and found.health is None
+        batch = source.batch(step, found.ids_BK, found.score_BK)
+        assert batch.question_BQ is None and batch.document_BKE is None and batch.mask_BK.shape == (8, 1)
+        np.testing.assert_array_equal(document_log_prior(batch.score_BK, batch.mask_BK), np.zeros((8, 1)))
+        assert source_texts(world, batch) == [[question.text] for question in asked(step)]
+        assert target_texts(world, batch) == [question.answers[0] for question in asked(step)]

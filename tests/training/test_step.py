@@ -9,10 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from rag_jax.models import rag
+from rag_jax.models import null_document, rag
 from rag_jax.training.step import Objective, TrainState, loss_sums, train_step
 
 KINDS = ("token", "sequence")
+LONG = pytest.mark.long
 OBJECTIVE = Objective(train_question_encoder=True, label_smoothing=0.0, accumulation=1, seed=0)
 
 
@@ -334,3 +335,151 @@ def test_padding_and_missing_documents_have_no_influence_on_a_head(tiny, labels)
     sums, gradients, _ = run(changed)
     assert tiny.bits((sums, gradients[0])) == tiny.bits((expected_sums, expected[0]))
     np.testing.assert_array_equal(gradients[1], expected[1])  # zeros may change their sign
+
+
+@pytest.fixture(scope="module")
+def null_of(tiny):
+    """(kind, null document) -> compiled function(params, batch) -> (sums, gradient, query_BE, logp_BKT)."""
+
+    @cache
+    def program(kind, null, frozen=False):
+        config = replace(tiny.config(kind), null_document=null)
+        objective = OBJECTIVE._replace(train_question_encoder=not frozen)
+        gradient_of = jax.grad(partial(loss_sums, config=config, objective=objective), has_aux=True)
+
+        @jax.jit
+        def run(params, batch):
+            gradient, sums = gradient_of(params, batch, None)
+            query_BE = None
+            if batch.question_BQ is not None:
+                query_BE = rag.encode_questions(config, params, batch.question_BQ)
+            prior_BK = jnp.zeros(batch.source_BKS.shape[:2])
+            said = rag.token_likelihood(config, params, batch.source_BKS, batch.token_BT, batch.target_BT, prior_BK)
+            return sums, gradient, query_BE, said.logp_BKT
+
+        return lambda *arguments: jax.device_get(run(*arguments))
+
+    return program
+
+
+def with_null(tiny, params, null):
+    """Parameters with a null document's, nowhere 0, and a batch with a question alone behind the documents."""
+    rng, batch = np.random.default_rng(9), tiny.batch()
+    shapes = jax.eval_shape(lambda: null_document.init(null, tiny.bert.width, jax.random.key(0)))
+    drawn = jax.tree.map(lambda leaf: (0.1 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
+    alone_B1S = rng.integers(5, tiny.bart.vocab_size, (tiny.B, 1, tiny.S)).astype(np.int32)
+    source_BKS = np.concatenate([batch.source_BKS, alone_B1S], axis=1)
+    return params | {"null_document": drawn}, batch._replace(source_BKS=source_BKS)
+
+
+NULLS = [
+    pytest.param(kind, null, marks=[] if (kind, null) == ("token", "network") else LONG)
+    for kind in KINDS
+    for null in ("embedding", "bias", "network")
+]
+
+
+@pytest.mark.parametrize(("kind", "null"), NULLS)
+def test_a_null_document_is_one_more_summand_with_its_logit_by_hand(tiny, params, null_of, kind, null):
+    params, batch = with_null(tiny, params, null)
+    sums, _, query_BE, logp_BKT = null_of(kind, null)(params, batch)
+    score_BK = np.einsum("BE,BKE->BK", query_BE, batch.document_BKE, dtype=np.float64)
+    learned_B = np.broadcast_to(null_document.learned(null, params["null_document"], query_BE), tiny.B)
+    means = [
+        score_K[there_K].mean() if there_K.any() else 0
+        for score_K, there_K in zip(score_BK, batch.mask_BK, strict=True)
+    ]
+    score_BK = np.concatenate([score_BK, (means + learned_B)[:, None]], axis=1)
+    both = batch._replace(mask_BK=np.pad(batch.mask_BK, [(0, 0), (0, 1)], constant_values=True))
+    loss_B = -by_hand(kind, score_BK, logp_BKT.astype(np.float64), both, batch.target_BT != tiny.bart.pad_id)
+    np.testing.assert_allclose(sums.loss, (loss_B * batch.weight_B).sum(), rtol=2e-6)
+
+
+@pytest.mark.parametrize(("kind", "null"), NULLS)
+def test_the_gradient_of_a_null_document_is_the_slope_of_the_loss(tiny, params, null_of, kind, null):
+    params, batch = with_null(tiny, params, null)
+    run = null_of(kind, null)
+    _, gradient, *_ = run(params, batch)
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves(gradient["null_document"]))
+    assert all(np.abs(leaf).max() > 1e-5 for leaf in kernels(gradient))
+    for half, size in (("null_document", 0.005), ("question_encoder", 0.02)):
+        scale = size / float(optax.tree.norm(gradient[half])) ** 2
+        step = jax.tree.map(lambda g, scale=scale: scale * g, gradient[half])
+        up, down = (
+            float(run({**params, half: jax.tree.map(move, params[half], step)}, batch)[0].loss)
+            for move in (np.add, np.subtract)
+        )
+        assert (up - down) / (2 * size) == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize(("kind", "null"), NULLS)
+def test_beside_a_null_document_neither_missing_ones_nor_padding_have_influence(tiny, params, null_of, kind, null):
+    params, batch = with_null(tiny, params, null)
+    expected, other = null_of(kind, null)(params, batch)[:2], tiny.batch(seed=1)
+    gone_BK = np.pad(~batch.mask_BK, [(0, 0), (0, 1)])
+    gone_BK[tiny.padding] = True
+    source_BKS = np.concatenate([other.source_BKS, other.source_BKS[:, :1]], axis=1)
+    changed = batch._replace(
+        document_BKE=np.where(gone_BK[:, :3, None], other.document_BKE, batch.document_BKE),
+        source_BKS=np.where(gone_BK[..., None], source_BKS, batch.source_BKS),
+    )
+    assert tiny.bits(null_of(kind, null)(params, changed)[:2]) == tiny.bits(expected)
+
+
+@LONG
+@pytest.mark.parametrize("null", ["embedding", "bias", "network"])
+def test_a_stage_that_keeps_the_question_encoder_keeps_the_null_document(tiny, params, null_of, null):
+    _, gradient, *_ = null_of("token", null, frozen=True)(*with_null(tiny, params, null))
+    assert not any(
+        leaf.any() for half in ("null_document", "question_encoder") for leaf in jax.tree.leaves(gradient[half])
+    )
+    assert all(np.abs(leaf).max() > 1e-4 for leaf in kernels(gradient["generator"]))
+
+
+@LONG
+def test_beside_scores_of_words_the_null_document_s_bias_is_learned_all_the_same(tiny, params, null_of):
+    params, batch = with_null(tiny, params, "bias")
+    score_BK = np.random.default_rng(3).uniform(5, 30, (tiny.B, tiny.K)).astype(np.float32)
+    given = batch._replace(question_BQ=None, document_BKE=None, score_BK=score_BK)
+    _, gradient, *_ = null_of("token", "bias", frozen=True)(params, given)
+    assert abs(gradient["null_document"]["bias"]) > 1e-4
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient["question_encoder"]))
+
+
+@LONG
+def test_a_batch_without_one_leaves_the_null_document_alone(tiny, params, null_of, gradient_of):
+    """As the denoising stage's."""
+    learned, _ = with_null(tiny, params, "network")
+    sums, gradient, *_ = null_of("token", "network")(learned, tiny.batch())
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient.pop("null_document")))
+    expected_sums, expected, _ = gradient_of("token")(params, tiny.batch())
+    np.testing.assert_allclose(sums.loss, expected_sums.loss, rtol=1e-6)
+    tiny.assert_close(gradient, expected)
+
+
+@LONG
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_closed_book_s_loss_is_the_generator_s_own(tiny, params, kind):
+    """RAG-Token and RAG-Sequence are one, and nothing but the generator is there to be trained."""
+    config, batch = replace(tiny.config(kind), question_encoder=None), tiny.batch()
+    closed = batch._replace(
+        question_BQ=None, document_BKE=None, score_BK=np.zeros((tiny.B, 1), np.float32),
+        mask_BK=np.ones((tiny.B, 1), bool), source_BKS=batch.source_BKS[:, :1],
+    )  # fmt: skip
+    own = {"generator": params["generator"]}
+    shapes = jax.eval_shape(lambda: rag.init_params(config, jax.random.key(0)))
+    assert jax.tree.structure(shapes) == jax.tree.structure(own)
+
+    @jax.jit
+    def run(params):
+        loss = partial(loss_sums, config=config, objective=OBJECTIVE._replace(train_question_encoder=False))
+        gradient, sums = jax.grad(loss, has_aux=True)(params, closed, None)
+        said = rag.token_likelihood(
+            config, params, closed.source_BKS, closed.token_BT, closed.target_BT, jnp.zeros((tiny.B, 1))
+        )
+        return sums, gradient, said.logp_BKT
+
+    sums, gradient, logp_BKT = jax.device_get(run(own))
+    scored_BT = (batch.target_BT != tiny.bart.pad_id) & (batch.weight_B > 0)[:, None]
+    np.testing.assert_allclose(sums.loss, -logp_BKT[:, 0][scored_BT].sum(dtype=np.float64), rtol=2e-6)
+    assert all(np.abs(leaf).max() > 1e-4 for leaf in kernels(gradient))
