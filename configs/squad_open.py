@@ -4,8 +4,8 @@
     python -m rag_jax.train       --config=squad_open --workdir=runs/squad_open
     python -m rag_jax.evaluate    --workdir=runs/squad_open
 
-squad_open:token (the default) and squad_open:sequence; frozen as configs/paper.py says: the question encoder stays as
-it came. The question encoder and the passages' are all-MiniLM-L6-v2, a sentence encoder; without a network, give its
+squad_open:token (the default) and squad_open:sequence; frozen, bm25, closedbook and runlocal as configs/paper.py says.
+The question encoder and the passages' are all-MiniLM-L6-v2, a sentence encoder; without a network, give its
 folder as --config.parts.question_encoder=FOLDER. No BART is small enough: data/squad_open/generator starts from the
 encoder's layers and is made by python -m tests.benchmarks.warm_start.
 Files, in data/squad_open: passages.tsv.gz (DPR's table), and train.jsonl, valid.jsonl and test.jsonl of
@@ -21,7 +21,7 @@ from rag_jax.variants import Variant
 
 
 def get_config(words: str = ""):
-    """words: token or sequence, frozen; with commas between."""
+    """words: of configs/paper.py, with commas between."""
     variant, config = Variant.read("squad_open", words, kind="token"), default_config()
     config.kind = variant.kind
     config.data.update(

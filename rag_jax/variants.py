@@ -78,5 +78,7 @@ def shrink(config: ConfigDict) -> None:
     config.retriever.update(steps=150, batch=32, warmup=15, inverse_cloze=1.0, hard_negatives=0)
     config.index.dtype = default.index.dtype
     config.retrieval.update(k=min(config.retrieval.k, 10), score_scale=demo.retrieval.score_scale)
+    for before in (config.denoise, config.reader):
+        before.steps = min(before.steps, 100)
     config.joint.update(steps=100, batch=16, learning_rate=3e-4, warmup=10, clip=1.0)
     config.evaluate.update(batch=16, every=100, questions=16)

@@ -104,7 +104,10 @@ def test_the_order_of_the_words_does_not_matter():
         ),
         ("token,sequence", "--config=nq:token,sequence: found token and sequence, expected one of them"),
         ("bm25,frozen", "--config=nq:bm25,frozen: found bm25 and frozen, expected one of them"),
-        ("head", "--config=nq:head: found 'head', expected words of token, sequence, frozen, bm25, closedbook, runlocal"),
+        (
+            "head",
+            "--config=nq:head: found 'head', expected words of token, sequence, frozen, bm25, closedbook, runlocal",
+        ),
     ],
 )
 def test_a_wrong_word_is_told_what_there_is(words, message):
@@ -116,7 +119,9 @@ def test_a_wrong_word_is_told_what_there_is(words, message):
 def test_one_way_alone():
     with pytest.raises(UserError, match="--config=fever3:label,head: found label and head, expected one of them"):
         load("fever3:label,head")
-    with pytest.raises(UserError, match="expected words of token, sequence, label, head, frozen, bm25, closedbook, runlocal, with"):
+    with pytest.raises(
+        UserError, match="expected words of token, sequence, label, head, frozen, bm25, closedbook, runlocal, with"
+    ):
         load("fever2:heads")
 
 

@@ -4,9 +4,10 @@
 
 DATA/squad_open has 20,958 passages and questions of 410 articles to train on, of 32 others to test; VALID articles are
 taken out of the training questions to tune on. One reader is trained from one start; from there, with SEEDS and for as
-many steps, the question encoder is trained with it (joint) or not (frozen). What is measured: gold-passage and answer
-recall of each over all test questions, beside BM25; EM and F1 over every fourth; intervals are bootstrapped over
-articles. Every command can be stopped and given again; what was done is kept in --folder.
+many steps, the question encoder is trained with it (joint) or not (frozen); the same generator also learns without
+passages (closedbook). What is measured: gold-passage and answer recall of each over all test questions, beside BM25; EM
+and F1 over every fourth; intervals are bootstrapped over articles. Every command can be stopped and given again; what
+was done is kept in --folder.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from rag_jax.metrics.answers_in_passages import holding_answer
 from rag_jax.metrics.text import exact_match, f1
 from tests.benchmarks.warm_start import warm_start
 
-VALID, SEEDS, ARMS = 32, (0, 1, 2), ("joint", "frozen")
+VALID, SEEDS, ARMS = 32, (0, 1, 2), ("joint", "frozen", "closedbook")
 PLACES, HELD = (1, 5, 20, 100), (1, 5, 20)
 EVERY = 4  # questions of the test that are answered
 Values = dict[str, np.ndarray]  # measure -> what each question adds to it
@@ -107,9 +108,18 @@ class Runs:
         if not (place / "done").exists():
             if not (place / "index").exists():
                 shutil.copytree(start / "index", place / "index", copy_function=os.link)
-            settings = "--config.reader.steps=0", f"--config.init_from={start}", f"--config.seed={seed}"
-            of_parts = "--config.parts.question_encoder=", "--config.parts.generator="
+            settings = "--config.denoise.steps=0", "--config.reader.steps=0", f"--config.init_from={start}"
+            of_parts = "--config.parts.question_encoder=", "--config.parts.generator=", f"--config.seed={seed}"
             self.run("train", place, *settings, *of_parts, config="squad_open" + ":frozen" * (name == "frozen"))
+            (place / "done").touch()
+        return place
+
+    def closed_book(self, seed: int) -> Path:
+        """The same generator without passages, for as many steps of questions; few tokens are a question's."""
+        place = self.folder / f"closedbook{seed}"
+        if not (place / "done").exists():
+            settings = "--config.parts.question_encoder=", "--config.length.source=40", f"--config.seed={seed}"
+            self.run("train", place, *settings, config="squad_open:closedbook")
             (place / "done").touch()
         return place
 
@@ -178,20 +188,21 @@ def searches(runs: dict[str, Path], words: Path) -> dict[str, Callable[[], Searc
     return {"BM25": by_words} | {name: partial(of, place) for name, place in runs.items()}
 
 
-def compared(found: dict[str, Values]) -> dict[str, Values]:
-    """The systems with the means over seeds of the arms and the difference between them."""
-    arms = {arm: mean([found[f"{arm}{seed}"] for seed in SEEDS if f"{arm}{seed}" in found]) for arm in ARMS}
+def compared(systems: dict[str, Values]) -> dict[str, Values]:
+    """The systems with the means over the seeds of each arm, and the difference that training the encoder makes."""
+    arms = {arm: mean([systems[f"{arm}{seed}"] for seed in SEEDS]) for arm in ARMS if f"{arm}{SEEDS[0]}" in systems}
     apart = {name: arms["joint"][name] - arms["frozen"][name] for name in arms["joint"]}
-    return found | {f"{arm}, mean": values for arm, values in arms.items()} | {"joint - frozen": apart}
+    return systems | {f"{arm}, mean": values for arm, values in arms.items()} | {"joint - frozen": apart}
 
 
 def report(asked: Sequence[Question], runs: dict[str, Path], words: Path, kept: Path, article_of) -> None:
     """Measures every run and prints the tables."""
     kept.mkdir(exist_ok=True)
     few, passages = asked[::EVERY], open_index(words / "index", kind="bm25").passages
+    opened = searches({name: place for name, place in runs.items() if (place / "index").exists()}, words)
     found = {
-        name: measured(kept / f"{name}_found.npz", lambda opened=opened: retrieval(asked, opened(), passages))
-        for name, opened in searches(runs, words).items()
+        name: measured(kept / f"{name}_found.npz", lambda opening=opening: retrieval(asked, opening(), passages))
+        for name, opening in opened.items()
     }
     said = {
         name: measured(
@@ -203,9 +214,8 @@ def report(asked: Sequence[Question], runs: dict[str, Path], words: Path, kept: 
         (asked, found, [f"gold@{k}" for k in PLACES] + [f"answer@{k}" for k in HELD]),
         (few, said, ["EM", "F1"]),
     ):
-        table(
-            f"{len(questions):,} questions", compared(systems), names, [article_of[q.passage_ids[0]] for q in questions]
-        )
+        article_Q = [article_of[question.passage_ids[0]] for question in questions]
+        table(f"{len(questions):,} questions", compared(systems), names, article_Q)
 
 
 def main() -> None:
@@ -221,7 +231,10 @@ def main() -> None:
     runs = Runs(flags.data, flags.folder, flags.encoder)
     words = runs.words()
     start = runs.start()
-    places = {"start": start} | {f"{arm}{seed}": runs.arm(arm, seed, start) for seed in SEEDS for arm in ARMS}
+    places = {"start": start}
+    for seed in SEEDS:
+        places |= {f"{arm}{seed}": runs.arm(arm, seed, start) for arm in ("joint", "frozen")}
+        places[f"closedbook{seed}"] = runs.closed_book(seed)
     asked = read_questions(flags.folder / f"{flags.split}.jsonl")
     report(asked, places, words, flags.folder / flags.split, articles(flags.data))
 

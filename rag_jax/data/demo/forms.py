@@ -119,6 +119,11 @@ def _fever(facts: Sequence[Fact]) -> str:
     return _lines(rows)
 
 
+def _own(facts: Sequence[Fact]) -> str:
+    """One's own lines."""
+    return _lines({"question": _asked(fact), "answers": list(fact.answers)} for fact in facts)
+
+
 def _lines(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -132,4 +137,5 @@ FORMS: dict[str, tuple[str, Callable[[Sequence[Fact]], str]]] = {  # task -> suf
     "jeopardy": (".jsonl", _jeopardy),
     "fever3": (".jsonl", _fever),
     "fever2": (".jsonl", _fever),
+    "qa": (".jsonl", _own),
 }
