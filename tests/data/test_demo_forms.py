@@ -55,5 +55,5 @@ def test_the_files_have_the_publishers_form(tmp_path):
 
 @pytest.mark.parametrize("name", ["nq/tset", "natural/test", "nq/offices_2016", "/"])
 def test_an_unknown_form_lists_what_there_is(name):
-    with pytest.raises(UserError, match=f"demo:{name}: found neither; expected one of nq, .*fever2, then train, valid"):
+    with pytest.raises(UserError, match=f"demo:{name}: found neither; expected one of nq, .*qa, then train, valid"):
         TASKS["qa"].questions(f"demo:{name}")
