@@ -40,6 +40,14 @@ def rng():
     return jax.random.key(0)
 
 
+@pytest.fixture(scope="module")
+def compiled_in_haste():
+    """Programs are compiled to run once: optimising them would take most of the tests' time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 class Run:
     """A trained tiny run: files about an invented land, and the commands that a user would type."""
 

@@ -9,17 +9,9 @@ import pytest
 from rag_jax.decode.classify import classify, names
 from rag_jax.models.rag import init_classifier
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("compiled_in_haste")]
 LABELS = (9, 4, 17)
 B, K = 3, 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_in_haste():
-    """Programs run once: optimising them would take most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

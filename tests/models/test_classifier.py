@@ -12,16 +12,9 @@ from rag_jax.hub import rules
 from rag_jax.hub.convert import from_huggingface
 from rag_jax.models import rag
 
+pytestmark = pytest.mark.usefixtures("compiled_in_haste")
 LENGTHS = (8, 4, 6)  # `<s>` and `</s>` counted
 R, S, CLASSES = 3, 8, 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_in_haste():
-    """Programs run once: optimising them would take most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

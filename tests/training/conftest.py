@@ -86,12 +86,9 @@ class Tiny:
                 assert difference <= tolerance, (half + jax.tree_util.keystr(path), difference)
 
 
-@pytest.fixture(scope="package", autouse=True)
-def compiled_in_haste():
-    """A step is compiled to run once: optimising it would take most of the tests' time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="module", autouse=True)
+def in_haste(compiled_in_haste):
+    """Of every test here."""
 
 
 @pytest.fixture(scope="session")
