@@ -166,7 +166,15 @@ def test_a_task_starts_from_the_run_of_another_and_reads_its_index(small, starte
 
 
 @LONG
-@pytest.mark.parametrize("name", ["msmarco:closedbook,runlocal", "triviaqa:token,closedbook,runlocal"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "msmarco:closedbook,runlocal",
+        "triviaqa:token,closedbook,runlocal",
+        "fever3:head,closedbook,runlocal",
+        "fever2:label,closedbook,runlocal",
+    ],
+)
 def test_a_closed_book_is_trained_from_nothing_and_measured_beside_the_paper_s(name, small, tmp_path, capsys):
     config, place = small(name), Workdir(tmp_path / "run")
     train(config, place)
