@@ -40,7 +40,7 @@ def get_config(words: str = ""):
     config.retrieval.k = 5
     config.denoise.update(steps=400, batch=16, learning_rate=5e-4, warmup=50)
     config.reader.update(
-        steps=2400,
+        steps=6000,
         batch=16,
         k=1,
         depth=5,

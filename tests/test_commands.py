@@ -303,6 +303,7 @@ def test_vectors_that_do_not_fit_leave_no_index(tiny_run, wiki, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "wiki.parquet"]
 
 
+@pytest.mark.long
 def test_the_report_of_a_poor_search_says_how_to_mend_it_and_mending_builds_nothing(tiny_run, tmp_path):
     pytest.importorskip("scann")
     scann = "--config.index.kind=scann", "--config.index.scann.method=tree", "--config.index.scann.leaves=10"

@@ -16,6 +16,7 @@ from rag_jax.models import rag as models
 from .test_commands import DIES, beginning, numbers, same
 
 pytest.importorskip("bm25s")
+pytestmark = pytest.mark.long
 QUESTIONS = ["who is mayor of Cladow?", "Jarrow: which year?", "zebra"]
 BM25 = (
     "--config=tiny.py",
@@ -75,7 +76,6 @@ def test_the_export_of_a_run_by_words_has_no_index(by_words, words_rag, tmp_path
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.long
 def test_a_killed_run_by_words_goes_on_to_the_same_end(tiny_run, by_words, tmp_path):
     """Killed between two checkpoints and in the next stage before its first; then evaluated, and asked."""
     places = {}
@@ -101,7 +101,6 @@ def test_a_killed_run_by_words_goes_on_to_the_same_end(tiny_run, by_words, tmp_p
     assert "config.index.kind: found 'exact'" in said and "was made for 'bm25'" in said
 
 
-@pytest.mark.long
 def test_a_run_by_words_and_vectors(tiny_run, tmp_path):
     """The vectors are the dense index's, the question encoder is trained, and questions get other passages."""
     pytest.importorskip("scann")
