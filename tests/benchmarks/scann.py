@@ -1,6 +1,6 @@
 """ScaNN beside faiss on clustered vectors: recall, questions a second, seconds to build, memory, as tables; one run.
 
-    python -m tests.benchmarks.scann                    # 300,000 x 768; some 15 minutes on two idle cores
+    python -m tests.benchmarks.scann                    # 300,000 x 768; 4 minutes on two idle cores
     python -m tests.benchmarks.scann --vectors=30000    # does it run?
 
 The vectors: 3,000 centres, and around each some hundred vectors. Both are normal, in a random rotation, with a variance
