@@ -103,14 +103,14 @@ class Runs:
         return place
 
     def arm(self, name: str, seed: int, start: Path) -> Path:
-        """Joint or frozen training with a seed; the index is the start's."""
+        """Joint or frozen training with a seed, which goes on from the start's last step with a copy of the start."""
         place = self.folder / f"{name}{seed}"
         if not (place / "done").exists():
             if not (place / "index").exists():
+                shutil.rmtree(place, ignore_errors=True)
+                shutil.copytree(start, place, ignore=shutil.ignore_patterns("index", "done"))
                 shutil.copytree(start / "index", place / "index", copy_function=os.link)
-            settings = "--config.denoise.steps=0", "--config.reader.steps=0", f"--config.init_from={start}"
-            of_parts = "--config.parts.question_encoder=", "--config.parts.generator=", f"--config.seed={seed}"
-            self.run("train", place, *settings, *of_parts, config="squad_open" + ":frozen" * (name == "frozen"))
+            self.run("train", place, f"--config.seed={seed}", config="squad_open" + ":frozen" * (name == "frozen"))
             (place / "done").touch()
         return place
 
