@@ -47,15 +47,15 @@ class Variant:
 
         BART of its table 2), of the demo's size.
         """
-        if self.ablation:
-            config.joint.train_question_encoder = False
+        for stage in STAGES if self.ablation else ():
+            config[stage].train_question_encoder = False
         if self.ablation == "bm25":
             config.index.kind = "bm25"
         if self.ablation == "closedbook":
             config.index.kind = "none"
             config.parts.update(question_encoder="", passage_encoder="")
             for stage in STAGES:  # no passage is there to be chosen or renamed
-                config[stage].update(train_question_encoder=False, depth=0, substitution=0.0)
+                config[stage].update(depth=0, substitution=0.0)
             config.denoise.steps = 0  # nor repaired
         if self.runlocal:
             shrink(config)

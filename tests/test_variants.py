@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rag_jax.command import checked, find_config, load_config
+from rag_jax.config import STAGES
 from rag_jax.data import tasks
 from rag_jax.data.demo.forms import FORMS
 from rag_jax.errors import UserError
@@ -47,6 +48,12 @@ def test_every_variant_of_every_task_is_right(task, words):
 def test_a_closed_book_has_no_use_for_passages_that_hold_the_answer():
     config = checked(load("squad_open:closedbook"))
     assert config.reader.steps and not config.reader.depth and not config.reader.substitution
+
+
+@pytest.mark.parametrize("ablation", ["frozen", "bm25", "closedbook"])
+def test_an_ablation_trains_the_question_encoder_in_no_stage(ablation):
+    config = checked(load(f"squad_open:{ablation}"))
+    assert not any(config[stage].train_question_encoder for stage in STAGES)
 
 
 @pytest.mark.parametrize("task", PAPER)

@@ -11,7 +11,6 @@ was done is kept in --folder.
 """
 
 import argparse
-import gzip
 import json
 import os
 import shutil
@@ -26,11 +25,13 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from rag_jax.api import Rag
+from rag_jax.data.corpus import read_passages
 from rag_jax.data.formats import Question, read_questions
 from rag_jax.data.lines import read_records
 from rag_jax.evaluation import answers
 from rag_jax.index.base import Queries, open_index
-from rag_jax.metrics.answers_in_passages import holding_answer
+from rag_jax.metrics.answers_in_passages import answer_hits_at, holding_answer
+from rag_jax.metrics.retrieval import hits_at
 from rag_jax.metrics.text import exact_match, f1
 from tests.benchmarks.warm_start import warm_start
 
@@ -61,9 +62,7 @@ def prepare(data: Path, folder: Path, encoder: Path) -> None:
 
 def articles(data: Path) -> dict[str, str]:
     """passage id -> title of its article."""
-    with gzip.open(data / "passages.tsv.gz", "rt", encoding="utf-8") as lines:
-        next(lines)
-        return {(row := line.rstrip("\n").split("\t"))[0]: row[2] for line in lines}
+    return {passage.id: passage.title for passage in read_passages(data / "passages.tsv.gz")}
 
 
 class Runs:
@@ -90,7 +89,7 @@ class Runs:
         """An index for BM25 alone."""
         place = self.folder / "words"
         if not (place / "index").exists():
-            self.run("build_index", place, "--config.index.kind=bm25", "--config.joint.train_question_encoder=False")
+            self.run("build_index", place, config="squad_open:bm25")
         return place
 
     def start(self) -> Path:
@@ -134,15 +133,15 @@ def measured(path: Path, measure: Callable[[], Values]) -> Values:
 def retrieval(asked: Sequence[Question], search: Search, passages) -> Values:
     """Whether each question's gold passage is among the first k, and whether one of them holds the answer."""
     row_QK = np.concatenate([search([q.text for q in asked[at : at + 64]]) for at in range(0, len(asked), 64)])
-    values = {f"gold@{k}": [] for k in PLACES} | {f"answer@{k}": [] for k in HELD}
-    for question, row_K in zip(asked, row_QK.tolist(), strict=True):
-        found = [passages[row] for row in row_K]
-        gold = [passage.id in question.passage_ids for passage in found]
-        held = holding_answer([passage.text for passage in found[: max(HELD)]], question.answers)
-        for kind, hits, places in (("gold", gold, PLACES), ("answer", held, HELD)):
-            for k in places:
-                values[f"{kind}@{k}"].append(any(hits[:k]))
-    return {name: np.array(hits, np.float64) for name, hits in values.items()}
+    found_QK = [[passages[row] for row in row_K] for row_K in row_QK.tolist()]
+    ids_QK = [[passage.id for passage in found_K] for found_K in found_QK]
+    held_QK = [
+        holding_answer([passage.text for passage in found_K[: max(HELD)]], question.answers)
+        for found_K, question in zip(found_QK, asked, strict=True)
+    ]
+    gold = {f"gold@{k}": hits_at(ids_QK, [question.passage_ids for question in asked], k) for k in PLACES}
+    answer = {f"answer@{k}": answer_hits_at(held_QK, k) for k in HELD}
+    return {name: np.array(hits, np.float64) for name, hits in (gold | answer).items()}
 
 
 def of_answers(rag: Rag, asked: Sequence[Question]) -> Values:
