@@ -12,6 +12,7 @@ EXTRAS = {
     "torch": ["torch>=2.6"],  # reads weights that are saved as pytorch_model.bin
     "tpu": ["jax[tpu]>=0.10,<0.12"],
     "cuda": ["jax[cuda13]>=0.10,<0.12"],
+    "gcs": ["gcsfs>=2025.3"],  # gs:// addresses; s3:// and az:// need s3fs and adlfs
     "bm25": BM25,
     "hub": HUB,
     "plot": PLOT,
@@ -40,6 +41,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12.8,<0.13",
+        "fsspec>=2025.3",
         "grain>=0.2.18,<0.3",
         "huggingface_hub>=1.0,<3",
         "jax>=0.10,<0.12",

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -36,6 +35,7 @@ def main(argv) -> None:
         raise UserError(f"--plot: found {len(questions)} questions, expected one to draw")
     from rag_jax.api import Rag
     from rag_jax.evaluation import plots
+    from rag_jax.storage import publish, twin
 
     if options.plot:
         plots.check_installed("--plot")
@@ -45,7 +45,8 @@ def main(argv) -> None:
         for answer in batch:
             print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if options.json else table(answer))
             if options.plot:
-                plots.token_posterior(Path(options.plot), answer)
+                plots.token_posterior(twin(options.plot), answer)
+                publish(twin(options.plot))
 
 
 def table(answer) -> str:

@@ -36,7 +36,7 @@ def main(_) -> None:
     if given.verify and (given.add or given.embeddings or given.report):
         fail("--verify: found with --add, --embeddings or --report, expected alone; it builds nothing")
     if given.verify:
-        verify(Path(given.index) if given.index else Workdir(given.workdir).index)
+        verify(given.index or Workdir(given.workdir).index)
         return
     place = Workdir(given.workdir)
     settings = command.checked(given.config)
@@ -45,10 +45,11 @@ def main(_) -> None:
         fail("config.index.kind: found 'none', a closed book: there is nothing to build; run `python -m rag_jax.train`")
     from rag_jax.files import MANIFEST
     from rag_jax.parallel import team
+    from rag_jax.storage import pull, twin
     from rag_jax.training.index_report import report_index
     from rag_jax.training.indexing import build
 
-    folder = Path(given.index or place.index)
+    folder = pull(twin(given.index)) if given.index else place.index
     sources = {name: given[name].value for name in ("add", "embeddings", "index_encoder")}
     with team(given.coordinator, given.processes, given.process) as joined:
         if any(sources.values()) or not (given.report and (folder / MANIFEST).exists()):
@@ -57,10 +58,12 @@ def main(_) -> None:
             report_index(settings, place, folder)
 
 
-def verify(folder: Path) -> None:
-    """Says that the index in `folder` is whole, or fails naming the file that is not."""
+def verify(name: str | Path) -> None:
+    """Says that the index of this name is whole, or fails naming the file that is not."""
     from rag_jax.index.base import verify_index
+    from rag_jax.storage import local
 
+    folder = local(name)
     print(f"{folder}: whole; {verify_index(folder)}")
 
 

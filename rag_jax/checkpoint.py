@@ -9,6 +9,7 @@ from orbax.checkpoint import v1
 
 from rag_jax.errors import UserError
 from rag_jax.files import checksum, read_json, write_json
+from rag_jax.storage import publish
 
 CHECKSUMS = "checksums.json"
 READ_AT_OPENING = ("_CHECKPOINT_METADATA", "metrics/metrics")  # by Orbax, of every checkpoint, to list them
@@ -19,11 +20,12 @@ class Checkpoints:
 
     A checkpoint holds the trees 'params' and 'optimizer' (global, unstacked), a score and a small JSON `extra`. Orbax
     does not notice a flipped bit in array data, so every file's checksum is written after a save and compared before
-    a restore; a difference raises UserError naming the file.
+    a restore; a difference raises UserError naming the file. Of a remote run they are published at once, after the
+    files `along` that a run which goes on from them needs.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder).resolve()
+    def __init__(self, folder: str | Path, *, along: tuple[Path, ...] = ()):
+        self.folder, self._along = Path(folder).resolve(), along
         self._verified: set[int] = set()
         for saved in self.folder.glob("[0-9]*/" + CHECKSUMS):
             _verify(saved.parent, [name for name in READ_AT_OPENING if (saved.parent / name).exists()])
@@ -48,6 +50,7 @@ class Checkpoints:
         )
         if jax.process_index() == 0:
             _write_checksums(self.folder / str(step))
+        self._publish()
 
     def latest(self) -> int | None:
         """The newest step, or None where nothing was saved."""
@@ -75,8 +78,13 @@ class Checkpoints:
         return self._orbax.load_checkpointables(step, abstract)
 
     def close(self) -> None:
-        """Waits for what is still being written."""
+        """Waits for what is still being written; publishes what an earlier run could not."""
         self._orbax.close()
+        self._publish()
+
+    def _publish(self) -> None:
+        for part in (*self._along, self.folder):
+            publish(part)
 
     def _verify(self, step: int) -> None:
         """Compares all files of a step with their checksums, once."""

@@ -16,8 +16,6 @@ transformers' RagTokenForGeneration and RagSequenceForGeneration express these q
 | retrieval.null_document | no |
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from rag_jax import command
@@ -42,21 +40,23 @@ def main(_) -> None:
     from rag_jax.api import Rag
     from rag_jax.files import read_json
     from rag_jax.hub import folder, source
+    from rag_jax.storage import pull, twin
 
     if options.push_to_hub:
         source.check_name(options.push_to_hub, "--push_to_hub")
-    folder.check_folder(Path(options.out))
+    out = pull(twin(options.out))
+    folder.check_folder(out)
     rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)
-    path = place.folder / "metrics.json"
+    path = pull(place.folder / "metrics.json")
     evaluation = read_json(path) if path.is_file() else {}
     measured = evaluation.get("of", {}).get("test") == rag.identity()
     scores = evaluation.get("test") if measured else None
-    rag.save_pretrained(options.out, with_index=options.with_index, scores=scores)
+    rag.save_pretrained(out, with_index=options.with_index, scores=scores)
     print(f"{options.out}: written; README.md says how to use it")
     if evaluation and not measured:
         print(f"its card has no scores: {path} is of another checkpoint, index or decoding; evaluate this one first")
     if options.push_to_hub:
-        print(source.upload(Path(options.out), options.push_to_hub, "--push_to_hub"))
+        print(source.upload(out, options.push_to_hub, "--push_to_hub"))
 
 
 if __name__ == "__main__":

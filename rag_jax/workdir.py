@@ -1,6 +1,7 @@
 """The folder of a run: where each command finds what the earlier ones made."""
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +10,45 @@ from ml_collections import ConfigDict
 from rag_jax.config import default_config
 from rag_jax.errors import UserError
 from rag_jax.files import read_json, write_json
+from rag_jax.storage import publish, pull, shown, twin
 from rag_jax.validation import validate
 
 
+def _part(name: str) -> cached_property:
+    return cached_property(lambda place: pull(place.folder / name))
+
+
 class Workdir:
-    """Paths below one folder, and the resolved configuration in it."""
+    """Paths below one folder, and the resolved configuration in it.
+
+    The folder of a remote run, as gs://bucket/runs/demo, is its twin; a part is brought up to date when it is first
+    asked for.
+    """
+
+    config = _part("config.json")
+    tokenizers = _part("tokenizers")
+    retriever = _part("retriever")
+    index = _part("index")
+    checkpoints = _part("checkpoints")
+    targets = _part("targets.jsonl")
+    metrics = _part("metrics.jsonl")
 
     def __init__(self, folder: str | Path | None):
         if not folder:
             raise UserError("--workdir: missing, expected the folder of the run, as --workdir=runs/demo")
-        self.folder = Path(folder)
-        self.config = self.folder / "config.json"
-        self.tokenizers = self.folder / "tokenizers"
-        self.retriever = self.folder / "retriever"
-        self.index = self.folder / "index"
-        self.checkpoints = self.folder / "checkpoints"
-        self.targets = self.folder / "targets.jsonl"
+        self.folder = twin(folder)
 
     def save_config(self, config: ConfigDict) -> None:
         """Writes the resolved configuration, for the commands that come later and for the record."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.config, json.loads(config.to_json_best_effort()))
+        publish(self.config)
 
     def load_config(self) -> ConfigDict:
         """The configuration that the run was trained with."""
         if not self.config.is_file():
             raise UserError(
-                f"{self.folder}: holds no trained model (no {self.config.name}); run `python -m rag_jax.train` first"
+                f"{shown(self.folder)}: holds no trained model (no {self.config.name}); run `python -m rag_jax.train` first"
             )
         return configuration(read_json(self.config), self.config)
 

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "rag_jax"
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FLOORS = (
-    ("core", "metrics", "errors", "files"),
+    ("core", "metrics", "errors", "files", "remote", "storage"),
     ("models", "data", "checkpoint", "parallel", "config", "validation", "command", "workdir", "variants"),
     ("index", "decode", "hub"),
     ("retrieve", "api"),
@@ -19,6 +19,11 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
     ("files", "errors"),
+    ("remote", "errors"),
+    ("remote", "files"),
+    ("storage", "errors"),
+    ("storage", "files"),
+    ("storage", "remote"),
     ("command", "validation"),
     ("workdir", "config"),
     ("workdir", "validation"),
@@ -44,6 +49,7 @@ OWNERS = {
     "faiss": ("data/flat_faiss.py", "hub/knowledge.py"),  # read; written for transformers
     "pickle": ("data/dpr_pickle.py", "hub/tensors.py"),  # a reader that runs nothing; torch's error
     "matplotlib": "evaluation/plots.py",
+    "fsspec": "remote.py",
 }
 # Of an extra: imported where it is used, so that nobody else needs it.
 LAZY = {"torch", "datasets", "faiss", "bm25s", "Stemmer", "matplotlib"}

@@ -18,6 +18,7 @@ from rag_jax.data.ids import IdSet
 from rag_jax.data.lines import BadLine, Meter, identity, read_lines, read_records, string
 from rag_jax.errors import fail
 from rag_jax.files import stamps, visible_files
+from rag_jax.storage import local
 
 PLAIN = (".txt", ".md")
 DELIMITERS = {".tsv": "\t", ".csv": ","}
@@ -70,7 +71,7 @@ def read_passages(
     Raises UserError naming path:line for a malformed row, an empty text, a NUL byte, a repeated id; and, whatever
     skip_bad says, for a file that cannot be read to its end and a source without passages.
     """
-    meter, found = meter or Meter(), _files(Path(source), log)
+    meter, found = meter or Meter(), _files(local(source), log)
     meter.total = sum(file.path.stat().st_size for file in found)
     rows = itertools.chain.from_iterable(_rows(file, cut, meter) for file in found)
     return check(rows, source, skip_bad=skip_bad, known=known, log=log)
@@ -110,7 +111,7 @@ def check(
 
 def files(source: str | Path) -> list[list]:
     """[path, bytes, nanoseconds of the last change] of each file that read_passages reads."""
-    return stamps(file.path for file in _files(Path(source), log=lambda line: None))
+    return stamps(file.path for file in _files(local(source), log=lambda line: None))
 
 
 class Tally:

@@ -14,6 +14,7 @@ from rag_jax.data.text import source_string
 from rag_jax.data.tokenizer import Framing, Tokenizer, copy_files, train_byte_bpe, train_wordpiece
 from rag_jax.errors import UserError
 from rag_jax.files import build_folder
+from rag_jax.storage import publish
 
 PARTS = ("encoder", "generator")
 
@@ -45,6 +46,7 @@ def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer | None, T
             )
             whole = WORDS.values() if config.data.classify == "token" else ()
             train_byte_bpe(texts, config.tokenizer.generator_vocab, folder / "generator", whole)
+    publish(folder)
     return load_both(config, *(folder / part for part in PARTS))
 
 

@@ -24,6 +24,7 @@ from rag_jax.evaluation.sweep import sweep
 from rag_jax.evaluation.walks import Walks
 from rag_jax.files import read_object, write_atomically, write_json
 from rag_jax.parallel import SINGLE, Team
+from rag_jax.storage import local, publish, pull, twin
 
 PARTS = ("answers", "retrieval", "reading", "hot_swap")
 Lines = Iterator[tuple[str, Sum, float | None]]  # name, what was measured, the paper's own number in percent
@@ -103,7 +104,7 @@ def _check(config: ConfigDict, asked: Asked) -> None:
         fail(f"--limit: found {asked.limit}, expected 1 or more questions")
     if asked.kilt_out and "answers" not in asked.parts:
         fail(f"--kilt_out: found --parts={','.join(asked.parts)}, expected answers among them")
-    if asked.kilt_out and Path(asked.kilt_out).is_dir():
+    if asked.kilt_out and twin(asked.kilt_out).is_dir():
         fail(f"--kilt_out: found the folder {asked.kilt_out}, expected a file to write")
     if "retrieval" in asked.parts and not measures.of_retrieval(asked.names):
         fail("--parts=retrieval: the task has no measure of retrieval; expected --parts=answers")
@@ -120,7 +121,7 @@ def _report(heading: str, lines: Lines, folder: Path, identity: str) -> None:
 
 def _answers(walks: Walks, config: ConfigDict, asked: Asked, folder: Path) -> Lines:
     """Answers the questions that predictions.jsonl does not hold yet; places past what is read are left out."""
-    questions, path = _questions(config, asked), _beside(folder, "predictions.jsonl", asked)
+    questions, path = _questions(config, asked), pull(_beside(folder, "predictions.jsonl", asked))
     places = [place for place in config.evaluate.recall if place <= walks.rag.config.retrieval.k]
     ours = predictions.fingerprint(walks.identity, questions, asked.names, places)
     goes_on = _written(folder).get("of", {}).get(path.name) == ours
@@ -132,12 +133,15 @@ def _answers(walks: Walks, config: ConfigDict, asked: Asked, folder: Path) -> Li
             kept.append(prediction)
     if not walks.team.first:
         return
+    publish(path)
     _write(folder, {}, {path.name: ours})
     if asked.kilt_out:
-        predictions.write_kilt(Path(asked.kilt_out), kept)
+        predictions.write_kilt(twin(asked.kilt_out), kept)
+        publish(twin(asked.kilt_out))
     if asked.submission:
         lines = (asked.submission(prediction.question.id, prediction.text) for prediction in kept)
         write_atomically(_beside(folder, "submission.jsonl", asked), "".join(lines))
+        publish(_beside(folder, "submission.jsonl", asked))
     yield from _lines(totals, asked)
 
 
@@ -159,7 +163,7 @@ def _reading(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
 
 def _hot_swap(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
     editions = [tasks.questions(config.data, source) for source in config.hot_swap.questions]
-    rates = square(walks, [walks.rag.retriever.index.folder, Path(asked.swap_index)], editions)
+    rates = square(walks, [walks.rag.retriever.index.folder, local(asked.swap_index)], editions)
     yield from ((name, rate, None) for name, rate in rates)
 
 
@@ -193,10 +197,11 @@ def _beside(folder: Path, name: str, asked: Asked) -> Path:
 
 
 def _written(folder: Path) -> dict[str, Any]:
-    path = folder / "metrics.json"
+    path = pull(folder / "metrics.json")
     return read_object(path) if path.exists() else {}
 
 
 def _write(folder: Path, results: Mapping[str, Any], of: Mapping[str, str]) -> None:
     written = _written(folder)
     write_json(folder / "metrics.json", written | results | {"of": written.get("of", {}) | of})
+    publish(folder / "metrics.json")

@@ -13,6 +13,7 @@ from rag_jax.evaluation.measures import Totals, holding
 from rag_jax.evaluation.sums import Sum
 from rag_jax.evaluation.walks import Walks
 from rag_jax.files import write_json
+from rag_jax.storage import publish
 
 
 def sweep(
@@ -43,6 +44,8 @@ def sweep(
         plots.against_k(picture, list(sums), series)
     else:
         print(f"{picture}: not drawn, {plots.MISSING}")
+    for made in (path, picture):
+        publish(made)
 
 
 def _read_first(rag: Rag, k: int, held: Holding | None, batch: Batch) -> list[Prediction]:

@@ -25,6 +25,7 @@ from rag_jax.hub.source import INDEX
 from rag_jax.hub.tensors import SAFETENSORS, write_tensors
 from rag_jax.models import rag
 from rag_jax.models.bert import BertConfig
+from rag_jax.storage import publish, pull, twin
 
 
 class Only(NamedTuple):
@@ -70,7 +71,7 @@ def write_folder(
     that holds something, for an encoder, a classifier or an index that transformers' RAG cannot express, or without the
     packages that write an index.
     """
-    folder = Path(folder)
+    folder = pull(twin(folder))
     check_folder(folder)
     check_alone(trained.model)
     check_encoder(trained.model.question_encoder)
@@ -98,6 +99,7 @@ def write_folder(
         write_atomically(temporary / "README.md", text)
 
     build_folder(folder, write)
+    publish(folder)
 
 
 def check_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ from rag_jax.hub import huggingface, source
 from rag_jax.hub.generation import decode_keys
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
+from rag_jax.storage import shown
 from rag_jax.workdir import Workdir, configuration
 
 EXPORTED, VERSION = "rag_jax.json", 1
@@ -51,7 +52,7 @@ def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best
     if place.checkpoints.is_dir() or (place.config.is_file() and "model_type" not in read_json(place.config)):
         return _run(place, checkpoint)
     if not place.config.is_file() and (place.folder.is_dir() or str(name).count("/") != 1):
-        given = f"{flag} = {name}" if flag else name
+        given = f"{flag} = {name}" if flag else shown(place.folder)
         raise UserError(
             f"{given}: holds no trained model (no config.json); run `python -m rag_jax.train` first, or name a RAG "
             "folder of transformers"

@@ -11,6 +11,7 @@ from huggingface_hub import HfApi, get_token, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from rag_jax.errors import UserError
+from rag_jax.storage import is_remote, local
 
 # Configurations and tokenizers, those in folders of their own included; the weights after them. A pattern's star
 # stands for slashes too, but model.safetensors is only the one at the top.
@@ -27,8 +28,8 @@ def find(name: str, flag: str = "folder") -> Path:
     flag: what messages call the place where the name was given. Of two formats of weights, safetensors is taken.
     Raises UserError for a name that is neither, and for a hub that cannot be reached and left nothing in the cache.
     """
-    if name and Path(name).is_dir():
-        return Path(name)
+    if name and (is_remote(name) or Path(name).is_dir()):
+        return local(name)
     if not re.fullmatch(NAME, name):
         raise UserError(
             f"{flag}: found no folder '{name}'; expected one with a config.json, or a name of the hub, as "
@@ -43,7 +44,7 @@ def find(name: str, flag: str = "folder") -> Path:
 
 def find_index(name: str, flag: str = "folder") -> Path | None:
     """The index that an export brings, downloaded where `name` is the hub's; None where there is none."""
-    folder = Path(name) if Path(name).is_dir() else _download(name, [f"{INDEX}/*"], flag, ignore=())
+    folder = local(name) if is_remote(name) or Path(name).is_dir() else _download(name, [f"{INDEX}/*"], flag, ignore=())
     return folder / INDEX if (folder / INDEX).is_dir() else None
 
 

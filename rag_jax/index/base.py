@@ -14,6 +14,7 @@ from rag_jax.index import hybrid
 from rag_jax.index.bm25 import Bm25Searcher
 from rag_jax.index.searchers import SEARCHERS, Searcher, has_vectors, open_searchers
 from rag_jax.index.vectors import Vectors
+from rag_jax.storage import pull, shown, twin
 
 FOLDER_KIND = "passage index"
 BUILD = "`python -m rag_jax.build_index`"
@@ -127,7 +128,7 @@ def open_index(
     Raises UserError when the folder holds no finished index or a damaged file, when another passage encoder
     than `expect_fingerprint` made the vectors, or when `tokenizer`, the generator's, did not make the tokens.
     """
-    folder = Path(folder)
+    folder = pull(twin(folder))
     contents = open_contents(folder, expect_fingerprint=expect_fingerprint, tokenizer=tokenizer, verify=verify)
     manifest, vectors, _ = contents
     return Index(
@@ -170,7 +171,7 @@ def read_index_manifest(folder: Path, *, verify: bool = False) -> IndexManifest:
     """Reads the manifest and checks its files; UserError when the index is missing, unfinished or damaged."""
     path = folder / MANIFEST
     if not path.exists():
-        fail(f"{folder}: holds no finished index ({MANIFEST} is missing); build it with {BUILD}")
+        fail(f"{shown(folder)}: holds no finished index ({MANIFEST} is missing); build it with {BUILD}")
     try:
         manifest = IndexManifest(**read_manifest(folder, FOLDER_KIND, verify=verify)["index"])
         searchers = SEARCHERS[manifest.kind]

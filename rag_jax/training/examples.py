@@ -22,6 +22,7 @@ from rag_jax.data.tasks import Task
 from rag_jax.errors import UserError, fail
 from rag_jax.files import write_atomically
 from rag_jax.models.fingerprint import model_fingerprint
+from rag_jax.storage import publish
 from rag_jax.training.logging import RunLog
 
 STARTING = "question_encoder"  # of a run that goes on, it is another by now
@@ -81,6 +82,7 @@ def _searched(
             rate = (len(kept) - already) / max(time.monotonic() - began, 1e-9)
             left = (len(questions) - len(kept)) / rate
             log.live(f"{len(kept):,} of {len(questions):,} questions, {rate:.0f} q/s, ETA {left:.0f} s")
+    publish(path)
     return kept
 
 

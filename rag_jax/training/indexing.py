@@ -25,6 +25,7 @@ from rag_jax.index.encoding import Encoder
 from rag_jax.index.searchers import has_vectors
 from rag_jax.models import rag
 from rag_jax.parallel import SINGLE, Pmap, Team
+from rag_jax.storage import publish
 from rag_jax.training import encoders
 from rag_jax.training.retriever import encode_passages, passage_encoder
 from rag_jax.workdir import Workdir
@@ -88,6 +89,7 @@ def build(
     if team.first:
         by = f"passage encoder {maker.fingerprint}" if maker.encoder else maker.fingerprint
         print(f"{folder}: {len(store):,} passages, {config.index.kind} index by {by}")
+        publish(folder)
         shutil.rmtree(temporary)
 
 

@@ -56,7 +56,7 @@ def train(config: ConfigDict, place: Workdir) -> None:
     if not all(question.answers for question in valid):
         raise UserError("config.data.valid: a question without an answer, as in a hidden test; expected another split")
 
-    checkpoints = Checkpoints(place.checkpoints)
+    checkpoints = Checkpoints(place.checkpoints, along=(place.metrics,))
     place.save_config(config)
     first_steps = dict(zip(stages, _running_sum(stage.steps for stage in stages.values()), strict=True))
     done = first_steps[progress.stage] + int(progress.state.step) if progress else 0
