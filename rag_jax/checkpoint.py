@@ -50,7 +50,7 @@ class Checkpoints:
         )
         if jax.process_index() == 0:
             _write_checksums(self.folder / str(step))
-        self._publish()
+        publish(*self._along, self.folder)
 
     def latest(self) -> int | None:
         """The newest step, or None where nothing was saved."""
@@ -80,11 +80,7 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is still being written; publishes what an earlier run could not."""
         self._orbax.close()
-        self._publish()
-
-    def _publish(self) -> None:
-        for part in (*self._along, self.folder):
-            publish(part)
+        publish(*self._along, self.folder)
 
     def _verify(self, step: int) -> None:
         """Compares all files of a step with their checksums, once."""

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import fsspec
@@ -174,8 +175,10 @@ class Remote:
         """Files that were put there by other means, with the SHA-256 that manifests and checksums among them tell."""
         for name in [name for name in files if Path(name).name in VOUCHERS]:
             place = f"/{name}"
+            content = self._tried(partial(self._store.cat_file, self._root + place), place)
+            files[name]["sha256"] = hashlib.sha256(content).hexdigest()
             try:
-                told = json.loads(self._tried(partial(self._store.cat_file, self._root + place), place))
+                told = json.loads(content)
                 for other, entry in (told["files"] if Path(name).name == MANIFEST else told).items():
                     inside = (Path(name).parent / other).as_posix()
                     if inside in files:
@@ -204,9 +207,17 @@ class Remote:
 
 
 def together(action: Callable[[str], Any], names: Iterable[str]) -> list[Any]:
-    """The action for several names at a time; after a failure no other is begun."""
-    pool = ThreadPoolExecutor(STREAMS)
-    try:
-        return list(pool.map(action, names))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    """What the action returns for each name, several at a time; after a failure no other is begun."""
+    failed = Event()
+
+    def unless_failed(name: str) -> Any:
+        if failed.is_set():
+            return None
+        try:
+            return action(name)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(STREAMS) as pool:
+        return list(pool.map(unless_failed, names))

@@ -92,21 +92,26 @@ def pull(path: Path) -> Path:
                     fail(str(error))
 
 
-def publish(path: Path) -> None:
-    """Makes a twin that is whole the remote part; of several processes, the first does.
+def publish(*paths: Path) -> None:
+    """Makes twins that are whole the remote parts, one after the other; of several processes, the first does.
 
     Errors as pull; what is here stays whole, and the next call goes on.
     """
-    if (url := address(path)) is None or not _is_first():
+    ours = [path for path in paths if address(path)]
+    if not ours or not _is_first():
         return
-    with _locked(path):
-        record, found = _Record.of(path), _stamps(path)
-        if not found or (not record.unpublished and found == record.stamps()):
-            return
-        record._replace(unpublished=True).write(path)
-        files = _described(path, found, record)
-        seal = Remote(url).send(path, files)
-        _Record(seal, False, _stamped(files, found)).write(path)
+    for path in ours:  # all before the first is sent: from here on a kill costs none of them
+        with _locked(path):
+            record, found = _Record.of(path), _stamps(path)
+            if found and found != record.stamps():
+                record._replace(unpublished=True).write(path)
+    for path in ours:
+        with _locked(path):
+            record, found = _Record.of(path), _stamps(path)
+            if record.unpublished and found:
+                files = _described(path, found, record)
+                seal = Remote(address(path)).send(path, files)
+                _Record(seal, False, _stamped(files, found)).write(path)
 
 
 def _mirror(remote: Remote, listing: Listing | None, path: Path) -> None:
@@ -125,7 +130,8 @@ def _mirror(remote: Remote, listing: Listing | None, path: Path) -> None:
         if record.unpublished and wanted:
             _say(f"{remote.url}: published elsewhere since; what was made here and not published is gone")
         _remove_others(path, listing.files)
-    _Record(listing.seal, False, _stamped(listing.files, _stamps(path))).write(path)
+    unpublished = record.unpublished and not wanted  # killed behind the marker: the next publication tidies up
+    _Record(listing.seal, unpublished, _stamped(listing.files, _stamps(path))).write(path)
 
 
 class _DiffersError(Exception):

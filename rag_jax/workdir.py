@@ -48,7 +48,8 @@ class Workdir:
         """The configuration that the run was trained with."""
         if not self.config.is_file():
             raise UserError(
-                f"{shown(self.folder)}: holds no trained model (no {self.config.name}); run `python -m rag_jax.train` first"
+                f"{shown(self.folder)}: holds no trained model (no {self.config.name}); "
+                "run `python -m rag_jax.train` first"
             )
         return configuration(read_json(self.config), self.config)
 

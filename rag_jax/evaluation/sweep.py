@@ -44,8 +44,7 @@ def sweep(
         plots.against_k(picture, list(sums), series)
     else:
         print(f"{picture}: not drawn, {plots.MISSING}")
-    for made in (path, picture):
-        publish(made)
+    publish(path, picture)
 
 
 def _read_first(rag: Rag, k: int, held: Holding | None, batch: Batch) -> list[Prediction]:

@@ -1,0 +1,126 @@
+"""A run that lives in a store: the commands as a user types them, each on a machine with an empty cache."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from rag_jax import Rag
+from rag_jax.storage import publish, twin
+
+STORE = "import tests.stores\n"
+RUN = "folder://bucket/run"
+COMMON = "--config=tiny.py", f"--workdir={RUN}"
+DATA = [f"--config.data.{name}=folder://bucket/data/{name}.jsonl" for name in ("train", "valid", "test")]
+DATA += ["--config.data.passages=folder://bucket/data/passages_before.jsonl"]
+DIES = """
+import os
+from rag_jax.remote import Remote
+
+put, calls = Remote._put, []
+
+def put_and_die(self, path, place):
+    calls.append(put(self, path, place))
+    if "/checkpoints" in self.url and len(calls) > {calls}:
+        os._exit(9)
+
+Remote._put = put_and_die
+"""
+TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds"}
+
+
+def numbers(path):
+    records = map(json.loads, path.read_text().splitlines())
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+@pytest.fixture
+def bucket(tiny_run, tmp_path, monkeypatch):
+    """The tiny run's folder holds a store with its data, and a retriever and an index that were published there."""
+    bucket = tmp_path / "store/bucket"
+    for where in (monkeypatch.setenv, lambda *item: monkeypatch.setitem(tiny_run.environment, *item)):
+        where("FOLDER_STORE", str(tmp_path / "store"))
+        where("RAG_JAX_CACHE", str(tmp_path / "cache"))
+    (bucket / "data").mkdir(parents=True)
+    for name in ("train", "valid", "test", "passages_before"):
+        shutil.copy(tiny_run.folder / f"{name}.jsonl", bucket / "data")
+    for part in ("tokenizers", "retriever", "index"):
+        shutil.copytree(tiny_run.workdir / part, twin(RUN) / part)
+        publish(twin(RUN) / part)
+    return bucket
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Forgets the cache: the next command runs on a new machine."""
+    return lambda: shutil.rmtree(tmp_path / "cache")
+
+
+@pytest.mark.long
+def test_a_run_walks_from_machine_to_machine(tiny_run, bucket, elsewhere, tmp_path):
+    """Killed while it publishes a checkpoint, it goes on elsewhere from the one before, to the end of a local run."""
+    import tests.stores  # noqa: F401
+
+    def command(name, *arguments, prelude=STORE, **options):
+        elsewhere()
+        return tiny_run.command(name, *arguments, prelude=prelude, **options).stdout
+
+    assert "saved" in command("train", *COMMON, *DATA, prelude=STORE + DIES.format(calls=40), code=9)
+    published = json.loads((bucket / "run/checkpoints.complete.json").read_text())["files"]
+    saved = {name.split("/")[0] for name in published}
+    said = command("train", *COMMON, *DATA)
+    assert saved and f"step {max(map(int, saved))}:" not in said and "saved" in said
+    assert numbers(bucket / "run/metrics.jsonl") == numbers(tiny_run.workdir / "metrics.jsonl")
+    for checkpoint in ("best", "last"):
+        here, there = (Rag.load(place, checkpoint=checkpoint) for place in (tiny_run.workdir, RUN))
+        jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(rag.params) for rag in (here, there)))
+
+    command("evaluate", f"--workdir={RUN}", f"--kilt_out={RUN}/kilt.jsonl")
+    tiny_run.command("evaluate", f"--workdir={tiny_run.workdir}", f"--kilt_out={tmp_path / 'kilt.jsonl'}")
+    for name in ("metrics.json", "predictions.jsonl"):
+        assert (bucket / "run" / name).read_bytes() == (tiny_run.workdir / name).read_bytes()
+    assert (bucket / "run/kilt.jsonl").read_bytes() == (tmp_path / "kilt.jsonl").read_bytes()
+    assert "holds 10 of 10 answers already" in command("evaluate", f"--workdir={RUN}")
+
+    after = "--config.data.passages=passages_after.jsonl", "--index=folder://bucket/after"
+    command("build_index", *COMMON, *after)
+    own = {path.relative_to(tiny_run.index_after): path.read_bytes() for path in files(tiny_run.index_after)}
+    assert {path.relative_to(bucket / "after"): path.read_bytes() for path in files(bucket / "after")} == own
+    asked = "--json", "who is mayor of Brimholt?"
+    local = tiny_run.command("answer", f"--workdir={tiny_run.workdir}", f"--index={tiny_run.index_after}", *asked).stdout
+    assert command("answer", f"--workdir={RUN}", after[1], *asked) == local
+    assert "whole" in command("build_index", f"--workdir={RUN}", after[1], "--verify")
+
+    command("export", f"--workdir={RUN}", "--out=folder://bucket/hf", "--with_index")
+    exported = json.loads(command("answer", "--workdir=folder://bucket/hf", *asked))
+    assert exported["text"] == json.loads(command("answer", f"--workdir={RUN}", *asked))["text"]
+    message = tiny_run.command("export", f"--workdir={RUN}", "--out=folder://bucket/hf", prelude=STORE, code=2).stderr
+    assert "found files in it" in message and "Traceback" not in message
+
+
+@pytest.mark.long
+def test_a_retriever_may_be_trained_in_a_store(tiny_run, bucket, elsewhere):
+    """From nothing but the data; each command on a new machine."""
+    place = "--config=tiny.py", "--workdir=folder://bucket/new", *DATA
+    for name in ("train_retriever", "build_index"):
+        elsewhere()
+        tiny_run.command(name, *place, prelude=STORE)
+    own, new = tiny_run.workdir / "index", bucket / "new/index"
+    manifests = [json.loads((folder / "manifest.json").read_text())["index"] for folder in (own, new)]
+    assert manifests[0] == manifests[1]
+    assert (bucket / "new/retriever.complete.json").exists() and (bucket / "new/tokenizers.complete.json").exists()
+
+
+def test_a_run_that_is_not_there_is_one_line(tiny_run, bucket):
+    for name, arguments, message in (
+        ("answer", ["--workdir=folder://bucket/none", "why?"], "folder://bucket/none: holds no trained model"),
+        ("build_index", ["--index=folder://bucket/none", "--verify"], "folder://bucket/none: found no file"),
+    ):
+        done = tiny_run.command(name, *arguments, prelude=STORE, code=2)
+        assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
