@@ -15,6 +15,7 @@ must replace an object whole or not at all, as gs, s3 and az do.
 import errno
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ MARKER, NEW, VERSION = ".complete.json", ".new", 1
 VOUCHERS = (MANIFEST, "checksums.json")  # files that say of others beside them that they are whole: uploaded last
 PAUSES = (1, 2, 4, 8, 16)  # seconds before another try
 STREAMS = 8  # files at a time
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # prints a traceback of every error that is told here
 
 Files = dict[str, dict[str, Any]]  # name in the part, '' of a part that is one file -> what is known of it
 
@@ -81,6 +83,12 @@ class Remote:
 
     def send(self, path: Path, files: Files) -> str:
         """Makes the files at `path`, with size and SHA-256, the part: the marker comes last; returns its seal."""
+        try:
+            return self._sent(path, files)
+        except FileNotFoundError as error:
+            fail(f"{self.url}: cannot be written ({error}); is there such a bucket?")
+
+    def _sent(self, path: Path, files: Files) -> str:
         held = self._marker()
         if held is None:
             held = self.listing() or Listing({}, [])

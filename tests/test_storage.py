@@ -313,6 +313,12 @@ def test_what_cannot_be_mended_is_not_tried_again(on, monkeypatch, error, messag
     assert len(tries) == 1
 
 
+def test_a_bucket_that_is_not_there(monkeypatch):
+    hook(monkeypatch, "before", lambda operation, path: raises(FileNotFoundError("no bucket"))(operation, path))
+    with pytest.raises(UserError, match=r"^flaky://bucket/run/index: cannot be written \(no bucket\)"):
+        make(FIRST)
+
+
 def test_addresses_that_lead_nowhere(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"^flaky://bucket/nothing: found no file, no folder and no finished upload"):
         local("flaky://bucket/nothing")
