@@ -154,8 +154,8 @@ class Rag:
         """Opens a trained model with its index, or with another one made by the same passage encoder.
 
         name: the folder of a run, a folder that `rag_jax.export` or transformers wrote, or a hub name; a run brings an
-        index, and so may an export. checkpoint: 'best' or 'last' of a run. config: in place of the one that the model
-        was trained with, for instance to decode as RAG-Sequence.
+        index, and so may an export; folders may lie at a url, as gs://bucket/runs/demo. checkpoint: 'best' or 'last' of
+        a run. config: in place of the one that the model was trained with, for instance to decode as RAG-Sequence.
         """
         found = open_pretrained(name, checkpoint=checkpoint)
         config = found.config if config is None else resolve(config)

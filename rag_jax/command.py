@@ -17,7 +17,7 @@ from rag_jax.validation import unknown_keys, validate
 def define_flags() -> None:
     """--config (a path, or the name of a shipped configuration) and --workdir."""
     config_flags.DEFINE_config_file("config", None, "Path or name of a configuration, as configs/demo.py or demo.")
-    flags.DEFINE_string("workdir", None, "Folder that holds everything this run makes.")
+    flags.DEFINE_string("workdir", None, "Folder that holds everything this run makes; also gs://bucket/runs/demo.")
 
 
 def define_team_flags() -> None:

@@ -32,6 +32,7 @@ from rag_jax.files import MANIFEST
 
 MARKER, NEW, VERSION = ".complete.json", ".new", 1
 VOUCHERS = (MANIFEST, "checksums.json")  # files that say of others beside them that they are whole: uploaded last
+EVENTS = "events"  # TensorBoard's folder, which grows while it is read: nobody's part
 PAUSES = (1, 2, 4, 8, 16)  # seconds before another try
 STREAMS = 8  # files at a time
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # prints a traceback of every error that is told here
@@ -111,7 +112,8 @@ class Remote:
         if listing.moved:
             together(partial(self._copy, listing), listing.moved)
             self._mark(Listing(listing.files, []))
-        others = [f"/{name}" for name in self._list("") if name and name not in listing.files]
+        found = (name for name in self._list("") if name and EVENTS not in name.split("/"))
+        others = [f"/{name}" for name in found if name not in listing.files]
         others += [NEW + (f"/{name}" if name else "") for name in self._list(NEW)]
         together(self._remove, others)
 

@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 
 from rag_jax.errors import fail
 from rag_jax.files import checksum, stamps, visible_files, write_json
-from rag_jax.remote import Files, Listing, Remote, together
+from rag_jax.remote import EVENTS, Files, Listing, Remote, together
 
-OWN = "events"  # TensorBoard's folder, which grows while it is read: never published
 LARGE = 1 << 28  # bytes; who waits for more is told
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)")
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.IGNORECASE)
 
 
 def twin(name: str | Path) -> Path:
@@ -111,7 +110,7 @@ def publish(*paths: Path) -> None:
             if record.unpublished and found:
                 files = _described(path, found, record)
                 seal = Remote(address(path)).send(path, files)
-                _Record(seal, False, _stamped(files, found)).write(path)
+                _Record(seal, False, {name: {**files[name], "stamp": found[name]} for name in found}).write(path)
 
 
 def _mirror(remote: Remote, listing: Listing | None, path: Path) -> None:
@@ -131,7 +130,7 @@ def _mirror(remote: Remote, listing: Listing | None, path: Path) -> None:
             _say(f"{remote.url}: published elsewhere since; what was made here and not published is gone")
         _remove_others(path, listing.files)
     unpublished = record.unpublished and not wanted  # killed behind the marker: the next publication tidies up
-    _Record(listing.seal, unpublished, _stamped(listing.files, _stamps(path))).write(path)
+    _Record(listing.seal, unpublished, _stamped(path, listing.files)).write(path)
 
 
 class _DiffersError(Exception):
@@ -211,8 +210,8 @@ def _described(path: Path, found: dict[str, list[int]], record: _Record) -> File
     return {name: {"size": found[name][0], "sha256": found_sum} for name, found_sum in zip(found, sums, strict=True)}
 
 
-def _stamped(files: Files, found: dict[str, list[int]]) -> Files:
-    return {name: {**entry, "stamp": found[name]} for name, entry in files.items()}
+def _stamped(path: Path, files: Files) -> Files:
+    return {name: {**entry, "stamp": _stamp(path / name)} for name, entry in files.items()}
 
 
 def _stamps(path: Path) -> dict[str, list[int]]:
@@ -220,7 +219,7 @@ def _stamps(path: Path) -> dict[str, list[int]]:
     if path.is_file():
         return {"": _stamp(path)}
     inside = visible_files(path) if path.is_dir() else []
-    return {name: _stamp(file) for name, file in inside if OWN not in name.split("/")}
+    return {name: _stamp(file) for name, file in inside if EVENTS not in name.split("/")}
 
 
 def _stamp(path: Path) -> list[int]:
@@ -250,8 +249,12 @@ def _beside(path: Path, what: str) -> Path:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One process at a time works on a twin."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(path, "lock").open("w") as lock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _beside(path, "lock").open("w")
+    except OSError as error:
+        fail(f"{path.parent}: cannot be written ({error.strerror}); set RAG_JAX_CACHE to a folder of yours")
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

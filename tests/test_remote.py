@@ -10,6 +10,8 @@ import pytest
 from rag_jax import Rag
 from rag_jax.storage import publish, twin
 
+from . import stores  # noqa: F401 - folder:// is known from here on
+
 STORE = "import tests.stores\n"
 RUN = "folder://bucket/run"
 COMMON = "--config=tiny.py", f"--workdir={RUN}"
@@ -61,7 +63,6 @@ def elsewhere(tmp_path):
 @pytest.mark.long
 def test_a_run_walks_from_machine_to_machine(tiny_run, bucket, elsewhere, tmp_path):
     """Killed while it publishes a checkpoint, it goes on elsewhere from the one before, to the end of a local run."""
-    import tests.stores  # noqa: F401
 
     def command(name, *arguments, prelude=STORE, **options):
         elsewhere()

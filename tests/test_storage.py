@@ -21,7 +21,8 @@ from rag_jax.files import write_manifest
 from rag_jax.index.base import open_index
 from rag_jax.storage import local, publish, pull, twin
 from rag_jax.workdir import Workdir
-from tests.stores import Flaky, Killed
+
+from .stores import Flaky, Killed
 
 INDEX = "flaky://bucket/run/index"
 FIRST = {"manifest.json": "1", "vectors-0": "abcdef", "vectors-1": "ghijkl", "passages/text": "a passage"}
@@ -330,6 +331,10 @@ def test_addresses_that_lead_nowhere(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match=r"^gs://bucket/run: needs a package .*pip install 'rag_jax\[gcs\]'$"):
         local("gs://bucket/run")
+    (tmp_path / "full").write_text("")
+    monkeypatch.setenv("RAG_JAX_CACHE", str(tmp_path / "full"))
+    with pytest.raises(UserError, match=r"full/flaky/bucket: cannot be written .*; set RAG_JAX_CACHE"):
+        local("flaky://bucket/run")
     assert local(tmp_path / "own") == tmp_path / "own" and twin(f"file://{tmp_path}") == tmp_path
     assert not storage.is_remote("demo:2016") and not storage.is_remote("facebook/rag-token-nq")
 
@@ -339,17 +344,19 @@ def test_what_was_put_there_by_other_means_is_taken_as_it_lies(on, monkeypatch, 
     fill(tmp_path / "index", {"vectors-0": "abcdef", "passages/text": "a passage"})
     write_manifest(tmp_path / "index", {"kind": "an index"})
     own = content(tmp_path / "index")
-    objects = {f"/bucket/run/index/{name}": text.encode() for name, text in own.items()}
+    aside = {"events/out": "a picture", ".hidden": "a note"}
+    objects = {f"/bucket/run/index/{name}": text.encode() for name, text in (own | aside).items()}
     Flaky.fill(objects)
-    assert read("there", on) == own
+    assert read("there", on) == own | {"events/out": "a picture"}
     Flaky.fill(objects | {"/bucket/run/index/vectors-0": b"abcdeF"})
     with pytest.raises(UserError, match="index/vectors-0: damaged"):
         read("elsewhere", on)
     Flaky.fill(objects)
-    assert content(pull(twin(INDEX))) == own
+    assert content(pull(twin(INDEX))) == own | {"events/out": "a picture"}
     fill(twin(INDEX), own | {"vectors-1": "new"})
     count = operations(monkeypatch, lambda: publish(twin(INDEX)))
-    assert read("there", on) == own | {"vectors-1": "new"} and count == 2  # the new file and the marker
+    assert read("a third", on) == own | {"vectors-1": "new"} and count == 3  # the new file, the marker, the note
+    assert "/bucket/run/index/events/out" in Flaky.store
 
 
 def test_a_corpus_and_questions_may_be_remote(on):
