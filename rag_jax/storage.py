@@ -47,7 +47,7 @@ def is_remote(name: str | Path) -> bool:
 def local(name: str | Path) -> Path:
     """The path of a file or folder: of a url's, its twin, brought up to date; UserError where nothing is there."""
     path = pull(twin(name))
-    if (url := address(path)) and not path.exists():
+    if (url := address(path)) and not _stamps(path):  # a folder of locks alone may be there
         fail(f"{url}: found no file, no folder and no finished upload there; check the address")
     return path
 
