@@ -285,7 +285,7 @@ class Rag:
 
     def _rows(self, count: int) -> int:
         """The batch size that `count` questions are padded to: the next power of two, a multiple of the devices."""
-        devices = len(self.parallel.devices)
+        devices = len(self.parallel.local)
         return -(-bucket(count) // devices) * devices
 
     def _answers(self, question: str, row: int, found: Retrieved, reading: Reading, tokens: bool) -> Answer:

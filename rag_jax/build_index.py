@@ -44,7 +44,7 @@ def main(_) -> None:
     if settings.index.kind == "none":
         fail("config.index.kind: found 'none', a closed book: there is nothing to build; run `python -m rag_jax.train`")
     from rag_jax.files import MANIFEST
-    from rag_jax.parallel import team
+    from rag_jax.team import team
     from rag_jax.training.index_report import report_index
     from rag_jax.training.indexing import build
 

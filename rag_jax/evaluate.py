@@ -38,7 +38,7 @@ def main(_) -> None:
     from rag_jax.config import closed_book
     from rag_jax.data.tasks import TASKS
     from rag_jax.evaluation.report import Asked, evaluate, own_numbers
-    from rag_jax.parallel import team
+    from rag_jax.team import team
 
     with team(options.coordinator, options.processes, options.process) as joined:
         rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)

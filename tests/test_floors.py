@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "rag_jax"
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FLOORS = (
     ("core", "metrics", "errors", "files"),
-    ("models", "data", "checkpoint", "parallel", "config", "validation", "command", "workdir", "variants"),
+    ("models", "data", "checkpoint", "parallel", "team", "config", "validation", "command", "workdir", "variants"),
     ("index", "decode", "hub"),
     ("retrieve", "api"),
     ("evaluation",),

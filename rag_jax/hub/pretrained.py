@@ -80,7 +80,7 @@ def _run(place: Workdir, checkpoint: str) -> Pretrained:
     def load(model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
         own = replace(model, classes=tasks.classes(config.data), null_document=config.retrieval.null_document)
         shapes = jax.eval_shape(partial(rag.init_params, own), jax.random.key(0))
-        params = checkpoints.restore(step, params=parallel.abstract_whole(shapes))["params"]
+        params = checkpoints.restore(step, params=parallel.abstract_state(shapes))["params"]
         learned = own.null_document == model.null_document
         return {name: params[name] for name in params if name != "null_document" or learned}
 
@@ -122,7 +122,7 @@ def _tokenizers(folder: Path) -> tuple[Path, Path]:
 
 
 def _load(folder: Path) -> Callable[[rag.RagConfig, Pmap], dict[str, Any]]:
-    return lambda model, parallel: parallel.put_whole(huggingface.load_rag(folder, model))
+    return lambda model, parallel: parallel.put_state(huggingface.load_rag(folder, model))
 
 
 # Of an encoder's or generator's config, what is a matter of training or comes from the tokenizer.

@@ -38,8 +38,8 @@ def known_params(config: ConfigDict, place: Workdir, model: rag.RagConfig, paral
     if (newest := _trained(config, place)) is not None:
         checkpoints, step = newest
         shapes = jax.eval_shape(lambda key: retriever.init_params(model, key, shared=shared), jax.random.key(0))
-        return checkpoints.restore(step, params=parallel.abstract_whole(shapes))["params"]
-    return parallel.put_whole(_given(config, model, parallel) | rag.init_score_scale(model))
+        return checkpoints.restore(step, params=parallel.abstract_state(shapes))["params"]
+    return parallel.put_state(_given(config, model, parallel) | rag.init_score_scale(model))
 
 
 def check_retriever(config: ConfigDict, place: Workdir) -> None:
@@ -59,7 +59,7 @@ def check_retriever(config: ConfigDict, place: Workdir) -> None:
 def named_passage_encoder(config: ConfigDict, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
     """parts.passage_encoder and the score scale alone, whatever this run has trained, whole on every device."""
     encoder = _load(config.parts.passage_encoder, "passage_encoder", model)
-    return parallel.put_whole({"passage_encoder": encoder} | rag.init_score_scale(model))
+    return parallel.put_state({"passage_encoder": encoder} | rag.init_score_scale(model))
 
 
 def first_params(config: ConfigDict, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def first_params(config: ConfigDict, model: rag.RagConfig, parallel: Pmap) -> di
 
 def question_vectors(model: rag.RagConfig, params: Any, ids_BQ: np.ndarray, parallel: Pmap) -> np.ndarray:
     """The questions' embeddings, query_BE, some at a time; parameters as retriever_params gives them."""
-    encode, rows = parallel.batch(partial(rag.encode_questions, model)), PER_DEVICE * len(parallel.devices)
+    encode, rows = parallel.batch(partial(rag.encode_questions, model)), PER_DEVICE * len(parallel.local)
     padded_BQ = np.pad(ids_BQ, [(0, -len(ids_BQ) % rows), (0, 0)], mode="edge")
     batches = (parallel.put_batch(padded_BQ[at : at + rows]) for at in range(0, len(padded_BQ), rows))
     return np.concatenate([parallel.to_host(encode(params, batch)) for batch in batches])[: len(ids_BQ)]

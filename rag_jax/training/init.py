@@ -74,10 +74,10 @@ def start(
         whole = open_pretrained(config.init_from, "config.init_from")
         named = by_words or encoders.given_fingerprint(config, model) or whole.passage_encoder
         null = rag.init_null_document(model, jax.random.key(config.seed))  # unless it is learned already
-        params = parallel.put_whole(null) | whole.load(model, parallel)
+        params = parallel.put_state(null) | whole.load(model, parallel)
         if tasks.classes(whole.config.data) != model.classes:  # the head of other labels, or none
             params.pop("classifier", None)
-            params |= parallel.put_whole(rag.init_classifier(model, jax.random.key(config.seed)))
+            params |= parallel.put_state(rag.init_classifier(model, jax.random.key(config.seed)))
         return Start(params, named)
     params = rag.init_params(model, jax.random.key(config.seed))
     trained, named = {}, by_words
@@ -88,7 +88,7 @@ def start(
     if name := config.parts.generator:
         folder = source.find(name, "config.parts.generator")
         params["generator"] = huggingface.load_generator(folder, model.generator)
-    return Start(parallel.put_whole(params), named)
+    return Start(parallel.put_state(params), named)
 
 
 def open_own_index(start: Start, place: Workdir, tokenizer: Tokenizer, kind: str) -> Index | None:
@@ -148,7 +148,7 @@ def saved_trees(state: TrainState) -> dict[str, Any]:
 
 def restore_state(checkpoints: Checkpoints, step: int, like: TrainState, parallel: Pmap) -> TrainState:
     """The state saved at a step, whole on every device; `like` has its shapes and dtypes."""
-    abstract = {name: parallel.abstract_whole(tree) for name, tree in saved_trees(like).items()}
+    abstract = {name: parallel.abstract_state(tree) for name, tree in saved_trees(like).items()}
     trees = checkpoints.restore(step, **abstract)
     return TrainState(trees["optimizer"]["step"], trees["params"], trees["optimizer"]["adam"])
 

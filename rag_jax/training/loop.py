@@ -74,7 +74,7 @@ def train(config: ConfigDict, place: Workdir) -> None:
                 continue
             resumed = progress if progress and progress.stage == name else None
             state = resumed.state if resumed else TrainState(jnp.int32(0), params, optimizers[name].init(params))
-            state = parallel.put_whole(state)  # elsewhere, the first step would compile a program of its own
+            state = parallel.put_state(state)  # elsewhere, the first step would compile a program of its own
             source = make_source(name, stage, config, rag, examples)
 
             keeper = Keeper(checkpoints, name, first, fingerprint, is_last=name == last)

@@ -46,7 +46,7 @@ def train_retriever(config: ConfigDict, place: Workdir) -> None:
     state = resume(checkpoints, tx, shapes, parallel)
     if state is None:
         params = encoders.first_params(config, model, parallel)
-        state = parallel.put_whole(TrainState(jnp.int32(0), params, tx.init(params)))
+        state = parallel.put_state(TrainState(jnp.int32(0), params, tx.init(params)))
     step_function = parallel.step(
         retriever_step, config=model.question_encoder, optimizer=tx, scale=model.score_scale, seed=config.seed
     )

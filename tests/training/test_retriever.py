@@ -68,7 +68,7 @@ def stepped(tiny, weights, devices):
 
         def run(batch):
             state = TrainState(jnp.int32(0), weights[case], tiny.sgd().init(weights[case]))
-            after, metrics = jax.device_get(step(parallel.put_whole(state), parallel.put_batch(batch)))
+            after, metrics = jax.device_get(step(parallel.put_state(state), parallel.put_batch(batch)))
             return after.opt_state[0].trace, metrics, after
 
         return run

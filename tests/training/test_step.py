@@ -212,7 +212,7 @@ def stepped(tiny, params, devices):
             optimizer=tiny.sgd(),
             objective=OBJECTIVE._replace(accumulation=accumulation),
         )
-        before = parallel.put_whole(TrainState(jnp.int32(4), params, tiny.sgd().init(params)))
+        before = parallel.put_state(TrainState(jnp.int32(4), params, tiny.sgd().init(params)))
         after, metrics = function(before, parallel.put_batch(tiny.batch()))
         return before, after, metrics
 
