@@ -30,7 +30,7 @@ from rag_jax.models import null_document, rag
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 from rag_jax.models.fingerprint import model_fingerprint
-from rag_jax.parallel import Pmap
+from rag_jax.parallel import Devices, Pmap
 from rag_jax.retrieve import Retrieved, Retriever, check_documents, check_questions, pad
 
 
@@ -130,7 +130,7 @@ def bad_words(decode: ConfigDict, tokenizer: Tokenizer) -> tuple[tuple[int, ...]
 class Rag:
     """Question encoder, index, passages and generator, ready to answer; batches are padded to few shapes."""
 
-    def __init__(self, model: rag.RagConfig, params: Any, retriever: Retriever, config: ConfigDict, parallel: Pmap):
+    def __init__(self, model: rag.RagConfig, params: Any, retriever: Retriever, config: ConfigDict, parallel: Devices):
         self.model, self.params, self.retriever, self.config = model, params, retriever, config
         self.parallel, self.labels = parallel, tasks.labels(config.data)
         self._encode = parallel.batch(partial(rag.encode_questions, model))
@@ -272,7 +272,7 @@ class Rag:
         if self.model.null_document == "none":
             return None
         padded_BE = None if query_BE is None else pad(query_BE, self._rows(count))
-        learned_B = np.asarray(self._null(self.params["null_document"], padded_BE))
+        learned_B = jax.device_get(self._null(self.params["null_document"], jax.device_put(padded_BE)))
         return learned_B[:count] if learned_B.ndim else np.full(count, learned_B)
 
     def _shorter(self, source_BKS: np.ndarray) -> np.ndarray:

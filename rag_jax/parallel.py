@@ -8,6 +8,7 @@ step; each puts in its own share of the batch.
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -262,6 +263,12 @@ class Sharded(Devices):
     def _each(self, function: Callable, *arrays: Any) -> Any:
         rows = PartitionSpec(AXIS)
         return jax.shard_map(partial(function, MAPPED), mesh=self._mesh, in_specs=rows, out_specs=rows)(*arrays)
+
+
+def keep_programs(folder: Path) -> None:
+    """Compiled programs are kept in the folder and found there again; JAX_COMPILATION_CACHE_DIR goes first."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 MODES = {"pmap": Pmap, "sharded": Sharded}

@@ -120,7 +120,7 @@ class Retrieved(NamedTuple):
     def of(cls, ids_BK: np.ndarray, score_BK: np.ndarray, null_B: np.ndarray | None, rows: int) -> "Retrieved":
         """Passages with their scores and what follows from them; computed in a batch of so many rows."""
         padded = (pad(score_BK, rows), pad(ids_BK >= 0, rows), None if null_B is None else pad(null_B, rows))
-        score_BK, prior_BK = (np.asarray(array)[: len(ids_BK)] for array in _prior(*padded))
+        score_BK, prior_BK = (array[: len(ids_BK)] for array in jax.device_get(_prior(*jax.device_put(padded))))
         return cls(ids_BK, score_BK, prior_BK, null_B)
 
     @classmethod

@@ -10,6 +10,7 @@ from rag_jax.config import STAGES, closed_book, default_config
 from rag_jax.errors import UserError
 
 CHOICES = {
+    "parallel": ("pmap", "sharded"),
     "kind": ("token", "sequence"),
     "data.task": tuple("qa nq triviaqa webquestions curatedtrec msmarco jeopardy fever3 fever2 squad kilt".split()),
     "data.classify": ("", "token", "head"),

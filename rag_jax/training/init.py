@@ -15,7 +15,7 @@ from rag_jax.hub.pretrained import open_pretrained
 from rag_jax.index import bm25
 from rag_jax.index.base import BUILD, Index, has_vectors, open_index
 from rag_jax.models import rag
-from rag_jax.parallel import Pmap
+from rag_jax.parallel import Devices
 from rag_jax.training import encoders
 from rag_jax.training.step import TrainState
 from rag_jax.workdir import Workdir
@@ -58,7 +58,7 @@ def start(
     place: Workdir,
     model: rag.RagConfig,
     optimizers: dict[str, optax.GradientTransformation],
-    parallel: Pmap,
+    parallel: Devices,
 ) -> Start:
     """Where training starts: this run's checkpoint > init_from > encoders and generator apart > scratch.
 
@@ -83,7 +83,7 @@ def start(
     trained, named = {}, by_words
     if model.question_encoder is not None:
         trained = (encoders.known_params if by_words else encoders.retriever_params)(config, place, model, parallel)
-        named = by_words or encoders.passage_fingerprint(model.question_encoder, trained)
+        named = by_words or encoders.passage_fingerprint(model.question_encoder, parallel.read(trained))
     params |= {name: trained[name] for name in params if name in trained}
     if name := config.parts.generator:
         folder = source.find(name, "config.parts.generator")
@@ -117,7 +117,7 @@ def resume(
     checkpoints: Checkpoints,
     model: rag.RagConfig,
     optimizers: dict[str, optax.GradientTransformation],
-    parallel: Pmap,
+    parallel: Devices,
 ) -> Progress | None:
     """The newest checkpoint of this run, as if it had never stopped; None where there is none."""
     step = checkpoints.latest()
@@ -146,7 +146,7 @@ def saved_trees(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "optimizer": {"step": state.step, "adam": state.opt_state}}
 
 
-def restore_state(checkpoints: Checkpoints, step: int, like: TrainState, parallel: Pmap) -> TrainState:
+def restore_state(checkpoints: Checkpoints, step: int, like: TrainState, parallel: Devices) -> TrainState:
     """The state saved at a step, whole on every device; `like` has its shapes and dtypes."""
     abstract = {name: parallel.abstract_state(tree) for name, tree in saved_trees(like).items()}
     trees = checkpoints.restore(step, **abstract)
