@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: how they read flags, print commands and say what is wrong. Works in bash 3.2 (macOS).
+# Sourced by the scripts beside it: how they read flags, print commands and say what is wrong. For bash 3.2 and later.
 dry_run=""
 
 say() { printf '%s\n' "$*" >&2; }
@@ -51,7 +51,7 @@ read_flags() {
         break
         ;;
       --*=*)
-        [[ "$valued" == *" $flag "* ]] || fail "--$flag: not a flag that takes a value; there are$(dashed "$valued$switches")"
+        [[ "$valued" == *" $flag "* ]] || fail "$1: not a flag; there are$(dashed "$valued$switches")"
         [ -n "${1#*=}" ] || fail "--$flag: found nothing, expected --$flag=VALUE"
         printf -v "$flag" %s "${1#*=}"
         ;;

@@ -39,7 +39,7 @@ ask() {
     state="${created:+READY}"
     state="${state:-ABSENT}"
   elif answer="$("$@" 2>&1)"; then
-    state="$(printf '%s\n' "$answer" | grep -xE '[A-Z_]+' | tail -n 1)"
+    state="$(printf '%s\n' "$answer" | grep -xE '[A-Z_]+' | tail -n 1)" || state=UNKNOWN
   elif [[ "$answer" == *NOT_FOUND* ]]; then
     state=ABSENT
   else
@@ -48,19 +48,20 @@ ask() {
   fi
 }
 
-# Sets state: READY, ABSENT, UNKNOWN, WAITING for it to come, or the reason why it never will, as PREEMPTED.
+# Sets state: READY; ABSENT; WAITING, to come or to be gone; LOST, as by a preemption; UNKNOWN; or what gcloud says.
 look() {
-  if [ -n "$queued" ]; then
-    ask queued-resources state.state
-    [ "$state" = ACTIVE ] || [ "$state" = READY ] || { waiting; return; }
-  fi
-  ask tpu-vm state
-  waiting
-}
-
-waiting() {
+  state=ACTIVE
+  [ -z "$queued" ] || ask queued-resources state.state
   case "$state" in
-    ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING | CREATING | STARTING | RESTARTING | REPAIRING) state=WAITING ;;
+    ACTIVE | READY)
+      ask tpu-vm state
+      if [ -n "$queued" ] && [ "$state" = ABSENT ] && [ -z "$dry_run" ]; then state=LOST; fi
+      ;;
+  esac
+  case "$state" in
+    ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING) state=WAITING ;;
+    CREATING | STARTING | RESTARTING | REPAIRING | DELETING) state=WAITING ;;
+    PREEMPTED | TERMINATED | FAILED | SUSPENDING | SUSPENDED) state=LOST ;;
   esac
 }
 
@@ -88,22 +89,26 @@ create() {
   while look && [ "$state" != READY ]; do
     case "$state" in
       WAITING) say "$name: waits for its TPU" ;;
-      ABSENT | UNKNOWN)
-        [ "$try" -le "$tries" ] || { say "error: $name: no TPU after --tries=$tries; another zone or type may have one"; exit 1; }
-        if [ "$state" = ABSENT ] && request; then
+      ABSENT)
+        if request; then
           created=yes pushed=""
-          [ -n "$queued" ] || continue
-        else
-          say "$name: not created, try $try of $tries"
+          continue
         fi
-        try=$((try + 1))
+        say "$name: not created, try $try of $tries"
         ;;
-      *)
-        say "$name: found $state, made anew"
-        remove || say "$name: not deleted"
+      LOST)
+        say "$name: preempted or failed, made anew"
+        remove && continue
         ;;
+      UNKNOWN) ;;
+      *) fail "$name: found $state, expected a TPU that is ready, or none; start or delete it yourself" ;;
     esac
-    [ -n "$dry_run" ] || sleep "$wait"
+    [ "$state" = WAITING ] || try=$((try + 1))
+    if [ "$try" -gt "$tries" ]; then
+      say "error: $name: no TPU after --tries=$tries; another zone or type may have one"
+      exit 1
+    fi
+    sleep "$wait"
   done
 }
 
@@ -118,7 +123,7 @@ push() {
     on all "set -o pipefail; tar -xzOf rag_jax.tar.gz launch/worker.sh | bash -s unpack" && pushed=yes
 }
 
-# Sets outcome to what the workers say together: running, an exit code (2 before the others, 0 last), none or unreachable.
+# Sets outcome to what the workers say together: running, an exit code (2 before others, 0 last), none, unreachable.
 inquire() {
   local answer codes
   if [ -n "$dry_run" ]; then
@@ -215,8 +220,10 @@ leave() {
   local status=$?
   trap '' INT TERM
   if [ -n "$delete" ]; then
-    remove || look
-    [ "$state" != READY ] || [ -n "$dry_run" ] || say "error: $name: NOT deleted, and costs money: $(deletion)"
+    if ! remove; then
+      look
+      [ "$state" = ABSENT ] || say "error: $name: NOT deleted, and costs money; delete it with: $(deletion)"
+    fi
   elif [ -z "$dry_run" ] && [ "$state" != ABSENT ]; then
     say "$name: stays, and costs money; delete it with: $(deletion)"
   fi
@@ -226,9 +233,10 @@ leave() {
 check() {
   local flag
   for flag in name zone project; do
-    [ -n "${!flag}" ] || fail "--$flag: missing, expected --$flag=VALUE, as --name=rag --zone=us-west4-a --project=my-project"
+    [ -n "${!flag}" ] || fail "--$flag: missing, expected all of --name=rag --zone=us-west4-a --project=my-project"
   done
-  [[ "$name" =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || fail "--name: found '$name', expected small letters, digits and -, as rag-1"
+  [[ "$name" =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] ||
+    fail "--name: found '$name', expected small letters, digits and -, as rag-1"
   [[ "$tries" =~ ^[1-9][0-9]*$ ]] || fail "--tries: found '$tries', expected a number from 1"
   [[ "$wait" =~ ^[0-9]+$ ]] || fail "--wait: found '$wait', expected seconds"
   needs gcloud "install it from https://cloud.google.com/sdk/docs/install, then: gcloud auth login"
@@ -236,25 +244,26 @@ check() {
 
 check_type() {
   [ -n "$type" ] || fail "--type: missing, expected an accelerator type, as --type=v5litepod-8 or v6e-8"
-  [[ "$type" =~ ^[a-z0-9]+-[1-9][0-9]*$ ]] || fail "--type: found '$type', expected a TPU and its size, as v5litepod-8 or v6e-8"
-  [ -n "$team" ] || [ "${type##*-}" -le 8 ] || fail "--type: $type has several workers; launch/tpu_pod.sh lets them work together"
+  [[ "$type" =~ ^[a-z0-9]+-[1-9][0-9]*$ ]] || fail "--type: found '$type', expected a TPU and its size, as v6e-8"
+  [ -n "$team" ] || [ "${type##*-}" -le 8 ] || fail "--type: a $type has several workers; use launch/tpu_pod.sh"
   case "$type" in  # https://cloud.google.com/tpu/docs/runtimes
     v6e-*) runtime="${runtime:-v2-alpha-tpuv6e}" ;;
     v5p-*) runtime="${runtime:-v2-alpha-tpuv5}" ;;
     v5litepod-*) runtime="${runtime:-v2-alpha-tpuv5-lite}" ;;
     v[234]-*) runtime="${runtime:-tpu-ubuntu2204-base}" ;;
-    *) [ -n "$runtime" ] || fail "--runtime: missing, expected the software version of a $type; known are those of v2, v3, v4, v5litepod, v5p and v6e" ;;
+    *) [ -n "$runtime" ] || fail "--runtime: missing, expected the software version for a $type" ;;
   esac
 }
 
 check_code() {
-  [ -n "$dry_run" ] || git rev-parse --quiet --verify HEAD > /dev/null || fail "push: $PWD is not a git repository; push sends what is committed"
-  [ -n "$dry_run" ] || git diff --quiet HEAD || say "note: what is not committed is not pushed"
+  [ -z "$dry_run" ] || return 0
+  git rev-parse --quiet --verify HEAD > /dev/null || fail "found no commit in $PWD; what is committed is pushed"
+  [ -z "$(git status --porcelain)" ] || say "note: what is not committed is not pushed"
 }
 
 # On a pod the processes of one of our commands find each other by themselves.
 join() {
-  [ "${#rest[@]}" -gt 0 ] || fail "run: found no command, expected it after --, as -- python -m rag_jax.train --config=nq --workdir=gs://bucket/nq"
+  [ "${#rest[@]}" -gt 0 ] || fail "run: found no command, expected -- and one, as -- python -m rag_jax.train --config=nq"
   if [ -n "$team" ] && [[ "${rest[*]}" == *rag_jax.* && "${rest[*]}" != *--coordinator* ]]; then rest+=("$team"); fi
 }
 

@@ -20,7 +20,7 @@ unpack() {
   exec bash "$code/launch/worker.sh" install
 }
 
-# Prints an interpreter that is new enough. The images for v2 to v6e (Ubuntu 22.04) bring Python 3.10: there uv fetches one.
+# Prints an interpreter that is new enough; the images for v2 to v6e (Ubuntu 22.04) bring 3.10, and there uv fetches one.
 interpreter() {
   local python found
   for python in python3.13 python3.12 python3.11 python3; do
@@ -68,11 +68,8 @@ start() {
 # The end of the log, and what is added to it until the run ends.
 follow() {
   [ -f "$run/pid" ] || fail "nothing was run here"
-  if alive; then
-    tail -n 100 -s 0.2 -f --pid="$(cat "$run/pid")" "$run/log"
-  else
-    tail -n 100 "$run/log"
-  fi
+  while alive; do sleep 1; done &
+  tail -n 100 -s 0.2 -f --pid="$!" "$run/log"
 }
 
 # running; exit N; lost, where the machine went down under the run; or none.
