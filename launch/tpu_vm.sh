@@ -265,6 +265,9 @@ check_code() {
 join() {
   [ "${#rest[@]}" -gt 0 ] || fail "run: found no command, expected -- and one, as -- python -m rag_jax.train --config=nq"
   if [ -n "$team" ] && [[ "${rest[*]}" == *rag_jax.* && "${rest[*]}" != *--coordinator* ]]; then rest+=("$team"); fi
+  if [ -n "$spot" ] && [[ "${rest[*]}" == *--workdir=* && "${rest[*]}" != *--workdir=gs://* ]]; then
+    say "note: --workdir lies on the TPU's own disk, which a preemption takes away; one in gs:// outlives it"
+  fi
 }
 
 verb="${1:-}"
