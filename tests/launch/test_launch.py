@@ -129,8 +129,10 @@ def test_quoted_words_are_read_back():
 
 
 def test_a_dry_run_of_the_whole_on_a_pod():
-    line = f"bash launch/tpu_pod.sh run {PLACE} --type=v5litepod-32 --spot --queued --until_done --delete -- {TRAIN} 'it''s'"
-    assert dry(line) == f"""\
+    flags = f"{PLACE} --type=v5litepod-32 --spot --queued --until_done --delete"
+    assert (
+        dry(f"bash launch/tpu_pod.sh run {flags} -- {TRAIN} 'it''s'")
+        == f"""\
 mkdir -p build
 git archive --format=tar.gz --output=build/rag.tar.gz HEAD
 gcloud compute tpus queued-resources describe rag '--format=value(state.state)' --zone=us-west4-a --project=lab
@@ -147,6 +149,7 @@ gcloud compute tpus tpu-vm ssh rag --worker=0 '--command=bash rag_jax/launch/wor
 gcloud compute tpus tpu-vm ssh rag --worker=all '--command=bash rag_jax/launch/worker.sh state' {SSH}
 gcloud compute tpus queued-resources delete rag --force --quiet --zone=us-west4-a --project=lab
 """
+    )
 
 
 VM = "gcloud compute tpus tpu-vm"
@@ -194,12 +197,15 @@ def test_a_dry_run_of_each_verb(words, lines):
 
 
 def test_a_dry_run_under_slurm():
-    assert dry(f"bash launch/slurm.sbatch {TRAIN} 'two words'") == f"""\
+    assert (
+        dry(f"bash launch/slurm.sbatch {TRAIN} 'two words'")
+        == f"""\
 . launch/environment.sh; environment cuda '.[cuda]'
 export COORDINATOR="$(hostname):$((20000 + SLURM_JOB_ID % 10000))"
 srun --cpu-bind=none --gpu-bind=none --kill-on-bad-exit=0 bash launch/slurm.sbatch --task -- {TRAIN} 'two words'
 scontrol requeue "$SLURM_JOB_ID"
 """
+    )
 
 
 @pytest.mark.parametrize(
@@ -223,6 +229,7 @@ scontrol requeue "$SLURM_JOB_ID"
         (f"tpu_vm.sh run {PLACE} --tries=0 -- ls", "--tries: found '0', expected a number from 1"),
         (f"tpu_vm.sh run {PLACE} --wait=soon -- ls", "--wait: found 'soon', expected seconds"),
         (f"tpu_vm.sh run {PLACE} --", "run: found no command, expected -- and one, as -- python -m"),
+        ("slurm.sbatch --tries=often python", "--tries: found 'often', expected a number"),
         ("slurm.sbatch", "found no command, expected one, as python -m rag_jax.train"),
     ],
 )
@@ -284,6 +291,13 @@ def test_a_preempted_tpu_is_made_anew_and_the_run_goes_on(cloud, queued):
     assert "rag: the run was lost; the TPU is LOST\nrag: goes on, try 2 of 20\n" in said
     assert ("rag: waits for its TPU" in said) == bool(queued)
     assert not (cloud.fake / "state").exists()
+
+
+def test_a_workdir_that_a_preemption_takes_away_is_named(cloud):
+    note = "note: --workdir lies on the TPU's own disk, which a preemption takes away; one in gs:// outlives it"
+    for workdir, named in (("runs/nq", True), ("gs://lab/nq", False)):
+        said, _ = cloud.run(f"{UNTIL} --dry_run -- python -m rag_jax.train --workdir={workdir}")
+        assert (note in said) == named
 
 
 def test_a_mistake_of_the_user_is_not_repeated(cloud):
