@@ -78,6 +78,17 @@ class Devices:
             return array
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
+    def _parts(self, part: Callable[[int], Any], among: list[jax.Device], split: NamedSharding) -> Any:
+        def joined(*shards: jax.Array) -> jax.Array:
+            shape = len(among), *shards[0].shape[1:]
+            return jax.make_array_from_single_device_arrays(shape, split, list(shards))
+
+        placed = []
+        for number, device in enumerate(self.devices):
+            if device in self.local:
+                placed.append(jax.device_put(jax.tree.map(lambda leaf: leaf[None], part(number)), device))
+        return jax.tree.map(joined, *placed)
+
     def _on(self, *axes: str) -> NamedSharding:
         return NamedSharding(self._mesh, PartitionSpec(*axes))
 
@@ -114,10 +125,12 @@ class Pmap(Devices):
         return jax.tree.map(put, batch)
 
     def put_parts(self, part: Callable[[int], Any]) -> Any:
-        """part(number) is the rows of device `number`, as numpy; made one after the other, for what is large."""
-        number_of = {device: number for number, device in enumerate(self.devices)}
-        parts = [jax.device_put(_stacked(part(number_of[device])), device) for device in self.local]
-        return jax.tree.map(lambda *shards: _joined(shards, len(self.local), self._split), *parts)
+        """part(number) is what device `number` has, as numpy, made one after the other: arrays [devices, ...]."""
+        return self._parts(part, self.local, self._split)
+
+    def each(self, function: Callable) -> Callable:
+        """Across.each as a program of its own: function(across, *arrays), each array split over the devices."""
+        return jax.pmap(partial(function, MAPPED), AXIS, devices=self.devices)
 
     def put_state(self, tree: Any) -> Any:
         """A tree of arrays onto every device, whole."""
@@ -202,10 +215,12 @@ class Sharded(Devices):
         return jax.tree.map(put, batch)
 
     def put_parts(self, part: Callable[[int], Any]) -> Any:
-        """part(number) is the rows of device `number`, as numpy; made one after the other, for what is large."""
-        number_of = {device: number for number, device in enumerate(self.devices)}
-        parts = [jax.device_put(part(number_of[device]), device) for device in self.local]
-        return jax.tree.map(lambda *shards: _joined(shards, len(self.devices), self._split), *parts)
+        """part(number) is what device `number` has, as numpy, made one after the other: arrays [devices, ...]."""
+        return self._parts(part, self.devices, self._split)
+
+    def each(self, function: Callable) -> Callable:
+        """Across.each as a program of its own: function(across, *arrays), each array split over the devices."""
+        return jax.jit(partial(self._each, function))
 
     def put_state(self, tree: Any) -> Any:
         """A tree of arrays, the same in all processes, onto the devices, the large ones split."""
@@ -262,7 +277,9 @@ class Sharded(Devices):
 
     def _each(self, function: Callable, *arrays: Any) -> Any:
         rows = PartitionSpec(AXIS)
-        return jax.shard_map(partial(function, MAPPED), mesh=self._mesh, in_specs=rows, out_specs=rows)(*arrays)
+        # Not for gradients, so there is nothing for the check of varying values to guard; a scan's start fails it.
+        on_each = partial(function, MAPPED)
+        return jax.shard_map(on_each, mesh=self._mesh, in_specs=rows, out_specs=rows, check_vma=False)(*arrays)
 
 
 def keep_programs(folder: Path) -> None:
@@ -280,12 +297,3 @@ def check_rows(array: Any, devices: int) -> None:
         raise UserError(
             f"batch: {array.shape[0]} questions do not divide over {devices} devices; use a multiple of {devices}"
         )
-
-
-def _stacked(tree: Any) -> Any:
-    return jax.tree.map(lambda array: array[None], tree)
-
-
-def _joined(shards: tuple[jax.Array, ...], devices: int, split: NamedSharding) -> jax.Array:
-    shape = (shards[0].shape[0] * devices, *shards[0].shape[1:])
-    return jax.make_array_from_single_device_arrays(shape, split, list(shards))

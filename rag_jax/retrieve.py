@@ -83,12 +83,19 @@ class Retriever(NamedTuple):
     def _round_trip(self) -> bool:
         return self.question_text.startswith("round_trip")
 
+    def question_pieces(self, questions: Sequence[str]) -> list[np.ndarray]:
+        """Generator tokens of the questions, as they stand in a source."""
+        return inner_pieces(self.generator_tokenizer, self._as_read(questions))
+
+    def _as_read(self, questions: Sequence[str]) -> Sequence[str]:
+        if not self._round_trip:
+            return questions
+        clean = self.question_text == "round_trip_clean"
+        return round_trip(self.encoder_tokenizer, questions, length=self.length.question, clean=clean)
+
     def sources(self, documents_BK: Sequence[Sequence[Document]], questions: Sequence[str]) -> np.ndarray:
         """Generator inputs `<s> title / text // question </s>`, source_BKS int32; the question alone is the last."""
-        if self._round_trip:
-            clean = self.question_text == "round_trip_clean"
-            questions = round_trip(self.encoder_tokenizer, questions, length=self.length.question, clean=clean)
-        sources = []
+        questions, sources = self._as_read(questions), []
         if self.index is not None:
             sources.append(
                 fill_sources(

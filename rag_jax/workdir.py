@@ -25,6 +25,7 @@ class Workdir:
         self.index = self.folder / "index"
         self.checkpoints = self.folder / "checkpoints"
         self.targets = self.folder / "targets.jsonl"
+        self.parts = self.folder / "index_parts"  # of an index that is split over processes
         self.programs = self.folder / "programs"  # compiled once, loaded from then on
 
     def save_config(self, config: ConfigDict) -> None:

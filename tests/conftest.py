@@ -123,14 +123,14 @@ def get_config(kind="token"):
     return config
 """
 COUNT_TRACES = """
-import rag_jax.training.loop as loop
-step = loop.train_step
+from rag_jax.training import sources
+step = sources.train_step
 
 def counted(*arguments, **settings):
     print("traced a training step")
     return step(*arguments, **settings)
 
-loop.train_step = counted
+sources.QuestionSource.step = sources.PassageSource.step = staticmethod(counted)
 """
 
 

@@ -50,7 +50,7 @@ class ExactSearcher:
         self._shards = []
         for device, start in zip(devices, range(0, N, rows), strict=False):
             count = min(rows, N - start)
-            shard_NE = _read(vectors, start, count, held)
+            shard_NE = read(vectors, start, count, held)
             self._shards.append(jax.device_put((shard_NE, np.int32(start), np.int32(count)), device))
         self._devices = devices[: len(self._shards)]
         self._search = partial(_search, block=block, recall=recall_target, of=held * len(self._shards))
@@ -77,7 +77,7 @@ def padded(rows: int, block: int = BLOCK) -> int:
     return -(-rows // step) * step
 
 
-def _read(vectors: Vectors, start: int, count: int, rows: int) -> np.ndarray:
+def read(vectors: Vectors, start: int, count: int, rows: int) -> np.ndarray:
     """Vectors [rows, E] from `start` on, `count` of them and then zeros, with no second copy in memory."""
     shard_NE = np.zeros((rows, vectors.shape[1]), vectors.dtype)
     for at in range(0, count, BLOCK):

@@ -13,7 +13,7 @@ from rag_jax.errors import UserError
 from rag_jax.hub import huggingface, source
 from rag_jax.hub.pretrained import open_pretrained
 from rag_jax.index import bm25
-from rag_jax.index.base import BUILD, Index, has_vectors, open_index
+from rag_jax.index.base import BUILD, Index, Maker, has_vectors, open_index
 from rag_jax.models import rag
 from rag_jax.parallel import Devices
 from rag_jax.training import encoders
@@ -91,15 +91,18 @@ def start(
     return Start(parallel.put_state(params), named)
 
 
-def open_own_index(start: Start, place: Workdir, tokenizer: Tokenizer, kind: str) -> Index | None:
+def open_own_index(
+    start: Start, place: Workdir, tokenizer: Tokenizer, kind: str, searcher: Maker | None = None
+) -> Index | None:
     """The run's index; UserError unless it was made by the passage encoder that the parameters were trained against.
 
     kind: config.index.kind, which decides whether a question encoder can be trained; a closed book has no index.
+    searcher: makes what searches it, in place of its own.
     """
     if kind == "none":
         return None
     expected = start.passage_encoder if start.progress is None else None
-    index = open_index(place.index, expect_fingerprint=expected, tokenizer=tokenizer)
+    index = open_index(place.index, expect_fingerprint=expected, tokenizer=tokenizer, searcher=searcher)
     if index.by_vector != has_vectors(kind):
         raise UserError(
             f"config.index.kind: found {kind!r}, but {place.index} was made for {index.manifest.kind!r}; set that, or "

@@ -2,7 +2,6 @@
 
 import math
 import time
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,12 +23,12 @@ from rag_jax.index.base import Index
 from rag_jax.parallel import MODES, Devices
 from rag_jax.retrieve import Retriever
 from rag_jax.team import SINGLE, Team
-from rag_jax.training import init, sources
+from rag_jax.training import init, on_devices, searchers, sources
 from rag_jax.training.examples import make_examples
 from rag_jax.training.health import Health
 from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite
 from rag_jax.training.optim import learning_rates, optimizer
-from rag_jax.training.step import Objective, TrainState, train_step
+from rag_jax.training.step import Objective, TrainState
 from rag_jax.workdir import Workdir
 
 TRAINED = {
@@ -54,7 +53,8 @@ def train(config: ConfigDict, place: Workdir, joined: Team = SINGLE, profile: Pr
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     optimizers = {name: optimizer(stage, trained(config, stage)) for name, stage in stages.items()}
     start = init.start(config, place, model, optimizers, parallel)
-    index = init.open_own_index(start, place, generator_tokenizer, config.index.kind)
+    searcher = searchers.of_training(config, stages, place, parallel)
+    index = init.open_own_index(start, place, generator_tokenizer, config.index.kind, searcher)
     progress, params = start.progress, start.params
     check_k(config, stages, index)
     retriever = Retriever.of(config, index, encoder_tokenizer, generator_tokenizer)
@@ -131,7 +131,7 @@ def train_stage(
     """Runs one stage from state.step to its end, with the exact match of `valid` at every evaluation."""
     name, first, parallel = keeper.stage, keeper.first, rag.parallel
     objective = Objective(stage.train_question_encoder, stage.label_smoothing, stage.accumulation, config.seed)
-    step_function = parallel.step(train_step, config=rag.model, optimizer=tx, objective=objective)
+    step_function = parallel.step(source.step, config=rag.model, optimizer=tx, objective=objective)
     rates, start, own = learning_rates(stage), int(jax.device_get(state.step)), parallel.share(stage.batch)
     pace, pending, watched = Pace(start, stage.steps, stage.batch), None, Headline()
     measures = tasks.TASKS[config.data.task].metrics
@@ -142,7 +142,7 @@ def train_stage(
         health = Health(*resumed.next_health) if resumed.next_health else None
         scores = None if resumed.next_scores is None else np.array(resumed.next_scores, np.float32)[own]
         found = sources.Found(np.array(resumed.next_ids)[own], health, scores)
-    batch = parallel.put_batch(source.batch(start, found.ids_BK, found.score_BK))
+    batch = source.put(start, found)
 
     for step in range(start, stage.steps):
         profile.at(first + step)
@@ -157,7 +157,7 @@ def train_stage(
         if not config.retrieval.lag:
             query = source.encode(state.params, step + 1)
         found = source.search(step + 1, query)
-        batch = parallel.put_batch(source.batch(step + 1, found.ids_BK, found.score_BK))
+        batch = source.put(step + 1, found)
         pace.waited += time.monotonic() - waiting
 
         last = step + 1 == stage.steps
@@ -185,6 +185,9 @@ def report(
     watched: Headline,
 ) -> None:
     """Writes the numbers of a step that is already over, and stops the run at a loss that is not a number."""
+    metrics = jax.device_get(metrics)
+    if "ids_BK" in metrics:  # found by the step itself
+        health = Health.of(metrics.pop("ids_BK"), metrics.pop("score_BK"))
     metrics = finite(name, step, metrics)
     metrics |= {"learning_rate": float(rates[step]), **pace.metrics(step + 1)}
     if health is not None:
@@ -217,9 +220,10 @@ def make_source(name: str, stage: ConfigDict, config: ConfigDict, rag: Rag, exam
         sets = (tasks.questions(config.data, source, log=lambda line: None) for source in filter(None, held_out))
         blocked = sources.blocked_words(*sets)
         names = NameMaker(rag.retriever.generator_tokenizer, blocked, config.seed)
-    return partial(sources.QuestionSource, names=names, name=name)(
-        examples, rag.retriever, rag.model, config, stage, rag.parallel
-    )
+    given = examples, rag.retriever, rag.model, config, stage, rag.parallel
+    if rag.retriever.index and on_devices.possible(config, stage):
+        return on_devices.DeviceSource(*given, names=names, name=name)
+    return sources.QuestionSource(*given, names=names, name=name)
 
 
 def trained(config: ConfigDict, stage: ConfigDict) -> tuple[str, ...]:

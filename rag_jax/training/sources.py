@@ -24,7 +24,7 @@ from rag_jax.models import rag
 from rag_jax.parallel import Devices
 from rag_jax.retrieve import Retrieved, Retriever
 from rag_jax.training.health import Health
-from rag_jax.training.step import Batch
+from rag_jax.training.step import Batch, train_step
 
 COMPAT = {"generation": None, "huggingface_finetune": "huggingface_finetune"}
 
@@ -42,6 +42,8 @@ class Found(NamedTuple):
 
 class QuestionSource:
     """Questions, their retrieved passages and their answers; some answers give way to made-up names."""
+
+    step = staticmethod(train_step)  # what its batches are for
 
     def __init__(
         self, questions: Sequence[Question], retriever: Retriever, model: rag.RagConfig, config: ConfigDict,
@@ -112,6 +114,10 @@ class QuestionSource:
             **self._said(asked, answers),
         )
 
+    def put(self, step: int, found: Found) -> Batch:
+        """The arrays of batch `step` on the devices."""
+        return self._parallel.put_batch(self.batch(step, found.ids_BK, found.score_BK))
+
     def _is_known(self, step: int) -> bool:
         return self._known is not None and all(index in self._known for index in self._indices(step))
 
@@ -176,9 +182,11 @@ class QuestionSource:
 class PassageSource:
     """Passages to be repaired: the source has holes, the target is the whole passage (BART's text infilling)."""
 
+    step = staticmethod(train_step)
+
     def __init__(self, retriever: Retriever, config: ConfigDict, stage: ConfigDict, parallel: Devices):
         self._retriever, self._length, self._seed = retriever, config.length, config.seed
-        self._own = parallel.share(stage.batch)
+        self._parallel, self._own = parallel, parallel.share(stage.batch)
         self._order = Batches(len(retriever.index.passages), stage.batch, config.seed)
         self._marks = Marks.of(retriever.generator_tokenizer)
         self._mask_id = retriever.generator_tokenizer.mask_id
@@ -206,6 +214,10 @@ class PassageSource:
         token_BT, target_BT = targets(whole[self._own], length=length, marks=marks)
         score_BK, weight_B = np.zeros(ids_BK.shape, np.float32), np.ones(len(ids_BK), np.float32)
         return Batch(None, None, ids_BK >= 0, source_BKS, token_BT, target_BT, weight_B, score_BK)
+
+    def put(self, step: int, found: Found) -> Batch:
+        """The arrays of batch `step` on the devices."""
+        return self._parallel.put_batch(self.batch(step, found.ids_BK))
 
 
 def blocked_words(*sets: Sequence[Question]) -> set[str]:

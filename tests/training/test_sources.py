@@ -82,14 +82,12 @@ def names(world):
 
 @pytest.fixture(scope="module")
 def make_source(world, names, devices):
-    def make(substitution=0.0, name="reader", layout="generation", frozen=False, depth=0):
+    def make(substitution=0.0, name="reader", layout="generation", frozen=False, depth=0, parallel=devices[8]):
         config = world.config.copy_and_resolve_references()
         config.data.target_layout = layout
         stage = config.reader
         stage.update(batch=8, k=3, depth=depth, substitution=substitution, train_question_encoder=not frozen)
-        return QuestionSource(
-            QUESTIONS, world.retriever, world.model, config, stage, devices[8], name=name, names=names
-        )
+        return QuestionSource(QUESTIONS, world.retriever, world.model, config, stage, parallel, name=name, names=names)
 
     return make
 
@@ -316,15 +314,45 @@ def test_blocked_words_are_those_of_all_answers():
 
 
 @pytest.fixture(scope="module")
-def repairs(world):
-    def make(length=96):
+def repairs(world, devices):
+    def make(length=96, parallel=devices[8]):
         config = world.config.copy_and_resolve_references()
         config.length.source = length
         config.denoise.batch = 8
         retriever = world.retriever._replace(length=config.length)
-        return PassageSource(retriever, config, config.denoise)
+        return PassageSource(retriever, config, config.denoise, parallel)
 
     return make
+
+
+class Half(Pmap):
+    """What the first or the second of two processes sees."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number, self.processes = number, 2
+
+    def share(self, batch):
+        return slice(self.number * batch // 2, (self.number + 1) * batch // 2)
+
+
+def joined(parts):
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+@pytest.mark.parametrize("kind", ["questions", "passages"])
+def test_two_processes_make_the_batch_of_one(tiny, make_source, repairs, kind):
+    """Made-up names and holes are drawn for the whole batch, whoever takes its rows."""
+    make = {"questions": partial(make_source, 0.5), "passages": repairs}[kind]
+    for step in range(2):
+        ids_BK = make().search(step, None).ids_BK if kind == "passages" else rows(step)
+        parts = []
+        for number in range(2):
+            source, own = make(parallel=Half(number)), Half(number).share(8)
+            parts.append(source.batch(step, ids_BK[own]))
+            if kind == "passages":
+                np.testing.assert_array_equal(source.search(step, None).ids_BK, ids_BK[own])
+        assert tiny.bits(joined(parts)) == tiny.bits(make().batch(step, ids_BK))
 
 
 def test_passages_are_to_be_repaired_whole(world, repairs):
