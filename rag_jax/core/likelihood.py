@@ -72,13 +72,12 @@ def token_log_likelihood(
     target_R = jnp.broadcast_to(target_BT[:, None], (B, K, T)).reshape(-1)
     hidden_RD = hidden_BKTD.reshape(-1, D)
     sums = _vocabulary_sums(block, hidden_RD, embedding_VD, bias_V, target_R)
-    total_BKT, said_BKT, mean_BKT = (x.reshape(B, K, T) for x in sums)
-    logp_BKT = said_BKT - total_BKT
+    total_BKT, logp_BKT, mean_logp_BKT = (x.reshape(B, K, T) for x in sums)
     if not smoothing:
         return TokenLikelihood(logp_BKT, None, None, V)
     offset_BKT = widen(prior_BK)[:, :, None] - total_BKT
     marginal_sum_BT = _marginal_sum(block, hidden_RD, embedding_VD, bias_V, offset_BKT)
-    return TokenLikelihood(logp_BKT, mean_BKT - total_BKT, marginal_sum_BT, V)
+    return TokenLikelihood(logp_BKT, mean_logp_BKT, marginal_sum_BT, V)
 
 
 def log_normaliser(hidden_RTD: Array, embedding_VD: Array, bias_V: Array) -> Array:
@@ -112,36 +111,42 @@ def _logits(hidden: Array, words: _Words) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _vocabulary_sums(block: int, hidden_RD: Array, embedding_VD: Array, bias_V: Array, target_R: Array):
-    """logsumexp over the vocabulary, the target's logit and the mean logit, [R] each."""
-    V = embedding_VD.shape[0]
+    """logsumexp of the logits, and the target's and the mean logit less that, [R] each."""
+    return _vocabulary_sums_forward(block, hidden_RD, embedding_VD, bias_V, target_R)[0]
 
-    def fold(sums: tuple[Array, Array, Array], words: _Words):
-        total_R, said_R, mean_R = sums
-        logit_RW = _logits(hidden_RD, words)
-        total_R = jnp.logaddexp(total_R, jax.nn.logsumexp(logit_RW, axis=1, where=words.new_W[None]))
+
+def _vocabulary_sums_forward(block: int, hidden_RD: Array, embedding_VD: Array, bias_V: Array, target_R: Array):
+    def fold(sums: tuple[Array, ...], words: _Words):
+        top_R, exp_R, said_R, sum_R = sums
+        logit_RW, new_RW = _logits(hidden_RD, words), words.new_W[None]
+        higher_R = jnp.maximum(top_R, jnp.max(logit_RW, axis=1, where=new_RW, initial=-jnp.inf))
+        finite_R = jnp.where(higher_R == -jnp.inf, 0.0, higher_R)
+        exp_R = exp_R * jnp.exp(top_R - finite_R) + jnp.sum(jnp.exp(logit_RW - finite_R[:, None]), axis=1, where=new_RW)
         said_R = said_R + jnp.sum(logit_RW, axis=1, where=_said(words, target_R))
-        return total_R, said_R, mean_R + jnp.sum(logit_RW, axis=1, where=words.new_W[None]) / V
+        return higher_R, exp_R, said_R, sum_R + jnp.sum(logit_RW, axis=1, where=new_RW)
 
     zero_R = jnp.zeros(hidden_RD.shape[0], jnp.promote_types(hidden_RD.dtype, jnp.float32))
-    return _scan(fold, (zero_R - jnp.inf, zero_R, zero_R), block, embedding_VD, bias_V)
+    start = zero_R - jnp.inf, zero_R, zero_R, zero_R
+    top_R, exp_R, said_R, sum_R = _scan(fold, start, block, embedding_VD, bias_V)
+    finite_R = jnp.where(top_R == -jnp.inf, 0.0, top_R)
+    kept = hidden_RD, embedding_VD, bias_V, target_R, finite_R, exp_R
+    # The largest logit goes first: a sum of small numbers keeps more digits.
+    log_R, mean_R = jnp.log(exp_R), sum_R / embedding_VD.shape[0]
+    return (finite_R + log_R, (said_R - finite_R) - log_R, (mean_R - finite_R) - log_R), kept
 
 
 def _said(words: _Words, target_R: Array) -> Array:
     return (target_R[:, None] == words.id_W[None]) & words.new_W[None]
 
 
-def _vocabulary_sums_forward(block: int, *inputs: Array):
-    sums = _vocabulary_sums(block, *inputs)
-    return sums, (*inputs, sums[0])
-
-
 def _vocabulary_sums_backward(block: int, kept: tuple[Array, ...], above: tuple[Array, Array, Array]):
-    *inputs, target_R, total_R = kept
+    *inputs, target_R, top_R, exp_R = kept
     of_total_R, of_said_R, of_mean_R = above
-    V = inputs[1].shape[0]
+    of_total_R, V = of_total_R - of_said_R - of_mean_R, inputs[1].shape[0]
 
     def of_logits(logit_RW: Array, words: _Words) -> Array:
-        p_RW = jnp.exp(logit_RW - jnp.where(total_R == -jnp.inf, 0.0, total_R)[:, None])
+        # By what was summed: exp(logit - logsumexp) would sum to one but for the rounding of the logsumexp.
+        p_RW = jnp.exp(logit_RW - top_R[:, None]) / exp_R[:, None]
         everywhere_RW = p_RW * of_total_R[:, None] + of_mean_R[:, None] / V
         said_RW = jnp.where(_said(words, target_R), of_said_R[:, None], 0.0)
         return jnp.where(words.new_W[None], everywhere_RW, 0.0) + said_RW
