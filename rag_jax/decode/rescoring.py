@@ -112,8 +112,9 @@ def _decode_tree(config, params, memory: Memory, token_RGT, home_RGT, node_RGT, 
     embedding_VD, bias_V = params["generator"]["shared"]["embedding"], params["generator"]["final_logits_bias"]
     total_RN = log_normaliser(hidden_RND, embedding_VD, bias_V)
     wide = total_RN.dtype
-    hidden_RGTD = hidden_RND.astype(wide)[row_R1[..., None], at_RGT]
-    target_RGT = jnp.sum(hidden_RGTD * embedding_VD[token_RGT].astype(wide), axis=3) + bias_V[token_RGT].astype(wide)
+    hidden_RGTD = hidden_RND[row_R1[..., None], at_RGT]
+    table_RGTD = embedding_VD[token_RGT].astype(hidden_RGTD.dtype)  # as in the normaliser
+    target_RGT = jnp.sum(hidden_RGTD.astype(wide) * table_RGTD.astype(wide), axis=3) + bias_V[token_RGT].astype(wide)
     return target_RGT - total_RN[row_R1[..., None], at_RGT]
 
 
