@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from rag_jax.errors import UserError
-from rag_jax.parallel import ALONE, Pmap
+from rag_jax.parallel import ALONE, Pmap, keep_programs
 
 COUNTS = (1, 2, 8)
 
@@ -109,3 +110,32 @@ def test_a_batch_function_keeps_rows_apart_and_parameters_alive(parallel_on, cou
     np.testing.assert_array_equal(doubled, 2 * batch)
     np.testing.assert_array_equal(total, batch.sum(axis=1))
     assert not params["scale"].is_deleted()
+
+
+@pytest.fixture
+def no_cache():
+    """jax as a command finds it: no folder for programs; every program is worth keeping."""
+    settings = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0}
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_programs_are_compiled_once_and_found_again(tmp_path, no_cache):
+    hits = []
+    listen = lambda event, **_: hits.append(event) if event.endswith("cache_hits") else None  # noqa: E731
+    jax.monitoring.register_event_listener(listen)
+    keep_programs(tmp_path / "programs")
+    for expected in (0, 1):  # the second as in another process: nothing is in memory
+        jax.block_until_ready(jax.jit(lambda x: jnp.sin(x) @ x.T)(np.ones((3, 4), np.float32)))
+        assert len(hits) == expected
+        jax.clear_caches()
+    assert list((tmp_path / "programs").iterdir())
+    keep_programs(tmp_path / "elsewhere")  # the first is kept, as one that the user has named is
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "programs")
+    jax.monitoring.unregister_event_listener(listen)
