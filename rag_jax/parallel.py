@@ -90,6 +90,16 @@ class Pmap:
         """Shapes with the placement of `put_whole`, for a restore straight onto the devices."""
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._whole), tree)
 
+    def abstract_batch(self, tree: Any) -> Any:
+        """Shapes [B, ...] with the form and the placement of `put_batch`."""
+        count = len(self.devices)
+
+        def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+            shape = count, leaf.shape[0] // count, *leaf.shape[1:]
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=self._split)
+
+        return jax.tree.map(placed, tree)
+
     def to_host(self, tree: Any) -> Any:
         """Arrays [devices, B/devices, ...] back to numpy [B, ...]."""
         return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), jax.device_get(tree))
