@@ -130,7 +130,7 @@ def bad_words(decode: ConfigDict, tokenizer: Tokenizer) -> tuple[tuple[int, ...]
 def read_batch(
     model: rag.RagConfig, decode: DecodeConfig, labelled: bool, params: Any, batch: tuple[jax.Array, ...]
 ) -> Generated:
-    """What the generator says to a batch of sources and priors, and of the labels' decoder inputs where it tells some."""
+    """What the generator says to a batch of sources and priors; with decoder inputs where it tells labels."""
     return classify(model, params, *batch) if labelled else generate(model, decode, params, *batch)
 
 

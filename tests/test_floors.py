@@ -13,8 +13,8 @@ FLOORS = (
     ("index", "decode", "hub"),
     ("retrieve", "api"),
     ("evaluation",),
-    ("training",),
-    ("train", "train_retriever", "build_index", "evaluate", "answer", "export", ""),  # "" is rag_jax itself, the way in
+    ("training", "planning"),
+    ("train", "train_retriever", "build_index", "evaluate", "answer", "export", "plan", ""),  # "" is rag_jax itself, the way in
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
@@ -26,6 +26,7 @@ NEIGHBOURS = {
     ("variants", "command"),
     ("variants", "config"),
     ("api", "retrieve"),
+    ("planning", "training"),  # what is planned is what is trained
 }  # importer first
 OWNERS = {
     "torch": "hub/tensors.py",

@@ -85,7 +85,7 @@ def measure(program: Program, place: Place) -> Measured:
 
 
 def bound(measured: Measured, place: Place) -> float:
-    """Seconds that a call takes at least: its products at the chip's peak, or its bytes through its memory; 0 unknown."""
+    """Seconds that a call takes at least: its products at the peak, or its bytes through memory; 0 where unknown."""
     chip = place.topology.chip
     if not chip.half:
         return 0.0

@@ -57,7 +57,7 @@ class Program(NamedTuple):
 
 def programs(described: Described, passages: int, devices: int, on_host: int) -> list[Program]:
     """All programs of a configuration for so many passages and devices, of which on_host are one process's."""
-    config, model, _ = described
+    config = described.config
     stages = {name: config[name] for name in STAGES if config[name].steps}
     found = [step(described, name) for name in stages]
     by_vector = not closed_book(config) and has_vectors(config.index.kind)

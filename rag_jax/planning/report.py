@@ -67,8 +67,8 @@ def _programs(plan: Plan) -> Iterator[str]:
             f"{one.seconds:>6.0f} s" if one.seconds else "",
         )
         yield " ".join(cells).rstrip()
-    yield "  TFLOP: of all products, a layer as often as it runs; the compiler's own count has a scanned layer once."
-    yield "  bound: these at the chip's peak (fp32 at HIGHEST is slower), or all arrays of them through its memory once."
+    yield "  TFLOP: of all products, a layer as often as it runs; the compiler's count has a scanned layer once."
+    yield "  bound: these at the chip's peak (slower for fp32 at HIGHEST), or their arrays once through its memory."
 
 
 def _phase(plan: Plan, phase: Phase, run: Workdir | None) -> Iterator[str]:
