@@ -20,11 +20,13 @@ flags.DEFINE_bool("fit", False, "Also find the largest batch of the last stage; 
 def main(_) -> None:
     """Checks the configuration, then plans."""
     given = flags.FLAGS
+    from rag_jax.planning.chips import topology
+
     if given.topology is None:
         raise UserError("--topology: missing, expected a machine, as --topology=v5e:2x4")
     if given.passages is not None and given.passages < 1:
         raise UserError(f"--passages: found {given.passages}, expected 1 or more")
-    settings = command.checked(given.config)
+    machine, settings = topology(given.topology), command.checked(given.config)
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # a device that is here is left alone
@@ -32,9 +34,7 @@ def main(_) -> None:
     from rag_jax.planning.report import report
 
     place = Workdir(given.workdir) if given.workdir else None
-    found = plan(
-        settings, given.topology, place, given.passages, fits=given.fit, log=lambda line: print(line, flush=True)
-    )
+    found = plan(settings, machine, place, given.passages, fits=given.fit, log=lambda line: print(line, flush=True))
     print("\n".join(report(found, place)))
 
 

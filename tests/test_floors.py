@@ -14,7 +14,8 @@ FLOORS = (
     ("retrieve", "api"),
     ("evaluation",),
     ("training", "planning"),
-    ("train", "train_retriever", "build_index", "evaluate", "answer", "export", "plan", ""),  # "" is rag_jax itself, the way in
+    # "" is rag_jax itself, the way in.
+    ("train", "train_retriever", "build_index", "evaluate", "answer", "export", "plan", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {

@@ -6,6 +6,8 @@ Prices: of one chip on demand, before taxes, in SkyPilot's catalog (skypilot-org
 commit 006059e, lambda at commit 0f40703), as it was read on 27 November 2026.
 """
 
+import math
+import os
 import re
 from typing import NamedTuple
 
@@ -99,24 +101,21 @@ class Topology(NamedTuple):
 
 def known() -> str:
     """Every topology there is, for people."""
-    lines = [f"{family}: {' '.join(chip.topologies)}" for family, chip in TPUS.items()]
-    return "; ".join([*lines, f"estimates alone: gpu:{'|'.join(GPUS)}xN and cpu:N"])
+    compiled = [f"{family}:{'|'.join(chip.topologies)}" for family, chip in TPUS.items()]
+    return f"{', '.join(compiled)}; and for an estimate gpu:{'|'.join(GPUS)}, as gpu:h100x8, or cpu:N"
 
 
-def topology(name: str, cpu_memory: float = 0.0) -> Topology:
-    """The topology 'v5e:2x4', 'gpu:h100x8' or 'cpu:8', whose devices share cpu_memory bytes.
+def topology(name: str) -> Topology:
+    """The topology 'v5e:2x4', 'gpu:h100x8' or 'cpu:8', whose devices share this machine's memory.
 
     Raises UserError that lists those there are.
     """
     family, _, layout = name.partition(":")
     if family in TPUS and layout in TPUS[family].topologies:
-        chips = 1
-        for side in layout.split("x"):
-            chips *= int(side)
-        return Topology(name, "tpu", family, TPUS[family], chips)
+        return Topology(name, "tpu", family, TPUS[family], math.prod(map(int, layout.split("x"))))
     if family == "cpu" and re.fullmatch("[1-9][0-9]*", layout):
-        memory = cpu_memory / int(layout)
-        return Topology(name, "cpu", "cpu", Chip(0, 0, 0, 0, memory, int(layout), cpu_memory, 0, ""), int(layout))
+        devices, memory = int(layout), float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        return Topology(name, "cpu", "cpu", Chip(0, 0, 0, 0, memory / devices, devices, memory, 0, ""), devices)
     match = re.fullmatch(f"({'|'.join(GPUS)})x([1-9][0-9]*)", layout) if family == "gpu" else None
     if match is None:
         fail(f"--topology: found {name!r}, which does not exist; expected one of {known()}")

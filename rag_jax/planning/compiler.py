@@ -48,8 +48,9 @@ def devices(topology: Topology) -> list[Any]:
         )
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # A v4 chip's two cores are one device there.
+    # A v4 chip's two cores are one device there; a single chip is a host's only one.
     options = {"chip_config_name": "megacore"} if topology.family == "v4" else {}
+    options |= {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
     try:
         found = topologies.get_topology_desc(topology.name, platform="tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:

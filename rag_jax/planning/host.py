@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rag_jax.config import closed_book
+from rag_jax.data import tasks
 from rag_jax.files import MANIFEST
 from rag_jax.index import exact, scann
 from rag_jax.index.base import read_index_manifest
@@ -37,11 +38,13 @@ class Corpus(NamedTuple):
 
 
 def corpus(config: ConfigDict, folder: Path | None, given: int | None) -> Corpus:
-    """The passages: as given, or those of the index in `folder`, or the paper's."""
+    """The passages: as given, or those of the index in `folder`, or the demo's own, or the paper's."""
     if given is not None:
         return Corpus(given, "--passages")
     if folder is not None and (folder / MANIFEST).is_file():
         return Corpus(read_index_manifest(folder).count, str(folder))
+    if config.data.passages.startswith(tasks.DEMO):
+        return Corpus(sum(1 for _ in tasks.passages(config.data)), config.data.passages)
     return Corpus(WIKIPEDIA, "the paper's Wikipedia; --passages=N for another number")
 
 

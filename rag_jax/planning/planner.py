@@ -1,6 +1,5 @@
 """Plans a run: its programs, compiled or estimated for a topology, and what they need of devices, hosts and money."""
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,24 +30,23 @@ class Plan(NamedTuple):
 
 def plan(
     config: ConfigDict,
-    topology: str,
+    topology: chips.Topology,
     run: Workdir | None,
     passages: int | None,
     *,
     fits: bool,
     log: Callable[[str], None],
 ) -> Plan:
-    """Plans a configuration for a topology by name.
+    """Plans a configuration for a topology.
 
     run: of which tokenizers and index are taken, where they are there. passages: how many, else the index's, else the
     paper's. fits: whether the largest batch of the last stage is sought. log: hears of each program.
-    Raises UserError for a topology that does not exist, a compiler that is not there, a batch that does not divide.
+    Raises UserError for a compiler that is not there, or a batch that does not divide.
     """
-    place = _place(config, chips.topology(topology, _memory()))
+    place = _place(config, topology)
     described = describe(config, run)
     check_batches(described.config, place.parallel)
     corpus = host.corpus(config, run and run.index, passages)
-    topology = place.topology
     found = programs(described, corpus.count, topology.devices, topology.on_host)
     measured = [_measured(program, place, log) for program in found]
     tried = _fit(described, measured, place, log) if fits else {}
@@ -73,11 +71,6 @@ def _place(config: ConfigDict, topology: chips.Topology) -> Place:
         return Place(topology, OnPaper(topology.devices), mode == "sharded", topology.chip.memory)
     devices = compiler.devices(topology)
     return Place(topology, MODES[mode](devices), mode == "sharded", compiler.limit(devices[0]))
-
-
-def _memory() -> float:
-    """Bytes of this machine's memory."""
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _measured(program: Program, place: Place, log: Callable[[str], None]) -> Measured:

@@ -1,7 +1,7 @@
 """What is compiled: the programs that training, answering and building run, with the shapes they are given."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -107,7 +107,7 @@ def retriever_step(described: Described) -> Program:
     """A step of train_retriever."""
     config, model, _ = described
     settings, length = config.retriever, config.length
-    shapes = jax.eval_shape(partial(retriever.init_params, model, shared=settings.shared), jax.random.key(0))
+    shapes = retriever_params(model, settings.shared)
     tx, B, N = optimizer(settings, tuple(shapes)), settings.batch, 1 + settings.hard_negatives
     function = partial(
         retriever.retriever_step,
@@ -144,8 +144,8 @@ def encode_passages(described: Described) -> Program:
     shapes, batch = params(model)["question_encoder"], Shape((config.index.batch, config.length.passage), jnp.int32)
     function = partial(retriever.encode_passages, model.question_encoder)
     program = _batch("encode passages", (BUILDING,), function, shapes, batch, config.index.batch)
-    both = jax.eval_shape(partial(retriever.init_params, model, shared=config.retriever.shared), jax.random.key(0))
-    return program._replace(held=program.held | {"parameters": Held(WHOLE, both)})
+    both = Held(WHOLE, retriever_params(model, config.retriever.shared))
+    return program._replace(held=program.held | {"parameters": both})
 
 
 def answer(described: Described, devices: int) -> Program:
@@ -207,9 +207,16 @@ def _trace(function: Callable[[Across], Callable], state: Any, batch: Any) -> Ca
     return trace
 
 
+@cache
 def params(model: rag.RagConfig) -> dict[str, Any]:
     """The parameters' shapes."""
     return jax.eval_shape(partial(rag.init_params, model), jax.random.key(0))
+
+
+@cache
+def retriever_params(model: rag.RagConfig, shared: bool) -> dict[str, Any]:
+    """Those of the bi-encoder."""
+    return jax.eval_shape(partial(retriever.init_params, model, shared=shared), jax.random.key(0))
 
 
 def documents(config: ConfigDict, k: int) -> int:

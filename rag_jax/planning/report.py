@@ -53,15 +53,15 @@ def _head(plan: Plan) -> Iterator[str]:
 
 def _programs(plan: Plan) -> Iterator[str]:
     device = plan.place.topology.device
-    yield f"on one {device:<24}at a time  temporaries  (estimate)   TFLOP  compiler's    bound  a second  compiled"
+    yield f"on one {device:<24}at a time  temporaries  (estimate)    TFLOP  compiler's    bound  a second  compiled"
     for one in plan.measured:
         seconds, program = memory.bound(one, plan.place), one.program
         cells = (
             f"  {program.name:<29}{program.count:>9,}",
             f"{one.temporaries / GIB:>9.2f} GiB",
             f"{one.estimate / GIB:>8.2f}   ",
-            f"{one.work.total / 1e12:>6.2f}",
-            f"{one.flops / 1e12:>10.2f}" if one.flops else f"{'':>10}",
+            f"{one.work.total / 1e12:>7.3g}",
+            f"{one.flops / 1e12:>10.3g}" if one.flops else f"{'':>10}",
             f"{1000 * seconds:>7.1f} ms" if seconds else f"{'':>10}",
             f"{_per_second(plan, one):>9,.0f}" if seconds else f"{'':>9}",
             f"{one.seconds:>6.0f} s" if one.seconds else "",

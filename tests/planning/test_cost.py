@@ -82,9 +82,7 @@ def model(layers=1, **settings):
 
 def asked(bert=BERT):
     ints = {name: Shape(shape, jnp.int32) for name, shape in {"q": (B, Q), "s": (B, K, S), "t": (B, T)}.items()}
-    return Batch(
-        ints["q"], floats(B, K, bert.width), Shape((B, K), bool), ints["s"], ints["t"], ints["t"], floats(B)
-    )
+    return Batch(ints["q"], floats(B, K, bert.width), Shape((B, K), bool), ints["s"], ints["t"], ints["t"], floats(B))
 
 
 def step_of(config, stage):
