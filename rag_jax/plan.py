@@ -30,6 +30,7 @@ def main(_) -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # a device that is here is left alone
+    jax.config.update("jax_enable_compilation_cache", False)  # a program for other devices is not kept
     from rag_jax.planning.planner import plan
     from rag_jax.planning.report import report
 

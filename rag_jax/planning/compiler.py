@@ -67,7 +67,7 @@ def limit(device: Any) -> float:
     try:
         jax.jit(jnp.negative).lower(much).compile()
     except jax.errors.JaxRuntimeError as error:
-        return _too_much(error)[1]
+        return too_much(error)[1]
     raise RuntimeError(f"{device}: the compiler takes {ABSURD} bytes")
 
 
@@ -77,7 +77,7 @@ def compiled(lowered: jax.stages.Lowered) -> Compiled:
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        return Compiled(_too_much(error)[0], 0.0, 0.0, time.monotonic() - began)
+        return Compiled(too_much(error)[0], 0.0, 0.0, time.monotonic() - began)
     seconds, memory, cost = time.monotonic() - began, program.memory_analysis(), program.cost_analysis() or {}
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
@@ -85,8 +85,8 @@ def compiled(lowered: jax.stages.Lowered) -> Compiled:
     )
 
 
-def _too_much(error: jax.errors.JaxRuntimeError) -> tuple[float, float]:
-    """Bytes asked for and bytes there; any other error is raised again."""
+def too_much(error: jax.errors.JaxRuntimeError) -> tuple[float, float]:
+    """Bytes that a program asks for and bytes that are there, by the error; any other is raised again."""
     match = re.search(TOO_MUCH, str(error))
     if match is None:
         raise error

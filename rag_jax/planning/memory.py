@@ -11,6 +11,8 @@ from rag_jax.planning import compiler, cost
 from rag_jax.planning.chips import Topology
 from rag_jax.planning.programs import OWN, SPLIT, WHOLE, Held, Program
 
+CODE = "programs"  # the compiled programs themselves lie in a device's memory
+
 
 class OnPaper:
     """Devices that no compiler is at hand for: it tells what a configuration may ask of them."""
@@ -118,7 +120,7 @@ def phases(measured: Sequence[Measured], place: Place) -> list[Phase]:
 def _phase(name: str, measured: list[Measured], place: Place) -> Phase:
     resident = held_by([one.program for one in measured], place)
     if code := sum(one.code for one in measured):
-        resident["programs"] = code
+        resident[CODE] = code
     largest = max(measured, key=lambda one: one.temporaries)
     return Phase(name, resident, largest.temporaries, largest.program.name)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rag_jax.config import STAGES
 from rag_jax.planning import chips, fit, host, memory
-from rag_jax.planning.advice import advise
+from rag_jax.planning.advice import Adviser
 from rag_jax.planning.chips import GIB
 from rag_jax.planning.memory import Measured, Phase
 from rag_jax.planning.planner import Plan
@@ -80,7 +80,8 @@ def _phase(plan: Plan, phase: Phase, run: Workdir | None) -> Iterator[str]:
         yield f"  {name:<22}{size / GIB:>8.2f}"
     yield f"  {'temporaries':<22}{phase.temporaries / GIB:>8.2f}  the most that one program needs: {phase.largest}"
     if not fits:
-        for advice in advise(phase, plan.measured, plan.described, plan.place, plan.corpus.count, run):
+        adviser = Adviser(phase, plan.measured, plan.described, plan.place, plan.corpus.count, run)
+        for advice in adviser.advise():
             then = "fits" if advice.total <= limit else "does not fit by itself"
             yield f"  {advice.change}: about {advice.total / GIB:,.2f} GiB, {then}"
 
