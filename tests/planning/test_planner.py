@@ -75,7 +75,8 @@ def test_what_does_not_fit_is_told_with_what_would_help(found):
     tight = found._replace(place=found.place._replace(limit=0.9 * building.total), phases=[building])
     text = "\n".join(report(tight, None))
     assert re.search(r"^building the index: .*: DOES NOT FIT, \d+\.\d\d GiB too much$", text, re.M)
-    assert "\n  --config.index.batch=128: about 0.01 GiB, fits\n" in text
+    assert "\n  --config.index.batch=128: about 0.00 GiB, fits\n" in text
+    assert "index.batch=64" not in text
 
 
 @pytest.mark.long
