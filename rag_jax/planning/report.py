@@ -68,7 +68,8 @@ def _programs(plan: Plan) -> Iterator[str]:
         )
         yield " ".join(cells).rstrip()
     yield "  TFLOP: of all products, a layer as often as it runs; the compiler's count has a scanned layer once."
-    yield "  bound: these at the chip's peak (slower for fp32 at HIGHEST), or their arrays once through its memory."
+    yield "  bound: these at the chip's peak (slower for fp32 at HIGHEST), or their arrays once through its memory;"
+    yield "  what devices exchange is not in it. a second: questions or passages, of all devices together."
 
 
 def _phase(plan: Plan, phase: Phase, run: Workdir | None) -> Iterator[str]:

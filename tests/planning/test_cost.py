@@ -140,3 +140,40 @@ def test_the_compiler_counts_the_same_where_nothing_is_scanned(compiled_in_haste
     arguments = params, asked(config.question_encoder)
     theirs = jax.jit(jax.grad(loss, has_aux=True)).lower(*arguments).compile().cost_analysis()["flops"]
     assert counted(jax.grad(loss, has_aux=True), *arguments).total == pytest.approx(theirs, rel=0.03)
+
+
+def held(function, *arguments):
+    return cost.peak(jax.make_jaxpr(function)(*arguments))
+
+
+def test_the_fullest_moment_by_hand():
+    x = floats(4, 4)  # 64 bytes
+
+    def chain(x):
+        a = x @ x
+        b = a @ a  # a and b are there
+        return b @ a  # and the result, which is not counted
+
+    assert held(chain, x) == 2 * 64
+    assert held(lambda x: ((x @ x) @ x) @ x, x) == 2 * 64  # the first is gone when the third is made
+    assert held(lambda x: jnp.tanh(x @ x + 1) @ x, x) == 64  # tanh and sum are computed where they are read
+
+
+def test_what_a_layer_keeps_is_held_for_all_layers():
+    def layers(x):
+        return jax.lax.scan(lambda x, _: (x @ x, x), x, None, length=6)
+
+    def backwards(x):
+        x, kept = layers(x)
+        return jax.lax.scan(lambda x, y: (x @ y, None), x, kept)[0]
+
+    assert 6 * 64 <= held(backwards, floats(4, 4)) <= 9 * 64
+
+
+def test_recomputing_holds_less():
+    def loss(x, remat):
+        layer = jax.checkpoint(lambda x: jnp.tanh(jnp.tanh(x @ x) @ x)) if remat else lambda x: jnp.tanh(x @ x) @ x
+        return jax.lax.scan(lambda x, _: (layer(x), None), x, None, length=8)[0].sum()
+
+    none, full = (held(jax.grad(partial(loss, remat=remat)), floats(16, 16)) for remat in (False, True))
+    assert full < 0.7 * none

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from rag_jax.command import find_config, load_config
-from rag_jax.data import tasks
 from rag_jax.index import exact
 from rag_jax.parallel import Pmap
 from rag_jax.planning import cost
-from rag_jax.planning.model import Described, describe
-from rag_jax.planning.programs import SPLIT, asked, fellow, holed, programs
-from rag_jax.training.sources import PassageSource, QuestionSource
+from rag_jax.planning.model import describe
+from rag_jax.planning.programs import SPLIT, fellow, programs
 
 
 def configured(name="demo", **groups):
@@ -69,21 +67,6 @@ def test_an_answer_runs_its_loops_as_often_as_it_has_tokens():
     assert named(small(decode={"max_length": 20}))["answer"].loops == (20,)
     # 4 questions a device, 50 passages, rooms of 32 tokens: documents judge one of the 49 other answers at a time.
     assert named(configured("nq"))["answer"].loops == (25, 49)
-
-
-def test_the_batch_of_a_step_is_the_one_that_training_makes(tiny_run, tiny_rag):
-    described = Described(tiny_rag.config, tiny_rag.model, ())
-    stage, parallel = tiny_rag.config.joint, tiny_rag.parallel
-    data = tiny_rag.config.data.copy_and_resolve_references()
-    questions = tasks.questions(data, str(tiny_run.folder / data.train))
-    source = QuestionSource(
-        questions, tiny_rag.retriever, tiny_rag.model, tiny_rag.config, stage, parallel, name="joint", names=None
-    )
-    found = source.search(0, source.encode(tiny_rag.params, 0))
-    assert shapes(source.batch(0, found.ids_BK)) == shapes(asked(described, stage.batch, stage.k))
-    denoise = PassageSource(tiny_rag.retriever, tiny_rag.config, tiny_rag.config.denoise)
-    ids_BK = denoise.search(0, None).ids_BK
-    assert shapes(denoise.batch(0, ids_BK)) == shapes(holed(tiny_rag.config, tiny_rag.config.denoise.batch))
 
 
 def test_a_planned_step_is_the_program_that_a_real_batch_runs():
