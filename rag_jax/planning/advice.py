@@ -56,15 +56,15 @@ class Adviser:
 
     def advise(self) -> list[Advice]:
         """Single changes that help, those that suffice first; where none does, several together."""
-        found, enough = [], set()
+        found, least = [], {}
         for change in _changes(self._start):
-            if tuple(change) in enough:  # a smaller change of the same kind suffices
+            before = least.get(tuple(change), self._start.total)  # with a smaller change of the same kind
+            if before <= self._limit:
                 continue
             total = self._after(self._start, change).total
-            if total < self._start.total:
+            if total < before:
+                least[tuple(change)] = total
                 found.append(Advice(_typed(change), total))
-            if total <= self._limit:
-                enough.add(tuple(change))
         if all(one.total > self._limit for one in found) and (several := self._together()):
             found.append(several)
         return sorted(found, key=lambda advice: advice.total > self._limit)

@@ -30,13 +30,14 @@ class Compiled(NamedTuple):
     """What the compiler says of a program: bytes on a device beside its arguments, and how long it took.
 
     temporaries: with the results that do not replace arguments. code: the program itself. flops: its own count, which
-    has a scanned layer once; 0 where it did not fit, of which temporaries and nothing else is known.
+    has a scanned layer once. fits: False where it was refused, of which temporaries and nothing else is known.
     """
 
     temporaries: float
     code: float
     flops: float
     seconds: float
+    fits: bool = True
 
 
 def devices(topology: Topology) -> list[Any]:
@@ -77,7 +78,7 @@ def compiled(lowered: jax.stages.Lowered) -> Compiled:
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        return Compiled(too_much(error)[0], 0.0, 0.0, time.monotonic() - began)
+        return Compiled(too_much(error)[0], 0.0, 0.0, time.monotonic() - began, fits=False)
     seconds, memory, cost = time.monotonic() - began, program.memory_analysis(), program.cost_analysis() or {}
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(

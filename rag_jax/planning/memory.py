@@ -63,6 +63,7 @@ class Measured(NamedTuple):
 
     temporaries: the compiler's figure, or where there is none `estimate`, that of its equations. code: the program's
     own bytes. seconds: of compiling; flops: the compiler's count, with each scanned layer once; both 0 if unknown.
+    fits: False where the compiler refused it.
     """
 
     program: Program
@@ -72,6 +73,7 @@ class Measured(NamedTuple):
     code: float = 0.0
     flops: float = 0.0
     seconds: float = 0.0
+    fits: bool = True
 
 
 def measure(program: Program, place: Place) -> Measured:
@@ -83,7 +85,7 @@ def measure(program: Program, place: Place) -> Measured:
     if not place.compiles:
         return Measured(program, work, estimate, estimate)
     told = compiler.compiled(program.lower(place.parallel))
-    return Measured(program, work, estimate, told.temporaries, told.code, told.flops, told.seconds)
+    return Measured(program, work, estimate, *told)
 
 
 def bound(measured: Measured, place: Place) -> float:

@@ -76,7 +76,8 @@ def _place(config: ConfigDict, topology: chips.Topology) -> Place:
 def _measured(program: Program, place: Place, log: Callable[[str], None]) -> Measured:
     measured = memory.measure(program, place)
     if place.compiles:
-        log(f"{program.name}, {program.count} at a time: compiled in {measured.seconds:.0f} s")
+        told = "compiled" if measured.fits else "found not to fit"
+        log(f"{program.name}, {program.count} at a time: {told} in {measured.seconds:.0f} s")
     return measured
 
 

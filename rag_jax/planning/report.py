@@ -12,9 +12,9 @@ from rag_jax.planning.programs import BUILDING, RETRIEVER, TRAINING, trains_retr
 from rag_jax.workdir import Workdir
 
 REACHED = 0.4  # of the bound, for a second figure: what well-kept training programs reach
-# Of temporaries on v5e:2x4 with jax 0.10.2 and libtpu 0.0.52: the estimate as a share of the compiled figure.
+# Of nq's temporaries, with jax 0.10.2 and libtpu 0.0.42.1; a TPU pads a head's 64 channels to 128.
 ESTIMATED = (
-    "compiled for v5e:2x4, nq's step needed 0.93 (remat 'full'), 1.03 ('dots') and 1.34 ('none') of its estimate"
+    "on v5e:2x4 the compiler needed 1.27 of the estimate for nq's step (1.35 without remat), 1.6 to 2.0 for its answers"
 )
 
 
@@ -64,9 +64,9 @@ def _programs(plan: Plan) -> Iterator[str]:
             f"{one.flops / 1e12:>10.3g}" if one.flops else f"{'':>10}",
             f"{1000 * seconds:>7.1f} ms" if seconds else f"{'':>10}",
             f"{_per_second(plan, one):>9,.0f}" if seconds else f"{'':>9}",
-            f"{one.seconds:>6.0f} s" if one.seconds else "",
+            f"{one.seconds:>6.0f} s" if one.fits else "   does not fit",
         )
-        yield " ".join(cells).rstrip()
+        yield " ".join(cells if plan.place.compiles else cells[:-1]).rstrip()
     yield "  TFLOP: of all products, a layer as often as it runs; the compiler's count has a scanned layer once."
     yield "  bound: these at the chip's peak (slower for fp32 at HIGHEST), or their arrays once through its memory;"
     yield "  what devices exchange is not in it. a second: questions or passages, of all devices together."
