@@ -95,7 +95,8 @@ def _fit(plan: Plan) -> Iterator[str]:
         yield f"{stage}.batch {batch * devices:,}, {a_device}: {total / GIB:,.2f} GiB, {verdict}"
     best = fit.largest(plan.tried, limit)
     found = f"--config.{stage}.batch={best * devices}" if best else "none; see above for what helps"
-    yield f"the largest batch that fits, of those tried: {found}"
+    by = "of those tried" if plan.place.compiles else "by this estimate"
+    yield f"the largest batch that fits, {by}: {found}"
 
 
 def _time(plan: Plan) -> Iterator[str]:
