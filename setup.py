@@ -11,6 +11,7 @@ EXTRAS = {
     "tensorboard": ["tensorboardX>=2.6.5"],
     "torch": ["torch>=2.6"],  # reads weights that are saved as pytorch_model.bin
     "tpu": ["jax[tpu]>=0.10,<0.12"],
+    "plan": ["libtpu>=0.0.42,<0.1; platform_system == 'Linux'"],  # the TPU compiler; it needs no TPU
     "cuda": ["jax[cuda13]>=0.10,<0.12"],
     "bm25": BM25,
     "hub": HUB,

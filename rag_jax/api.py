@@ -127,6 +127,13 @@ def bad_words(decode: ConfigDict, tokenizer: Tokenizer) -> tuple[tuple[int, ...]
     return tuple(dict.fromkeys([*map(tuple, tokenizer.encode_batch(spelled)), *given]))
 
 
+def read_batch(
+    model: rag.RagConfig, decode: DecodeConfig, labelled: bool, params: Any, batch: tuple[jax.Array, ...]
+) -> Generated:
+    """What the generator says to a batch of sources and priors; with decoder inputs where it tells labels."""
+    return classify(model, params, *batch) if labelled else generate(model, decode, params, *batch)
+
+
 class Rag:
     """Question encoder, index, passages and generator, ready to answer; batches are padded to few shapes."""
 
@@ -136,11 +143,7 @@ class Rag:
         self._encode = parallel.batch(partial(rag.encode_questions, model))
         self._null = jax.jit(partial(null_document.learned, model.null_document))
         self.decode = replace(decode_config(config), bad_words=bad_words(config.decode, retriever.generator_tokenizer))
-
-        def read(params: Any, batch: tuple[jax.Array, ...]) -> Generated:
-            return classify(model, params, *batch) if self.labels else generate(model, self.decode, params, *batch)
-
-        self._read = parallel.batch(read)
+        self._read = parallel.batch(partial(read_batch, model, self.decode, bool(self.labels)))
 
     @classmethod
     def load(

@@ -56,8 +56,10 @@ class Devices:
 
     def __init__(self, devices: list[jax.Device] | None = None):
         self.devices = list(jax.devices() if devices is None else devices)
-        self.local = [device for device in self.devices if device.process_index == jax.process_index()]
-        self.processes = len(self.devices) // len(self.local) if self.local else 1  # none: compiled for elsewhere
+        mine = set(jax.local_devices())
+        # Devices of a machine that is not here, which programs are compiled for, count as one process's.
+        self.local = [device for device in self.devices if device in mine] or self.devices
+        self.processes = len(self.devices) // len(self.local)
         self._mesh = Mesh(np.array(self.devices), (AXIS,))
 
     def check_batch(self, key: str, batch: int, accumulation: int = 1) -> None:
@@ -77,6 +79,14 @@ class Devices:
         if self.processes == 1:
             return array
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+    def abstract_parts(self, tree: Any) -> Any:
+        """What one device has, as shapes, with the form and placement of `put_parts`."""
+
+        def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((len(self.devices), *leaf.shape), leaf.dtype, sharding=self._on(AXIS))
+
+        return jax.tree.map(shape, tree)
 
     def _parts(self, part: Callable[[int], Any], among: list[jax.Device], split: NamedSharding) -> Any:
         def joined(*shards: jax.Array) -> jax.Array:
@@ -99,7 +109,7 @@ class Pmap(Devices):
     def __init__(self, devices: list[jax.Device] | None = None):
         super().__init__(devices)
         # pmap keeps a process's copies and rows on its own devices, whatever the others have.
-        mesh = Mesh(np.array(self.local or self.devices), (AXIS,))
+        mesh = Mesh(np.array(self.local), (AXIS,))
         self._split, self._whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
 
     def step(self, function: Callable, **static: Any) -> Callable:
@@ -112,7 +122,7 @@ class Pmap(Devices):
 
         Of several processes each runs it alone, on its own devices.
         """
-        return jax.pmap(function, AXIS, in_axes=(None, 0), out_axes=0, devices=self.local or self.devices)
+        return jax.pmap(function, AXIS, in_axes=(None, 0), out_axes=0, devices=self.local)
 
     def put_batch(self, batch: Any) -> Any:
         """This process's rows [B, ...] onto its devices as [devices, B/devices, ...]; B must divide over them."""
@@ -142,7 +152,7 @@ class Pmap(Devices):
 
     def abstract_batch(self, tree: Any) -> Any:
         """Shapes [B, ...] with the form and placement of `put_batch`, to compile without a batch."""
-        count = len(self.local or self.devices)
+        count = len(self.local)
 
         def shape(leaf: Any) -> jax.ShapeDtypeStruct:
             form = (count, leaf.shape[0] // count, *leaf.shape[1:])

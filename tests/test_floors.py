@@ -13,8 +13,9 @@ FLOORS = (
     ("index", "decode", "hub"),
     ("retrieve", "api"),
     ("evaluation",),
-    ("training",),
-    ("train", "train_retriever", "build_index", "evaluate", "answer", "export", ""),  # "" is rag_jax itself, the way in
+    ("training", "planning"),
+    # "" is rag_jax itself, the way in.
+    ("train", "train_retriever", "build_index", "evaluate", "answer", "export", "plan", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
@@ -26,6 +27,7 @@ NEIGHBOURS = {
     ("variants", "command"),
     ("variants", "config"),
     ("api", "retrieve"),
+    ("planning", "training"),  # what is planned is what is trained
 }  # importer first
 OWNERS = {
     "torch": "hub/tensors.py",

@@ -37,7 +37,7 @@ def judge(
     count_R = jnp.sum(missing_RC, axis=1)
     if most == 0:
         return jnp.zeros((B, K, C), jnp.float32)
-    G = min(most, max(1, _TOKENS // (R * T)))
+    G = together(R, T, most)
     order_RC = jnp.pad(jnp.argsort(~missing_RC, axis=1, stable=True), ((0, 0), (0, -C % G)))
     row_R1 = jnp.arange(R)[:, None]
 
@@ -55,6 +55,11 @@ def judge(
 
     nothing = jnp.int32(0), jnp.zeros((R, C), jnp.float32)
     return jax.lax.while_loop(some_left, some_more, nothing)[1].reshape(B, K, C)
+
+
+def together(rows: int, length: int, most: int) -> int:
+    """How many of a document's candidates, at most so many, are judged at once: G."""
+    return min(most, max(1, _TOKENS // (rows * length)))
 
 
 def _by_tree(config: RagConfig, params: dict, memory: Memory, token_RGT: jax.Array, paid_RGT: jax.Array) -> jax.Array:

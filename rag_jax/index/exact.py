@@ -53,7 +53,7 @@ class ExactSearcher:
             shard_NE = read(vectors, start, count, held)
             self._shards.append(jax.device_put((shard_NE, np.int32(start), np.int32(count)), device))
         self._devices = devices[: len(self._shards)]
-        self._search = partial(_search, block=block, recall=recall_target, of=held * len(self._shards))
+        self._search = partial(search_shard, block=block, recall=recall_target, of=held * len(self._shards))
 
     def search(self, vector_BE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (id_BK int64, score_BK fp32), best first, ties by lower id; -1 and -inf past the corpus."""
@@ -87,7 +87,8 @@ def read(vectors: Vectors, start: int, count: int, rows: int) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames=("k", "block", "recall", "of"))
-def _search(query_BE, vector_NE, start, count, *, k: int, block: int, recall: float, of: int):
+def search_shard(query_BE, vector_NE, start, count, *, k: int, block: int, recall: float, of: int):
+    """(score_BK, id_BK) of the best of a device's share: `count` passages from `start` on, then padding; see topk."""
     score_BK, id_BK = topk(query_BE, vector_NE, k, count=count, block=block, recall=recall, of=of)
     return score_BK, jnp.where(id_BK == MISSING, MISSING, id_BK + start)
 

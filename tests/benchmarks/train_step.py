@@ -150,7 +150,7 @@ class Ours:
         self.config, parallel = problem.config, Pmap(jax.devices()[:1])
         tx = optimizer(problem.stage, ("question_encoder", "generator"))
         params = weights(problem)
-        self.state = parallel.put_whole(TrainState(jnp.int32(0), params, jax.jit(tx.init)(params)))
+        self.state = parallel.put_state(TrainState(jnp.int32(0), params, jax.jit(tx.init)(params)))
         self.batch = parallel.put_batch(problem.batch())
         objective = Objective(train_question_encoder=True, label_smoothing=0.0, accumulation=1, seed=0)
         self.step = parallel.step(train_step, config=self.config, optimizer=tx, objective=objective)

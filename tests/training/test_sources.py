@@ -23,6 +23,9 @@ from rag_jax.index.builder import build_index
 from rag_jax.index.encoding import Encoder
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
+from rag_jax.planning.model import Described
+from rag_jax.planning.programs import asked as asked_batch
+from rag_jax.planning.programs import holed as holed_batch
 from rag_jax.retrieve import Retriever
 from rag_jax.training.health import Health
 from rag_jax.training.sources import PassageSource, QuestionSource, blocked_words
@@ -427,3 +430,19 @@ def test_a_closed_book_has_the_question_alone_and_a_prior_of_1(world):
         np.testing.assert_array_equal(document_log_prior(batch.score_BK, batch.mask_BK), np.zeros((8, 1)))
         assert source_texts(world, batch) == [[question.text] for question in asked(step)]
         assert target_texts(world, batch) == [question.answers[0] for question in asked(step)]
+
+
+def shapes(tree):
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
+def test_batches_have_the_shapes_that_are_planned_for(world, make_source, by_words):
+    described, ids_BK = Described(world.config, world.model, ()), np.zeros((8, 3), np.int64)
+    assert shapes(make_source().batch(0, ids_BK)) == shapes(asked_batch(described, 8, 3))
+    config = world.config.copy_and_resolve_references()
+    stage, config.index.kind = config.denoise, "bm25"
+    scored = by_words().batch(0, ids_BK, np.zeros((8, 3), np.float32))
+    assert shapes(scored) == shapes(asked_batch(described._replace(config=config), 8, 3))
+    stage.batch = 8
+    holes = PassageSource(world.retriever, config, stage).batch(0, ids_BK[:, :1])
+    assert shapes(holes) == shapes(holed_batch(config, 8))
