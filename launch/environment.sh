@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: `environment NAME WHAT` makes a virtual environment .venv-NAME in the repository's
 # root with the package and the extras WHAT installed, and enters it. A second call finds it ready.
 environment() {
@@ -8,5 +9,6 @@ environment() {
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e "$what"
     echo "$stamp" > "$folder/.installed"
   fi
+  # shellcheck source=/dev/null
   . "$folder/bin/activate"
 }

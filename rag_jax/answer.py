@@ -35,8 +35,11 @@ def main(argv) -> None:
         raise UserError(f"--plot: found {len(questions)} questions, expected one to draw")
     from rag_jax.api import Rag
     from rag_jax.evaluation import plots
+    from rag_jax.parallel import keep_programs
     from rag_jax.storage import publish, twin
 
+    if place.checkpoints.is_dir():  # a run, not an export
+        keep_programs(place.programs)
     if options.plot:
         plots.check_installed("--plot")
     settings = command.checked(options.config) if options.config else None

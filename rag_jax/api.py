@@ -30,7 +30,7 @@ from rag_jax.models import null_document, rag
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 from rag_jax.models.fingerprint import model_fingerprint
-from rag_jax.parallel import Pmap
+from rag_jax.parallel import Devices, Pmap
 from rag_jax.retrieve import Retrieved, Retriever, check_documents, check_questions, pad
 
 
@@ -127,20 +127,23 @@ def bad_words(decode: ConfigDict, tokenizer: Tokenizer) -> tuple[tuple[int, ...]
     return tuple(dict.fromkeys([*map(tuple, tokenizer.encode_batch(spelled)), *given]))
 
 
+def read_batch(
+    model: rag.RagConfig, decode: DecodeConfig, labelled: bool, params: Any, batch: tuple[jax.Array, ...]
+) -> Generated:
+    """What the generator says to a batch of sources and priors; with decoder inputs where it tells labels."""
+    return classify(model, params, *batch) if labelled else generate(model, decode, params, *batch)
+
+
 class Rag:
     """Question encoder, index, passages and generator, ready to answer; batches are padded to few shapes."""
 
-    def __init__(self, model: rag.RagConfig, params: Any, retriever: Retriever, config: ConfigDict, parallel: Pmap):
+    def __init__(self, model: rag.RagConfig, params: Any, retriever: Retriever, config: ConfigDict, parallel: Devices):
         self.model, self.params, self.retriever, self.config = model, params, retriever, config
         self.parallel, self.labels = parallel, tasks.labels(config.data)
         self._encode = parallel.batch(partial(rag.encode_questions, model))
         self._null = jax.jit(partial(null_document.learned, model.null_document))
         self.decode = replace(decode_config(config), bad_words=bad_words(config.decode, retriever.generator_tokenizer))
-
-        def read(params: Any, batch: tuple[jax.Array, ...]) -> Generated:
-            return classify(model, params, *batch) if self.labels else generate(model, self.decode, params, *batch)
-
-        self._read = parallel.batch(read)
+        self._read = parallel.batch(partial(read_batch, model, self.decode, bool(self.labels)))
 
     @classmethod
     def load(
@@ -272,7 +275,7 @@ class Rag:
         if self.model.null_document == "none":
             return None
         padded_BE = None if query_BE is None else pad(query_BE, self._rows(count))
-        learned_B = np.asarray(self._null(self.params["null_document"], padded_BE))
+        learned_B = jax.device_get(self._null(self.params["null_document"], jax.device_put(padded_BE)))
         return learned_B[:count] if learned_B.ndim else np.full(count, learned_B)
 
     def _shorter(self, source_BKS: np.ndarray) -> np.ndarray:
@@ -285,7 +288,7 @@ class Rag:
 
     def _rows(self, count: int) -> int:
         """The batch size that `count` questions are padded to: the next power of two, a multiple of the devices."""
-        devices = len(self.parallel.devices)
+        devices = len(self.parallel.local)
         return -(-bucket(count) // devices) * devices
 
     def _answers(self, question: str, row: int, found: Retrieved, reading: Reading, tokens: bool) -> Answer:

@@ -22,7 +22,9 @@ def define_flags() -> None:
 
 def define_team_flags() -> None:
     """--coordinator, --processes and --process, of a command that several processes may do together."""
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where several processes work together.")
+    flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0, if several processes work together; or auto (TPU, SLURM)."
+    )
     flags.DEFINE_integer("processes", 1, "How many processes work together.")
     flags.DEFINE_integer("process", 0, "The number of this one, from 0.")
 

@@ -1,5 +1,7 @@
 """The schema of a configuration: every key with its default and what it means."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 STAGES = ("denoise", "reader", "joint")
@@ -24,6 +26,9 @@ def _stage() -> dict:
 
 DEFAULTS = {
     "seed": 0,
+    # How several devices share a step: 'pmap', each with the whole state, or 'sharded', each with a part of parameters
+    # and optimizer state, for models that do not fit otherwise.
+    "parallel": "pmap",
     "kind": "token",  # 'token' (RAG-Token) or 'sequence' (RAG-Sequence)
     # Where training starts; each a folder or a hub name, and sizes, prefixes and tokenizers come with it.
     "init_from": "",  # a run of this package, or a Hugging Face RAG model
@@ -128,6 +133,7 @@ DEFAULTS = {
         "batch": 256,
         "shard": 65536,
         "dtype": "float32",
+        "split": False,  # True: of several processes each searches a part of the passages, for the questions of all
         "recall_target": 1.0,  # kind 'exact', on a TPU: below 1, this share of the best is expected, in less time
         "scann": {  # 0 and '': chosen by the number of passages, see index.scann.parameters
             "method": "",  # or 'brute_force' or 'tree'
@@ -195,3 +201,11 @@ def score_scale(config: ConfigDict) -> float:
 def closed_book(config: ConfigDict) -> bool:
     """Whether the generator alone reads the question: no passages, no index, no question encoder."""
     return config.index.kind == "none"
+
+
+def flat(config: ConfigDict, prefix: str = "config.") -> dict[str, Any]:
+    """{'config.joint.k': 5, ...}: every value by its whole name."""
+    values = {}
+    for key, value in config.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {f"{prefix}{key}": value}
+    return values

@@ -38,9 +38,12 @@ def main(_) -> None:
     from rag_jax.config import closed_book
     from rag_jax.data.tasks import TASKS
     from rag_jax.evaluation.report import Asked, evaluate, own_numbers
-    from rag_jax.parallel import team
+    from rag_jax.parallel import keep_programs
+    from rag_jax.team import team
 
     with team(options.coordinator, options.processes, options.process) as joined:
+        if place.checkpoints.is_dir():  # a run, not an export
+            keep_programs(place.programs)
         rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)
         task = TASKS[rag.config.data.task]
         asked = Asked(

@@ -83,12 +83,19 @@ class Retriever(NamedTuple):
     def _round_trip(self) -> bool:
         return self.question_text.startswith("round_trip")
 
+    def question_pieces(self, questions: Sequence[str]) -> list[np.ndarray]:
+        """Generator tokens of the questions, as they stand in a source."""
+        return inner_pieces(self.generator_tokenizer, self._as_read(questions))
+
+    def _as_read(self, questions: Sequence[str]) -> Sequence[str]:
+        if not self._round_trip:
+            return questions
+        clean = self.question_text == "round_trip_clean"
+        return round_trip(self.encoder_tokenizer, questions, length=self.length.question, clean=clean)
+
     def sources(self, documents_BK: Sequence[Sequence[Document]], questions: Sequence[str]) -> np.ndarray:
         """Generator inputs `<s> title / text // question </s>`, source_BKS int32; the question alone is the last."""
-        if self._round_trip:
-            clean = self.question_text == "round_trip_clean"
-            questions = round_trip(self.encoder_tokenizer, questions, length=self.length.question, clean=clean)
-        sources = []
+        questions, sources = self._as_read(questions), []
         if self.index is not None:
             sources.append(
                 fill_sources(
@@ -120,7 +127,7 @@ class Retrieved(NamedTuple):
     def of(cls, ids_BK: np.ndarray, score_BK: np.ndarray, null_B: np.ndarray | None, rows: int) -> "Retrieved":
         """Passages with their scores and what follows from them; computed in a batch of so many rows."""
         padded = (pad(score_BK, rows), pad(ids_BK >= 0, rows), None if null_B is None else pad(null_B, rows))
-        score_BK, prior_BK = (np.asarray(array)[: len(ids_BK)] for array in _prior(*padded))
+        score_BK, prior_BK = (array[: len(ids_BK)] for array in jax.device_get(_prior(*jax.device_put(padded))))
         return cls(ids_BK, score_BK, prior_BK, null_B)
 
     @classmethod

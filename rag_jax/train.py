@@ -1,20 +1,41 @@
-"""Trains question encoder and generator through the documents: `python -m rag_jax.train --config --workdir`."""
+"""Trains question encoder and generator through the documents: `python -m rag_jax.train --config --workdir`.
+
+On several hosts that see the same folders: the same command on each, with --coordinator, --processes and --process.
+[--profile_steps=FIRST:COUNT] writes what jax.profiler sees of so many steps into WORKDIR/profile.
+"""
 
 from absl import flags
 
 from rag_jax import command
+from rag_jax.errors import fail
 from rag_jax.workdir import Workdir
 
 command.define_flags()
+command.define_team_flags()
+flags.DEFINE_string("profile_steps", "", "FIRST:COUNT of the run's steps to profile, as 20:5.")
 
 
 def main(_) -> None:
     """Checks the configuration, then trains."""
-    place = Workdir(flags.FLAGS.workdir)
-    settings = command.checked(flags.FLAGS.config)
+    options = flags.FLAGS
+    place, steps = Workdir(options.workdir), profiled(options.profile_steps)
+    settings = command.checked(options.config)
+    from rag_jax.parallel import keep_programs
+    from rag_jax.team import team
+    from rag_jax.training.logging import Profile
     from rag_jax.training.loop import train
 
-    train(settings, place)
+    with team(options.coordinator, options.processes, options.process) as joined:
+        keep_programs(place.programs)
+        train(settings, place, joined, Profile(place.folder / "profile", *steps))
+
+
+def profiled(steps: str) -> tuple[int, int]:
+    """First step and count of --profile_steps; UserError for anything else."""
+    first, _, count = (steps or "0:0").partition(":")
+    if not (first.isdecimal() and count.isdecimal()):
+        fail(f"--profile_steps: found '{steps}', expected FIRST:COUNT, as 20:5")
+    return int(first), int(count)
 
 
 if __name__ == "__main__":

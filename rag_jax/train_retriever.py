@@ -1,4 +1,7 @@
-"""Trains the bi-encoder that finds passages: `python -m rag_jax.train_retriever --config --workdir`."""
+"""Trains the bi-encoder that finds passages: `python -m rag_jax.train_retriever --config --workdir`.
+
+On several hosts that see the same folders: the same command on each, with --coordinator, --processes and --process.
+"""
 
 from absl import flags
 
@@ -6,15 +9,20 @@ from rag_jax import command
 from rag_jax.workdir import Workdir
 
 command.define_flags()
+command.define_team_flags()
 
 
 def main(_) -> None:
     """Checks the configuration, then trains."""
-    place = Workdir(flags.FLAGS.workdir)
-    settings = command.checked(flags.FLAGS.config)
+    options = flags.FLAGS
+    place, settings = Workdir(options.workdir), command.checked(options.config)
+    from rag_jax.parallel import keep_programs
+    from rag_jax.team import team
     from rag_jax.training.retriever_loop import train_retriever
 
-    train_retriever(settings, place)
+    with team(options.coordinator, options.processes, options.process) as joined:
+        keep_programs(place.programs)
+        train_retriever(settings, place, joined)
 
 
 if __name__ == "__main__":

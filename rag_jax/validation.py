@@ -10,6 +10,7 @@ from rag_jax.config import STAGES, closed_book, default_config
 from rag_jax.errors import UserError
 
 CHOICES = {
+    "parallel": ("pmap", "sharded"),
     "kind": ("token", "sequence"),
     "data.task": tuple("qa nq triviaqa webquestions curatedtrec msmarco jeopardy fever3 fever2 squad kilt".split()),
     "data.classify": ("", "token", "head"),
@@ -150,6 +151,8 @@ def _index_problems(config: ConfigDict) -> Iterator[str]:
     kind = config.index.kind
     if kind != "exact" and config.index.recall_target != 1:
         yield f"index.recall_target: found {config.index.recall_target}, expected 1.0 but for index.kind = 'exact'"
+    if kind not in ("scann", "exact") and config.index.split:
+        yield "index.split: found True, expected False but for index.kind = 'scann' or 'exact'"
     stages, right = [name for name in STAGES if config[name].steps > 0], {}
     if kind in ("bm25", "none"):
         right |= {f"{name}.train_question_encoder": (False,) for name in stages}

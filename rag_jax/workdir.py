@@ -37,6 +37,8 @@ class Workdir:
         if not folder:
             raise UserError("--workdir: missing, expected the folder of the run, as --workdir=runs/demo")
         self.folder = twin(folder)
+        self.parts = self.folder / "index_parts"  # of an index that is split over processes
+        self.programs = self.folder / "programs"  # compiled once, loaded from then on
 
     def save_config(self, config: ConfigDict) -> None:
         """Writes the resolved configuration, for the commands that come later and for the record."""

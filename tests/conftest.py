@@ -78,14 +78,18 @@ class Run:
         return done
 
     def together(self, name, *arguments, preludes=("", ""), code=0, second=()):
-        """Runs two processes of one job on this machine, the second with more arguments; returns both when done."""
+        """Runs two processes of one job on this machine, the second with more arguments; returns both when done.
+
+        code: of both, or of each.
+        """
+        codes = code if isinstance(code, tuple) else (code, code)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
 
         def process(number):
             own = coordinator, "--processes=2", f"--process={number}", *(second if number else ())
-            return self.command(name, *arguments, *own, code=code, prelude=preludes[number])
+            return self.command(name, *arguments, *own, code=codes[number], prelude=preludes[number])
 
         with ThreadPoolExecutor(2) as threads:
             return list(threads.map(process, range(2)))
@@ -123,14 +127,14 @@ def get_config(kind="token"):
     return config
 """
 COUNT_TRACES = """
-import rag_jax.training.loop as loop
-step = loop.train_step
+from rag_jax.training import sources
+step = sources.train_step
 
 def counted(*arguments, **settings):
     print("traced a training step")
     return step(*arguments, **settings)
 
-loop.train_step = counted
+sources.QuestionSource.step = sources.PassageSource.step = staticmethod(counted)
 """
 
 
@@ -211,6 +215,16 @@ def tiny_rag(tiny_run):
 @pytest.fixture
 def two_devices(tiny_run, monkeypatch):
     """The tiny run, whose commands have two devices."""
-    flags = tiny_run.environment["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
-    monkeypatch.setitem(tiny_run.environment, "XLA_FLAGS", flags)
-    return tiny_run
+    return with_devices(tiny_run, monkeypatch, 2)
+
+
+@pytest.fixture
+def four_devices(tiny_run, monkeypatch):
+    """The tiny run, whose commands have four devices."""
+    return with_devices(tiny_run, monkeypatch, 4)
+
+
+def with_devices(run, monkeypatch, count):
+    flags = f"{run.environment['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+    monkeypatch.setitem(run.environment, "XLA_FLAGS", flags)
+    return run

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from rag_jax.errors import UserError
-from rag_jax.parallel import SINGLE, team
+from rag_jax.team import SINGLE, team
 
 FAILS = """
 import rag_jax.index.shards as shards

@@ -35,7 +35,7 @@ def trees(seed=0):
 
 def abstract(tree):
     """What is to be restored: the shapes, whole on every device."""
-    return Pmap().abstract_whole(jax.eval_shape(lambda: tree))
+    return Pmap().abstract_state(jax.eval_shape(lambda: tree))
 
 
 def bits(tree):

@@ -73,7 +73,7 @@ def test_a_reader_warm_up_leaves_the_question_encoder_alone(tiny_run, tiny_rag):
     """The joint stage moves it away from the retriever's."""
     checkpoints = Checkpoints(tiny_run.workdir / "retriever")
     encoder = jax.eval_shape(lambda tree: tree, tiny_rag.params["question_encoder"])
-    whole = {"question_encoder": tiny_rag.parallel.abstract_whole(encoder)}
+    whole = {"question_encoder": tiny_rag.parallel.abstract_state(encoder)}
     before = checkpoints.restore(checkpoints.latest(), params=whole)["params"]["question_encoder"]
     after = Rag.load(tiny_run.workdir, checkpoint="last").params["question_encoder"]
     moved = jax.tree.map(lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()), before, after)

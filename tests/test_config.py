@@ -91,6 +91,7 @@ def test_a_changed_configuration_leaves_the_defaults_alone(config):
         ("decode.forced_bos_id", -2, "found -2, expected -1 (none) or more"),
         ("decode.temperature", 0.0, "found 0.0, expected more than 0"),
         ("decode.top_p", 0.0, "found 0.0, expected more than 0, at most 1"),
+        ("parallel", "fsdp", "found 'fsdp', expected one of pmap, sharded"),
         ("index.recall_target", 0.9, "found 0.9, expected 1.0 but for index.kind = 'exact'"),
         ("evaluate.recall", (1, 0), "found (1, 0), expected 1 or more"),
         ("hot_swap.questions", ("one",), "found ('one',), expected two files, one an edition"),

@@ -47,7 +47,7 @@ def with_null(tiny_rag):
         config.retrieval.null_document = null
         config.decode.update(decode)
         model = replace(tiny_rag.model, null_document=null, kind=config.kind)
-        params = tiny_rag.params | {"null_document": tiny_rag.parallel.put_whole(drawn(model))}
+        params = tiny_rag.params | {"null_document": tiny_rag.parallel.put_state(drawn(model))}
         return Rag(model, params, tiny_rag.retriever._replace(alone=True), config, tiny_rag.parallel)
 
     return make

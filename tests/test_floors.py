@@ -9,12 +9,13 @@ ROOT = Path(__file__).parents[1] / "rag_jax"
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FLOORS = (
     ("core", "metrics", "errors", "files", "remote", "storage"),
-    ("models", "data", "checkpoint", "parallel", "config", "validation", "command", "workdir", "variants"),
+    ("models", "data", "checkpoint", "parallel", "team", "config", "validation", "command", "workdir", "variants"),
     ("index", "decode", "hub"),
     ("retrieve", "api"),
     ("evaluation",),
-    ("training",),
-    ("train", "train_retriever", "build_index", "evaluate", "answer", "export", ""),  # "" is rag_jax itself, the way in
+    ("training", "planning"),
+    # "" is rag_jax itself, the way in.
+    ("train", "train_retriever", "build_index", "evaluate", "answer", "export", "plan", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
@@ -31,6 +32,7 @@ NEIGHBOURS = {
     ("variants", "command"),
     ("variants", "config"),
     ("api", "retrieve"),
+    ("planning", "training"),  # what is planned is what is trained
 }  # importer first
 OWNERS = {
     "torch": "hub/tensors.py",

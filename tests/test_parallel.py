@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from rag_jax.errors import UserError
-from rag_jax.parallel import ALONE, Pmap
+from rag_jax.parallel import ALONE, Pmap, keep_programs
 
 COUNTS = (1, 2, 8)
 
@@ -38,7 +39,7 @@ def test_a_batch_that_does_not_divide_is_a_users_mistake(parallel_on):
 
 def test_whole_trees_lie_on_every_device(parallel_on):
     parallel, tree = parallel_on(8), {"a": np.arange(6.0, dtype=np.float32).reshape(2, 3), "b": jnp.int32(4)}
-    put, abstract = parallel.put_whole(tree), parallel.abstract_whole(tree)
+    put, abstract = parallel.put_state(tree), parallel.abstract_state(tree)
     for name, array in put.items():
         assert array.is_fully_replicated and array.sharding.device_set == set(jax.devices())
         assert (array.shape, array.dtype) == (abstract[name].shape, abstract[name].dtype)
@@ -57,7 +58,7 @@ def tell(state, batch, *, across):
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_step_sees_all_devices_and_returns_one_global_state(parallel_on, count):
     parallel, batch = parallel_on(count), np.arange(16, dtype=np.float32).reshape(8, 2)
-    state = parallel.put_whole({"a": np.zeros((2, 3), np.float32), "b": np.float32(1)})
+    state = parallel.put_state({"a": np.zeros((2, 3), np.float32), "b": np.float32(1)})
     traces = []
     step = parallel.step(lambda *inputs, across: traces.append(1) or tell(*inputs, across=across))
     after, (gathered, numbers, rows) = step(state, parallel.put_batch(batch))
@@ -94,14 +95,14 @@ def test_the_gradient_of_a_sum_over_gathered_rows_is_that_of_one_device(parallel
         return state, across.sum(jax.grad(loss)(state, rows, across))
 
     parallel = parallel_on(count)
-    _, gradient = parallel.step(step)(parallel.put_whole(weight), parallel.put_batch(batch))
+    _, gradient = parallel.step(step)(parallel.put_state(weight), parallel.put_batch(batch))
     np.testing.assert_allclose(gradient, jax.grad(loss)(weight, batch, ALONE), rtol=1e-5)
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_batch_function_keeps_rows_apart_and_parameters_alive(parallel_on, count):
     parallel, batch = parallel_on(count), np.arange(24, dtype=np.float32).reshape(8, 3)
-    params = parallel.put_whole({"scale": np.float32(2)})
+    params = parallel.put_state({"scale": np.float32(2)})
     found = parallel.batch(lambda params, rows: (rows * params["scale"], rows.sum(axis=1)))(
         params, parallel.put_batch(batch)
     )
@@ -109,3 +110,32 @@ def test_a_batch_function_keeps_rows_apart_and_parameters_alive(parallel_on, cou
     np.testing.assert_array_equal(doubled, 2 * batch)
     np.testing.assert_array_equal(total, batch.sum(axis=1))
     assert not params["scale"].is_deleted()
+
+
+@pytest.fixture
+def no_cache():
+    """jax as a command finds it: no folder for programs; every program is worth keeping."""
+    settings = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0}
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_programs_are_compiled_once_and_found_again(tmp_path, no_cache):
+    hits = []
+    listen = lambda event, **_: hits.append(event) if event.endswith("cache_hits") else None  # noqa: E731
+    jax.monitoring.register_event_listener(listen)
+    keep_programs(tmp_path / "programs")
+    for expected in (0, 1):  # the second as in another process: nothing is in memory
+        jax.block_until_ready(jax.jit(lambda x: jnp.sin(x) @ x.T)(np.ones((3, 4), np.float32)))
+        assert len(hits) == expected
+        jax.clear_caches()
+    assert list((tmp_path / "programs").iterdir())
+    keep_programs(tmp_path / "elsewhere")  # the first is kept, as one that the user has named is
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "programs")
+    jax.monitoring.unregister_event_listener(listen)

@@ -129,7 +129,7 @@ def test_a_run_by_words_and_vectors(tiny_run, tmp_path):
     np.testing.assert_array_equal(found.ids_BK[2], dense.ids_BK[2])  # no passage has the word
     np.testing.assert_allclose(found.prior_BK[2], dense.prior_BK[2], rtol=1e-4, atol=1e-6)
     retriever, after = Checkpoints(workdir / "retriever"), rag.params["question_encoder"]
-    whole = {"question_encoder": rag.parallel.abstract_whole(jax.eval_shape(lambda tree: tree, after))}
+    whole = {"question_encoder": rag.parallel.abstract_state(jax.eval_shape(lambda tree: tree, after))}
     before = retriever.restore(retriever.latest(), params=whole)["params"]["question_encoder"]
     moved = jax.tree.map(lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()), before, after)
     assert any(jax.tree.leaves(moved))

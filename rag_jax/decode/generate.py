@@ -102,7 +102,7 @@ def generate(
         decode.mode or MODES[decode.kind][0],
         decode.beams,
         decode.num_return_sequences,
-        min(bucket(decode.max_length, _SHORTEST), config.generator.positions),
+        room(config.generator, decode.max_length),
         decode.compat,
     )
     generated = _compiled(config, plan, params, source_BKS, prior_BK, operands(config, decode))
@@ -110,6 +110,11 @@ def generate(
     if posterior_BNKT is not None:
         posterior_BNKT = posterior_BNKT[..., : decode.max_length]
     return generated._replace(token_BNT=generated.token_BNT[..., : decode.max_length], posterior_BNKT=posterior_BNKT)
+
+
+def room(generator: BartConfig, max_length: int) -> int:
+    """The tokens that a program has room for, where an answer may have so many: few sizes for many lengths."""
+    return min(bucket(max_length, _SHORTEST), generator.positions)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -37,7 +37,7 @@ def judge(
     count_R = jnp.sum(missing_RC, axis=1)
     if most == 0:
         return jnp.zeros((B, K, C), jnp.float32)
-    G = min(most, max(1, _TOKENS // (R * T)))
+    G = together(R, T, most)
     order_RC = jnp.pad(jnp.argsort(~missing_RC, axis=1, stable=True), ((0, 0), (0, -C % G)))
     row_R1 = jnp.arange(R)[:, None]
 
@@ -55,6 +55,11 @@ def judge(
 
     nothing = jnp.int32(0), jnp.zeros((R, C), jnp.float32)
     return jax.lax.while_loop(some_left, some_more, nothing)[1].reshape(B, K, C)
+
+
+def together(rows: int, length: int, most: int) -> int:
+    """How many of a document's candidates, at most so many, are judged at once: G."""
+    return min(most, max(1, _TOKENS // (rows * length)))
 
 
 def _by_tree(config: RagConfig, params: dict, memory: Memory, token_RGT: jax.Array, paid_RGT: jax.Array) -> jax.Array:
@@ -112,8 +117,9 @@ def _decode_tree(config, params, memory: Memory, token_RGT, home_RGT, node_RGT, 
     embedding_VD, bias_V = params["generator"]["shared"]["embedding"], params["generator"]["final_logits_bias"]
     total_RN = log_normaliser(hidden_RND, embedding_VD, bias_V)
     wide = total_RN.dtype
-    hidden_RGTD = hidden_RND.astype(wide)[row_R1[..., None], at_RGT]
-    target_RGT = jnp.sum(hidden_RGTD * embedding_VD[token_RGT].astype(wide), axis=3) + bias_V[token_RGT].astype(wide)
+    hidden_RGTD = hidden_RND[row_R1[..., None], at_RGT]
+    table_RGTD = embedding_VD[token_RGT].astype(hidden_RGTD.dtype)  # as in the normaliser
+    target_RGT = jnp.sum(hidden_RGTD.astype(wide) * table_RGTD.astype(wide), axis=3) + bias_V[token_RGT].astype(wide)
     return target_RGT - total_RN[row_R1[..., None], at_RGT]
 
 

@@ -23,8 +23,8 @@ from rag_jax.evaluation.sums import Sum
 from rag_jax.evaluation.sweep import sweep
 from rag_jax.evaluation.walks import Walks
 from rag_jax.files import read_object, write_atomically, write_json
-from rag_jax.parallel import SINGLE, Team
 from rag_jax.storage import local, publish, pull, twin
+from rag_jax.team import SINGLE, Team
 
 PARTS = ("answers", "retrieval", "reading", "hot_swap")
 Lines = Iterator[tuple[str, Sum, float | None]]  # name, what was measured, the paper's own number in percent

@@ -20,7 +20,7 @@ from rag_jax.evaluation.answers import Batch, Prediction, batches, read, retriev
 from rag_jax.evaluation.measures import holding
 from rag_jax.evaluation.predictions import fingerprint, line, read_lines
 from rag_jax.files import write_atomically
-from rag_jax.parallel import SINGLE, Team
+from rag_jax.team import SINGLE, Team
 
 Reading = Callable[[Batch], list[Prediction]]  # what is made of the questions and of what was retrieved for them
 

@@ -17,7 +17,7 @@ from rag_jax.files import read_json, read_object
 from rag_jax.hub import huggingface, source
 from rag_jax.hub.generation import decode_keys
 from rag_jax.models import rag
-from rag_jax.parallel import Pmap
+from rag_jax.parallel import Devices
 from rag_jax.storage import shown
 from rag_jax.workdir import Workdir, configuration
 
@@ -39,7 +39,7 @@ class Pretrained(NamedTuple):
     generator_tokenizer: Path
     passage_encoder: str | None
     index: Callable[[], Path | None]
-    load: Callable[[rag.RagConfig, Pmap], dict[str, Any]]
+    load: Callable[[rag.RagConfig, Devices], dict[str, Any]]
 
 
 def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best") -> Pretrained:
@@ -78,10 +78,10 @@ def _run(place: Workdir, checkpoint: str) -> Pretrained:
     if step is None:
         raise UserError(f"{place.checkpoints}: holds no checkpoint; run `python -m rag_jax.train` first")
 
-    def load(model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
+    def load(model: rag.RagConfig, parallel: Devices) -> dict[str, Any]:
         own = replace(model, classes=tasks.classes(config.data), null_document=config.retrieval.null_document)
         shapes = jax.eval_shape(partial(rag.init_params, own), jax.random.key(0))
-        params = checkpoints.restore(step, params=parallel.abstract_whole(shapes))["params"]
+        params = checkpoints.restore(step, params=parallel.abstract_state(shapes))["params"]
         learned = own.null_document == model.null_document
         return {name: params[name] for name in params if name != "null_document" or learned}
 
@@ -122,8 +122,8 @@ def _tokenizers(folder: Path) -> tuple[Path, Path]:
     return huggingface.encoder_tokenizer(folder), huggingface.generator_tokenizer(folder)
 
 
-def _load(folder: Path) -> Callable[[rag.RagConfig, Pmap], dict[str, Any]]:
-    return lambda model, parallel: parallel.put_whole(huggingface.load_rag(folder, model))
+def _load(folder: Path) -> Callable[[rag.RagConfig, Devices], dict[str, Any]]:
+    return lambda model, parallel: parallel.put_state(huggingface.load_rag(folder, model))
 
 
 # Of an encoder's or generator's config, what is a matter of training or comes from the tokenizer.

@@ -1,5 +1,6 @@
 """An index: a folder of passages, their vectors, a searcher, and a manifest naming the passage encoder."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,9 @@ from rag_jax.storage import pull, shown, twin
 
 FOLDER_KIND = "passage index"
 BUILD = "`python -m rag_jax.build_index`"
+
+
+Maker = Callable[[Vectors, PassageStore], Searcher]  # of a searcher
 
 
 class Queries(NamedTuple):
@@ -119,18 +123,21 @@ def open_index(
     tokenizer: Tokenizer | None = None,
     kind: str | None = None,
     verify: bool = False,
+    searcher: Maker | None = None,
 ) -> Index:
     """Opens a finished index; `verify` hashes every file.
 
     kind: another way to search than the one it was made for: 'exact' where there are vectors, and either half of a
-    hybrid index.
+    hybrid index. searcher: makes what compares the vectors, in place of all that.
 
     Raises UserError when the folder holds no finished index or a damaged file, when another passage encoder
     than `expect_fingerprint` made the vectors, or when `tokenizer`, the generator's, did not make the tokens.
     """
     folder = pull(twin(folder))
     contents = open_contents(folder, expect_fingerprint=expect_fingerprint, tokenizer=tokenizer, verify=verify)
-    manifest, vectors, _ = contents
+    manifest, vectors, passages = contents
+    if searcher is not None and vectors is not None:
+        return Index(folder, *contents, searcher(vectors, passages), None)
     return Index(
         folder, *contents, *open_searchers(folder, kind or manifest.kind, manifest.kind, manifest.search, vectors)
     )

@@ -21,7 +21,7 @@ from rag_jax.index.encoding import WIDTH, Encoder
 from rag_jax.index.given import Given
 from rag_jax.index.searchers import Parameters, has_vectors
 from rag_jax.index.vectors import DTYPES, Vectors
-from rag_jax.parallel import SINGLE, Team
+from rag_jax.team import SINGLE, Team
 
 RECIPE = "recipe.json"
 Log = Callable[[str], None]

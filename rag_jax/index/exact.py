@@ -50,10 +50,10 @@ class ExactSearcher:
         self._shards = []
         for device, start in zip(devices, range(0, N, rows), strict=False):
             count = min(rows, N - start)
-            shard_NE = _read(vectors, start, count, held)
+            shard_NE = read(vectors, start, count, held)
             self._shards.append(jax.device_put((shard_NE, np.int32(start), np.int32(count)), device))
         self._devices = devices[: len(self._shards)]
-        self._search = partial(_search, block=block, recall=recall_target, of=held * len(self._shards))
+        self._search = partial(search_shard, block=block, recall=recall_target, of=held * len(self._shards))
 
     def search(self, vector_BE: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (id_BK int64, score_BK fp32), best first, ties by lower id; -1 and -inf past the corpus."""
@@ -77,7 +77,7 @@ def padded(rows: int, block: int = BLOCK) -> int:
     return -(-rows // step) * step
 
 
-def _read(vectors: Vectors, start: int, count: int, rows: int) -> np.ndarray:
+def read(vectors: Vectors, start: int, count: int, rows: int) -> np.ndarray:
     """Vectors [rows, E] from `start` on, `count` of them and then zeros, with no second copy in memory."""
     shard_NE = np.zeros((rows, vectors.shape[1]), vectors.dtype)
     for at in range(0, count, BLOCK):
@@ -87,7 +87,8 @@ def _read(vectors: Vectors, start: int, count: int, rows: int) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames=("k", "block", "recall", "of"))
-def _search(query_BE, vector_NE, start, count, *, k: int, block: int, recall: float, of: int):
+def search_shard(query_BE, vector_NE, start, count, *, k: int, block: int, recall: float, of: int):
+    """(score_BK, id_BK) of the best of a device's share: `count` passages from `start` on, then padding; see topk."""
     score_BK, id_BK = topk(query_BE, vector_NE, k, count=count, block=block, recall=recall, of=of)
     return score_BK, jnp.where(id_BK == MISSING, MISSING, id_BK + start)
 

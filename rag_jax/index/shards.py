@@ -14,7 +14,7 @@ from rag_jax.index.base import Contents
 from rag_jax.index.encoding import Encoder, Work, ahead
 from rag_jax.index.given import Given
 from rag_jax.index.vectors import DTYPES, crc_path, first_not_finite, is_whole, shard_path, write_shard
-from rag_jax.parallel import SINGLE, Team
+from rag_jax.team import SINGLE, Team
 
 Log = Callable[[str], None]
 

@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from rag_jax.core import attention
+from rag_jax.core.likelihood import output_scores
 from rag_jax.models.layers import (
     Attention,
     Block,
@@ -278,10 +279,8 @@ class Bart(nn.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Returns [..., V] in fp32: hidden [..., D] against the shared table, plus the bias."""
-        wide = jnp.promote_types(hidden.dtype, jnp.float32)
-        table_VD = self.shared.embedding
-        scores = jnp.einsum("...D,VD->...V", hidden.astype(wide), table_VD.astype(wide), precision="highest")
-        return scores + self.final_logits_bias.astype(wide).reshape((1,) * (hidden.ndim - 1) + (-1,))
+        scores = output_scores(hidden, self.shared.embedding)
+        return scores + self.final_logits_bias.astype(scores.dtype).reshape((1,) * (hidden.ndim - 1) + (-1,))
 
 
 def apart(config: BartConfig, params: Any, cross: Any) -> tuple[Any, ...]:

@@ -16,14 +16,14 @@ from rag_jax.hub.pretrained import open_pretrained
 from rag_jax.models import rag
 from rag_jax.models.bert import BertConfig
 from rag_jax.models.fingerprint import encoder_fingerprint
-from rag_jax.parallel import Pmap
+from rag_jax.parallel import Devices
 from rag_jax.training import retriever
 from rag_jax.workdir import Workdir
 
 PER_DEVICE = 32  # questions encoded at a time
 
 
-def retriever_params(config: ConfigDict, place: Workdir, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
+def retriever_params(config: ConfigDict, place: Workdir, model: rag.RagConfig, parallel: Devices) -> dict[str, Any]:
     """Both encoders, as retriever.init_params makes them, whole on every device: trained, or else given.
 
     Trained by this run, or by the run that init_from names. Raises UserError where there are neither.
@@ -32,14 +32,14 @@ def retriever_params(config: ConfigDict, place: Workdir, model: rag.RagConfig, p
     return known_params(config, place, model, parallel)
 
 
-def known_params(config: ConfigDict, place: Workdir, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
+def known_params(config: ConfigDict, place: Workdir, model: rag.RagConfig, parallel: Devices) -> dict[str, Any]:
     """The same as far as they are trained or given: perhaps none."""
     shared = config.retriever.shared
     if (newest := _trained(config, place)) is not None:
         checkpoints, step = newest
         shapes = jax.eval_shape(lambda key: retriever.init_params(model, key, shared=shared), jax.random.key(0))
-        return checkpoints.restore(step, params=parallel.abstract_whole(shapes))["params"]
-    return parallel.put_whole(_given(config, model, parallel) | rag.init_score_scale(model))
+        return checkpoints.restore(step, params=parallel.abstract_state(shapes))["params"]
+    return parallel.put_state(_given(config, model, parallel) | rag.init_score_scale(model))
 
 
 def check_retriever(config: ConfigDict, place: Workdir) -> None:
@@ -56,13 +56,13 @@ def check_retriever(config: ConfigDict, place: Workdir) -> None:
         )
 
 
-def named_passage_encoder(config: ConfigDict, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
+def named_passage_encoder(config: ConfigDict, model: rag.RagConfig, parallel: Devices) -> dict[str, Any]:
     """parts.passage_encoder and the score scale alone, whatever this run has trained, whole on every device."""
     encoder = _load(config.parts.passage_encoder, "passage_encoder", model)
-    return parallel.put_whole({"passage_encoder": encoder} | rag.init_score_scale(model))
+    return parallel.put_state({"passage_encoder": encoder} | rag.init_score_scale(model))
 
 
-def first_params(config: ConfigDict, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
+def first_params(config: ConfigDict, model: rag.RagConfig, parallel: Devices) -> dict[str, Any]:
     """Where train_retriever starts: given encoders, a passage encoder that is not given from the question encoder;
 
     fresh ones where nothing is given.
@@ -74,9 +74,9 @@ def first_params(config: ConfigDict, model: rag.RagConfig, parallel: Pmap) -> di
     return params | {name: given[name] for name in params if name in given}
 
 
-def question_vectors(model: rag.RagConfig, params: Any, ids_BQ: np.ndarray, parallel: Pmap) -> np.ndarray:
+def question_vectors(model: rag.RagConfig, params: Any, ids_BQ: np.ndarray, parallel: Devices) -> np.ndarray:
     """The questions' embeddings, query_BE, some at a time; parameters as retriever_params gives them."""
-    encode, rows = parallel.batch(partial(rag.encode_questions, model)), PER_DEVICE * len(parallel.devices)
+    encode, rows = parallel.batch(partial(rag.encode_questions, model)), PER_DEVICE * len(parallel.local)
     padded_BQ = np.pad(ids_BQ, [(0, -len(ids_BQ) % rows), (0, 0)], mode="edge")
     batches = (parallel.put_batch(padded_BQ[at : at + rows]) for at in range(0, len(padded_BQ), rows))
     return np.concatenate([parallel.to_host(encode(params, batch)) for batch in batches])[: len(ids_BQ)]
@@ -94,7 +94,7 @@ def given_fingerprint(config: ConfigDict, model: rag.RagConfig) -> str | None:
     return encoder_fingerprint(model.question_encoder, _load(name, "passage_encoder", model))
 
 
-def _given(config: ConfigDict, model: rag.RagConfig, parallel: Pmap) -> dict[str, Any]:
+def _given(config: ConfigDict, model: rag.RagConfig, parallel: Devices) -> dict[str, Any]:
     given = {name: _load(config.parts[name], name, model) for name in PARTS if config.parts[name]}
     if config.init_from:
         whole = open_pretrained(config.init_from, "config.init_from").load(model, parallel)

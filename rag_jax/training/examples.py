@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from rag_jax.api import Rag
 from rag_jax.data.formats import Question
 from rag_jax.data.targets import Targets
@@ -105,7 +103,7 @@ def _made_from(task: Task, questions: Sequence[Question], rag: Rag, depth: int) 
         "depth": depth,
         "passages": manifest.passages_checksum,
         "index": f"{manifest.kind} {manifest.encoder_fingerprint} {json.dumps(manifest.search)}",
-        STARTING: model_fingerprint(str(rag.model.question_encoder), jax.device_get(encoder)),
+        STARTING: model_fingerprint(str(rag.model.question_encoder), rag.parallel.read(encoder)),
     }
 
 

@@ -20,9 +20,13 @@ class Health(NamedTuple):
     questions: int
 
     @classmethod
-    def of(cls, ids_BK: np.ndarray, prior_BK: np.ndarray) -> "Health":
-        """From the found rows (-1: none) and log p(z|x)."""
-        probability_BK = np.where(ids_BK >= 0, np.exp(prior_BK), 0.0)
+    def of(cls, ids_BK: np.ndarray, score_BK: np.ndarray) -> "Health":
+        """From the found rows (-1: none) and their scores, the logits of p(z|x): on the host, the devices are busy."""
+        there_BK = ids_BK >= 0
+        score_BK = np.where(there_BK, score_BK, -np.inf).astype(np.float64)
+        best_B1 = np.max(score_BK, axis=1, keepdims=True)
+        weight_BK = np.exp(score_BK - np.where(np.isfinite(best_B1), best_B1, 0.0))
+        probability_BK = weight_BK / np.maximum(weight_BK.sum(axis=1, keepdims=True), 1e-30)
         found, place = np.unique(ids_BK, return_inverse=True)
         mean_N = np.bincount(place.ravel(), probability_BK.ravel(), len(found)) / len(ids_BK)
         entropy = _entropy(probability_BK).sum() / len(ids_BK)

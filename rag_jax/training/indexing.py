@@ -24,8 +24,9 @@ from rag_jax.index.builder import build_index
 from rag_jax.index.encoding import Encoder
 from rag_jax.index.searchers import has_vectors
 from rag_jax.models import rag
-from rag_jax.parallel import SINGLE, Pmap, Team
+from rag_jax.parallel import Pmap
 from rag_jax.storage import publish
+from rag_jax.team import SINGLE, Team
 from rag_jax.training import encoders
 from rag_jax.training.retriever import encode_passages, passage_encoder
 from rag_jax.workdir import Workdir

@@ -13,9 +13,9 @@ from rag_jax.errors import UserError
 from rag_jax.hub import huggingface, source
 from rag_jax.hub.pretrained import open_pretrained
 from rag_jax.index import bm25
-from rag_jax.index.base import BUILD, Index, has_vectors, open_index
+from rag_jax.index.base import BUILD, Index, Maker, has_vectors, open_index
 from rag_jax.models import rag
-from rag_jax.parallel import Pmap
+from rag_jax.parallel import Devices
 from rag_jax.training import encoders
 from rag_jax.training.step import TrainState
 from rag_jax.workdir import Workdir
@@ -58,7 +58,7 @@ def start(
     place: Workdir,
     model: rag.RagConfig,
     optimizers: dict[str, optax.GradientTransformation],
-    parallel: Pmap,
+    parallel: Devices,
 ) -> Start:
     """Where training starts: this run's checkpoint > init_from > encoders and generator apart > scratch.
 
@@ -74,32 +74,35 @@ def start(
         whole = open_pretrained(config.init_from, "config.init_from")
         named = by_words or encoders.given_fingerprint(config, model) or whole.passage_encoder
         null = rag.init_null_document(model, jax.random.key(config.seed))  # unless it is learned already
-        params = parallel.put_whole(null) | whole.load(model, parallel)
+        params = parallel.put_state(null) | whole.load(model, parallel)
         if tasks.classes(whole.config.data) != model.classes:  # the head of other labels, or none
             params.pop("classifier", None)
-            params |= parallel.put_whole(rag.init_classifier(model, jax.random.key(config.seed)))
+            params |= parallel.put_state(rag.init_classifier(model, jax.random.key(config.seed)))
         return Start(params, named)
     params = rag.init_params(model, jax.random.key(config.seed))
     trained, named = {}, by_words
     if model.question_encoder is not None:
         trained = (encoders.known_params if by_words else encoders.retriever_params)(config, place, model, parallel)
-        named = by_words or encoders.passage_fingerprint(model.question_encoder, trained)
+        named = by_words or encoders.passage_fingerprint(model.question_encoder, parallel.read(trained))
     params |= {name: trained[name] for name in params if name in trained}
     if name := config.parts.generator:
         folder = source.find(name, "config.parts.generator")
         params["generator"] = huggingface.load_generator(folder, model.generator)
-    return Start(parallel.put_whole(params), named)
+    return Start(parallel.put_state(params), named)
 
 
-def open_own_index(start: Start, place: Workdir, tokenizer: Tokenizer, kind: str) -> Index | None:
+def open_own_index(
+    start: Start, place: Workdir, tokenizer: Tokenizer, kind: str, searcher: Maker | None = None
+) -> Index | None:
     """The run's index; UserError unless it was made by the passage encoder that the parameters were trained against.
 
     kind: config.index.kind, which decides whether a question encoder can be trained; a closed book has no index.
+    searcher: makes what searches it, in place of its own.
     """
     if kind == "none":
         return None
     expected = start.passage_encoder if start.progress is None else None
-    index = open_index(place.index, expect_fingerprint=expected, tokenizer=tokenizer)
+    index = open_index(place.index, expect_fingerprint=expected, tokenizer=tokenizer, searcher=searcher)
     if index.by_vector != has_vectors(kind):
         raise UserError(
             f"config.index.kind: found {kind!r}, but {place.index} was made for {index.manifest.kind!r}; set that, or "
@@ -117,7 +120,7 @@ def resume(
     checkpoints: Checkpoints,
     model: rag.RagConfig,
     optimizers: dict[str, optax.GradientTransformation],
-    parallel: Pmap,
+    parallel: Devices,
 ) -> Progress | None:
     """The newest checkpoint of this run, as if it had never stopped; None where there is none."""
     step = checkpoints.latest()
@@ -146,9 +149,9 @@ def saved_trees(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "optimizer": {"step": state.step, "adam": state.opt_state}}
 
 
-def restore_state(checkpoints: Checkpoints, step: int, like: TrainState, parallel: Pmap) -> TrainState:
+def restore_state(checkpoints: Checkpoints, step: int, like: TrainState, parallel: Devices) -> TrainState:
     """The state saved at a step, whole on every device; `like` has its shapes and dtypes."""
-    abstract = {name: parallel.abstract_whole(tree) for name, tree in saved_trees(like).items()}
+    abstract = {name: parallel.abstract_state(tree) for name, tree in saved_trees(like).items()}
     trees = checkpoints.restore(step, **abstract)
     return TrainState(trees["optimizer"]["step"], trees["params"], trees["optimizer"]["adam"])
 

@@ -14,19 +14,26 @@ from rag_jax.errors import UserError
 
 
 class RunLog:
-    """Writes metrics of numbered steps; on resume the lines at and after the restored step are cut off first."""
+    """Writes metrics of numbered steps; on resume the lines at and after the restored step are cut off first.
 
-    def __init__(self, folder: Path, *, resume_at: int = 0, name: str = "metrics.jsonl"):
+    silent: of a process beside the first, which tells for all.
+    """
+
+    def __init__(self, folder: Path, *, resume_at: int = 0, name: str = "metrics.jsonl", silent: bool = False):
+        self._silent, self._shown = silent, ""
+        if silent:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
         kept = _lines_before(path, resume_at)
         path.write_text("".join(kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
         self._events = _event_writer(folder)
-        self._shown = ""
 
     def write(self, step: int, metrics: dict[str, float | str]) -> None:
         """One line of metrics.jsonl, and the numbers as TensorBoard events."""
+        if self._silent:
+            return
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         if self._events:
@@ -36,12 +43,14 @@ class RunLog:
 
     def live(self, line: str) -> None:
         """Shows the line in place of the one before it, on a terminal alone."""
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._silent:
             print(f"\r{line:<{len(self._shown)}}", end="", file=sys.stderr, flush=True)
             self._shown = line
 
     def say(self, line: str) -> None:
         """Prints a line that stays."""
+        if self._silent:
+            return
         if self._shown:
             print(file=sys.stderr)
             self._shown = ""
@@ -51,6 +60,8 @@ class RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._silent:
+            return
         self.say("") if self._shown else None
         self._file.close()
         if self._events:
@@ -73,6 +84,24 @@ class Pace:
             "retrieval_wait": self.waited / seconds,
             "eta_seconds": seconds / done * (self._steps - step),
         }
+
+
+class Profile:
+    """A jax.profiler trace of `count` steps of a run from step `first` on, for TensorBoard or Perfetto."""
+
+    def __init__(self, folder: Path, first: int, count: int):
+        self._folder, self._first, self._end = folder, first, first + count
+
+    def at(self, step: int) -> None:
+        """Called before every step of the run."""
+        if step == self._first < self._end:
+            jax.profiler.start_trace(self._folder)
+        elif step == self._end > self._first:
+            jax.profiler.stop_trace()
+            print(f"{self._folder}: steps {self._first} to {self._end - 1} as jax.profiler saw them", flush=True)
+
+
+NO_PROFILE = Profile(Path(), 0, 0)
 
 
 def finite(name: str, step: int, metrics: Any) -> dict[str, float]:

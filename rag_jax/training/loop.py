@@ -2,16 +2,16 @@
 
 import math
 import time
-from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from rag_jax.api import Rag, rag_config
 from rag_jax.checkpoint import Checkpoints
-from rag_jax.config import STAGES
+from rag_jax.config import STAGES, flat
 from rag_jax.data import tasks
 from rag_jax.data.substitution import NameMaker
 from rag_jax.data.vocabulary import load_or_train
@@ -20,14 +20,15 @@ from rag_jax.evaluation.answers import predict
 from rag_jax.evaluation.measures import Headline, headline, of_closed_book
 from rag_jax.hub.resolve import resolve
 from rag_jax.index.base import Index
-from rag_jax.parallel import Pmap
+from rag_jax.parallel import MODES, Devices
 from rag_jax.retrieve import Retriever
-from rag_jax.training import init, sources
+from rag_jax.team import SINGLE, Team
+from rag_jax.training import init, on_devices, searchers, sources
 from rag_jax.training.examples import make_examples
 from rag_jax.training.health import Health
-from rag_jax.training.logging import Pace, RunLog, finite
-from rag_jax.training.optim import learning_rate, optimizer
-from rag_jax.training.step import Objective, TrainState, train_step
+from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite
+from rag_jax.training.optim import learning_rates, optimizer
+from rag_jax.training.step import Objective, TrainState
 from rag_jax.workdir import Workdir
 
 TRAINED = {
@@ -36,17 +37,24 @@ TRAINED = {
 }
 
 
-def train(config: ConfigDict, place: Workdir) -> None:
-    """Trains the stages of a configuration one after the other; called again, goes on where it stopped."""
-    config, parallel = resolve(config), Pmap()
+def train(config: ConfigDict, place: Workdir, joined: Team = SINGLE, profile: Profile = NO_PROFILE) -> None:
+    """Trains the stages of a configuration one after the other; called again, goes on where it stopped.
+
+    joined: the processes that train together, each on its own devices and its own share of every batch.
+    """
+    config = resolve(config)
+    joined.agree(**flat(config))
+    parallel = MODES[config.parallel]()
     stages = {name: config[name] for name in STAGES if config[name].steps}
     check_batches(config, stages, parallel)
     init.check(config, place)  # before anything is written
-    encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
+    both = joined.first_alone("tokenizers", lambda: load_or_train(config, place.tokenizers))
+    encoder_tokenizer, generator_tokenizer = both
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     optimizers = {name: optimizer(stage, trained(config, stage)) for name, stage in stages.items()}
     start = init.start(config, place, model, optimizers, parallel)
-    index = init.open_own_index(start, place, generator_tokenizer, config.index.kind)
+    searcher = searchers.of_training(config, stages, place, parallel)
+    index = init.open_own_index(start, place, generator_tokenizer, config.index.kind, searcher)
     progress, params = start.progress, start.params
     check_k(config, stages, index)
     retriever = Retriever.of(config, index, encoder_tokenizer, generator_tokenizer)
@@ -56,13 +64,15 @@ def train(config: ConfigDict, place: Workdir) -> None:
     if not all(question.answers for question in valid):
         raise UserError("config.data.valid: a question without an answer, as in a hidden test; expected another split")
 
+    joined.agree(index=index.manifest.passages_checksum if index else None)
     checkpoints = Checkpoints(place.checkpoints, along=(place.metrics,))
-    place.save_config(config)
+    if joined.first:
+        place.save_config(config)
     first_steps = dict(zip(stages, _running_sum(stage.steps for stage in stages.values()), strict=True))
-    done = first_steps[progress.stage] + int(progress.state.step) if progress else 0
+    done = first_steps[progress.stage] + int(jax.device_get(progress.state.step)) if progress else 0
 
     rag, last = Rag(model, params, retriever, config, parallel), list(stages)[-1]
-    with RunLog(place.folder, resume_at=done) as log:
+    with RunLog(place.folder, resume_at=done, silent=not joined.first) as log:
         task, goes_on = tasks.task(config.data), progress is not None
         examples = make_examples(task, questions, rag, place.targets, resumed=goes_on, log=log)
         if config.init_from and index and progress is None:
@@ -74,16 +84,17 @@ def train(config: ConfigDict, place: Workdir) -> None:
                 continue
             resumed = progress if progress and progress.stage == name else None
             state = resumed.state if resumed else TrainState(jnp.int32(0), params, optimizers[name].init(params))
-            state = parallel.put_whole(state)  # elsewhere, the first step would compile a program of its own
+            state = parallel.put_state(state)  # elsewhere, the first step would compile a program of its own
             source = make_source(name, stage, config, rag, examples)
 
-            keeper = Keeper(checkpoints, name, first, fingerprint, is_last=name == last)
+            keeper = Keeper(checkpoints, parallel, name, first, fingerprint, is_last=name == last)
             read = f"{stage.k} passages each" if index else "a closed book"
             log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {read}")
-            params = train_stage(
-                stage, config, source, state, rag=rag, tx=optimizers[name], log=log, keeper=keeper, resumed=resumed,
-                valid=valid if name != "denoise" else [],
-            ).params  # fmt: skip
+            with jax.transfer_guard("disallow"):
+                params = train_stage(
+                    stage, config, source, state, rag=rag, tx=optimizers[name], log=log, keeper=keeper,
+                    resumed=resumed, valid=valid if name != "denoise" else [], profile=profile,
+                ).params  # fmt: skip
     checkpoints.close()
 
 
@@ -94,6 +105,7 @@ class Keeper(NamedTuple):
     """
 
     checkpoints: Checkpoints
+    parallel: Devices
     stage: str
     first: int
     fingerprint: str | None
@@ -101,11 +113,12 @@ class Keeper(NamedTuple):
 
     def save(self, state: TrainState, found: sources.Found, score: float) -> None:
         """Saves the state and what was already found for its next batch."""
-        scores = None if found.score_BK is None else found.score_BK.tolist()
-        ahead = {"next_ids": found.ids_BK.tolist(), "next_health": found.health, "next_scores": scores}
+        ids_BK = self.parallel.of_all(found.ids_BK)
+        scores = None if found.score_BK is None else self.parallel.of_all(found.score_BK).tolist()
+        ahead = {"next_ids": ids_BK.tolist(), "next_health": found.health, "next_scores": scores}
         self.checkpoints.save(
-            self.first + int(state.step),
-            **init.saved_trees(state),
+            self.first + int(jax.device_get(state.step)),
+            **self.parallel.to_global(init.saved_trees(state)),
             score=score if self.is_last and not math.isnan(score) else -1.0,
             extra={"stage": self.stage, **ahead, "passage_encoder": self.fingerprint},
         )
@@ -113,13 +126,13 @@ class Keeper(NamedTuple):
 
 def train_stage(
     stage: ConfigDict, config: ConfigDict, source: Any, state: TrainState, *, rag: Rag, tx: Any, log: RunLog,
-    keeper: Keeper, resumed: init.Progress | None, valid: list,
+    keeper: Keeper, resumed: init.Progress | None, valid: list, profile: Profile,
 ) -> TrainState:  # fmt: skip
     """Runs one stage from state.step to its end, with the exact match of `valid` at every evaluation."""
     name, first, parallel = keeper.stage, keeper.first, rag.parallel
     objective = Objective(stage.train_question_encoder, stage.label_smoothing, stage.accumulation, config.seed)
-    step_function = parallel.step(train_step, config=rag.model, optimizer=tx, objective=objective)
-    rate, start = learning_rate(stage), int(state.step)
+    step_function = parallel.step(source.step, config=rag.model, optimizer=tx, objective=objective)
+    rates, start, own = learning_rates(stage), int(jax.device_get(state.step)), parallel.share(stage.batch)
     pace, pending, watched = Pace(start, stage.steps, stage.batch), None, Headline()
     measures = tasks.TASKS[config.data.task].metrics
     measures = measures if rag.retriever.index else of_closed_book(measures)
@@ -127,28 +140,29 @@ def train_stage(
         found = source.search(start, source.encode(state.params, start))
     else:
         health = Health(*resumed.next_health) if resumed.next_health else None
-        scores = None if resumed.next_scores is None else np.array(resumed.next_scores, np.float32)
-        found = sources.Found(np.array(resumed.next_ids), health, scores)
-    batch = parallel.put_batch(source.batch(start, found.ids_BK, found.score_BK))
+        scores = None if resumed.next_scores is None else np.array(resumed.next_scores, np.float32)[own]
+        found = sources.Found(np.array(resumed.next_ids)[own], health, scores)
+    batch = source.put(start, found)
 
     for step in range(start, stage.steps):
+        profile.at(first + step)
         # With lag 1 the next questions are encoded by the parameters before this update, and the search for their
         # passages runs on the host while the devices work on this step.
         query = source.encode(state.params, step + 1) if config.retrieval.lag else None
         state, metrics = step_function(state, batch)
         if pending is not None:
-            report(log, name, first, *pending, pace=pace, rate=rate, watched=watched)
+            report(log, name, first, *pending, pace=pace, rates=rates, watched=watched)
         pending = step, metrics, found.health
         waiting = time.monotonic()
         if not config.retrieval.lag:
             query = source.encode(state.params, step + 1)
         found = source.search(step + 1, query)
-        batch = parallel.put_batch(source.batch(step + 1, found.ids_BK, found.score_BK))
+        batch = source.put(step + 1, found)
         pace.waited += time.monotonic() - waiting
 
         last = step + 1 == stage.steps
         if last or (step + 1) % config.evaluate.every == 0:
-            report(log, name, first, *pending, pace=pace, rate=rate, watched=watched)
+            report(log, name, first, *pending, pace=pace, rates=rates, watched=watched)
             pending = None
             rag.params = state.params
             watched = headline(predict(rag, valid), measures)
@@ -167,12 +181,15 @@ def report(
     health: Any,
     *,
     pace: Pace,
-    rate,
+    rates,
     watched: Headline,
 ) -> None:
     """Writes the numbers of a step that is already over, and stops the run at a loss that is not a number."""
+    metrics = jax.device_get(metrics)
+    if "ids_BK" in metrics:  # found by the step itself
+        health = Health.of(metrics.pop("ids_BK"), metrics.pop("score_BK"))
     metrics = finite(name, step, metrics)
-    metrics |= {"learning_rate": float(rate(step)), **pace.metrics(step + 1)}
+    metrics |= {"learning_rate": float(rates[step]), **pace.metrics(step + 1)}
     if health is not None:
         metrics |= {"distinct_passages": health.distinct, "mutual_information": health.information}
         if health.collapsed:
@@ -196,16 +213,17 @@ def make_source(name: str, stage: ConfigDict, config: ConfigDict, rag: Rag, exam
                 "config.denoise.steps: the generator's table has no row for <mask>, as in facebook/bart-large-cnn; "
                 "expected 0 steps, or another parts.generator"
             )
-        return sources.PassageSource(rag.retriever, config, stage)
+        return sources.PassageSource(rag.retriever, config, stage, rag.parallel)
     names = None
     if stage.substitution:
         held_out = (config.data.valid, config.data.test, *config.hot_swap.questions)
         sets = (tasks.questions(config.data, source, log=lambda line: None) for source in filter(None, held_out))
         blocked = sources.blocked_words(*sets)
         names = NameMaker(rag.retriever.generator_tokenizer, blocked, config.seed)
-    return partial(sources.QuestionSource, names=names, name=name)(
-        examples, rag.retriever, rag.model, config, stage, rag.parallel
-    )
+    given = examples, rag.retriever, rag.model, config, stage, rag.parallel
+    if rag.retriever.index and on_devices.possible(config, stage):
+        return on_devices.DeviceSource(*given, names=names, name=name)
+    return sources.QuestionSource(*given, names=names, name=name)
 
 
 def trained(config: ConfigDict, stage: ConfigDict) -> tuple[str, ...]:
@@ -219,7 +237,7 @@ def trained(config: ConfigDict, stage: ConfigDict) -> tuple[str, ...]:
     return (*names, "null_document") if config.index.kind == "bm25" else names
 
 
-def check_batches(config: ConfigDict, stages: dict[str, ConfigDict], parallel: Pmap) -> None:
+def check_batches(config: ConfigDict, stages: dict[str, ConfigDict], parallel: Devices) -> None:
     """Raises UserError for a batch that does not divide over the devices, before anything is loaded."""
     for name, stage in stages.items():
         parallel.check_batch(f"{name}.batch", stage.batch, stage.accumulation)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -20,6 +21,12 @@ def learning_rate(stage: ConfigDict) -> optax.Schedule:
         ],
         [warmup],
     )
+
+
+def learning_rates(stage: ConfigDict) -> np.ndarray:
+    """The learning rate of every step of a stage, for people."""
+    steps_N = np.arange(stage.steps)
+    return jax.device_get(jax.jit(jax.vmap(learning_rate(stage)))(jax.device_put(steps_N)))
 
 
 def optimizer(stage: ConfigDict, trained: tuple[str, ...]) -> optax.GradientTransformation:

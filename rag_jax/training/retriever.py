@@ -128,20 +128,23 @@ class Pairs:
         for row, passage in enumerate(passages):
             self._siblings.setdefault(passage.title, []).append(row)
 
-    def batch(self, indices: np.ndarray, rng: np.random.Generator) -> PairBatch:
-        """The batch of the questions with these indices; some of them become inverse cloze pairs."""
+    def batch(self, indices: np.ndarray, rng: np.random.Generator, own: slice = slice(None)) -> PairBatch:
+        """The batch of the questions with these indices; some of them become inverse cloze pairs.
+
+        own: this process's rows of it; the passages of all stand in negative_BC, which says whose they may oppose.
+        """
         examples = [self._example(int(index), rng) for index in indices]
-        asked, answers, chosen, texts = zip(*examples, strict=True)
-        rows = [row for rows in chosen for row in rows]
+        chosen = [rows for _, _, rows, _ in examples]
+        asked, answers, own_chosen, texts = zip(*examples[own], strict=True)
         passages = self.tokenizer.passage_ids(
-            [self.passages[row].title for row in rows],
+            [self.passages[row].title for rows in own_chosen for row in rows],
             [text for group in texts for text in group],
             self.length.passage,
         )
         return PairBatch(
             self.tokenizer.question_ids(asked, self.length.question),
-            passages.reshape(len(indices), -1, self.length.passage),
-            self._negatives(answers, chosen),
+            passages.reshape(len(asked), -1, self.length.passage),
+            self._negatives(answers, own_chosen, chosen),
         )
 
     def _example(self, index: int, rng: np.random.Generator):
@@ -169,10 +172,12 @@ class Pairs:
         text = self._texts[row]
         return any(f" {answer} " in text for answer in answers)
 
-    def _negatives(self, answers: Sequence[tuple[str, ...]], chosen: Sequence[list[int]]) -> np.ndarray:
+    def _negatives(
+        self, answers: Sequence[tuple[str, ...]], own: Sequence[list[int]], chosen: Sequence[list[int]]
+    ) -> np.ndarray:
         """Not a negative: the positive itself, again or under another question, and a passage that holds the answer."""
         row_C = np.array(chosen).ravel()
-        negative_BC = row_C[None, :] != np.array([rows[0] for rows in chosen])[:, None]
+        negative_BC = row_C[None, :] != np.array([rows[0] for rows in own])[:, None]
         for b, answer in enumerate(answers):
             if answer:
                 negative_BC[b] &= [not self._holds(row, answer) for row in row_C]

@@ -9,33 +9,40 @@ from ml_collections import ConfigDict
 
 from rag_jax.api import rag_config
 from rag_jax.checkpoint import Checkpoints
-from rag_jax.config import closed_book
+from rag_jax.config import closed_book, flat
 from rag_jax.data import tasks
 from rag_jax.data.pipeline import Batches, step_rng
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_or_train
 from rag_jax.errors import UserError, fail
 from rag_jax.hub.resolve import resolve
-from rag_jax.parallel import Pmap
+from rag_jax.parallel import MODES, Devices
+from rag_jax.team import SINGLE, Team
 from rag_jax.training import encoders, init
 from rag_jax.training.logging import Pace, RunLog, finite
 from rag_jax.training.optim import optimizer
-from rag_jax.training.retriever import Pairs, init_params, retriever_step
+from rag_jax.training.retriever import PairBatch, Pairs, init_params, retriever_step
 from rag_jax.training.step import TrainState
 from rag_jax.workdir import Workdir
 
 
-def train_retriever(config: ConfigDict, place: Workdir) -> None:
-    """Trains question and passage encoder; called again, goes on from the last checkpoint."""
+def train_retriever(config: ConfigDict, place: Workdir, joined: Team = SINGLE) -> None:
+    """Trains question and passage encoder; called again, goes on from the last checkpoint.
+
+    joined: the processes that train together, each on its own devices and its own share of every batch.
+    """
     if closed_book(config):
         fail(
             "config.index.kind: found 'none', a closed book: there is no retriever to train; run "
             "`python -m rag_jax.train`"
         )
-    config, parallel = resolve(config), Pmap()
+    config = resolve(config)
+    joined.agree(**flat(config))
+    parallel = MODES[config.parallel]()
     settings = config.retriever
     parallel.check_batch("retriever.batch", settings.batch)
-    encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
+    both = joined.first_alone("tokenizers", lambda: load_or_train(config, place.tokenizers))
+    encoder_tokenizer, generator_tokenizer = both
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     pairs = make_pairs(config, encoder_tokenizer)
     order = Batches(max(len(pairs.asked), 1), settings.batch, config.seed)
@@ -46,27 +53,31 @@ def train_retriever(config: ConfigDict, place: Workdir) -> None:
     state = resume(checkpoints, tx, shapes, parallel)
     if state is None:
         params = encoders.first_params(config, model, parallel)
-        state = parallel.put_whole(TrainState(jnp.int32(0), params, tx.init(params)))
+        state = parallel.put_state(TrainState(jnp.int32(0), params, tx.init(params)))
     step_function = parallel.step(
         retriever_step, config=model.question_encoder, optimizer=tx, scale=model.score_scale, seed=config.seed
     )
-    start = int(state.step)
-    with RunLog(place.retriever, resume_at=start) as log:
+    start, own = int(jax.device_get(state.step)), parallel.share(settings.batch)
+
+    def batch_of(step: int) -> PairBatch:
+        return parallel.put_batch(pairs.batch(order[step], step_rng(config.seed, "retriever", step), own))
+
+    with RunLog(place.retriever, resume_at=start, silent=not joined.first) as log:
         log.say(f"retriever: {settings.steps} steps of {settings.batch} pairs, {len(pairs.passages):,} passages")
         pace, pending = Pace(start, settings.steps, settings.batch), None
-        batch = parallel.put_batch(pairs.batch(order[start], step_rng(config.seed, "retriever", start)))
+        batch = batch_of(start)
         for step in range(start, settings.steps):
             state, metrics = step_function(state, batch)
             if pending is not None:
                 report(log, *pending, pace)
             pending = step, metrics
             waiting = time.monotonic()
-            batch = parallel.put_batch(pairs.batch(order[step + 1], step_rng(config.seed, "retriever", step + 1)))
+            batch = batch_of(step + 1)
             pace.waited += time.monotonic() - waiting
             if step + 1 == settings.steps or (step + 1) % config.evaluate.every == 0:
                 report(log, *pending, pace)
                 pending = None
-                save(checkpoints, state)
+                save(checkpoints, state, parallel)
                 log.say(f"retriever step {step + 1}: loss {float(metrics['loss']):.3f}, saved")
     checkpoints.close()
 
@@ -86,7 +97,7 @@ def make_pairs(config: ConfigDict, tokenizer: Tokenizer) -> Pairs:
     )  # fmt: skip
 
 
-def resume(checkpoints: Checkpoints, tx: Any, shapes: dict[str, Any], parallel: Pmap) -> TrainState | None:
+def resume(checkpoints: Checkpoints, tx: Any, shapes: dict[str, Any], parallel: Devices) -> TrainState | None:
     """The newest checkpoint, None where there is none; shapes: of the parameters."""
     step = checkpoints.latest()
     if step is None:
@@ -96,10 +107,10 @@ def resume(checkpoints: Checkpoints, tx: Any, shapes: dict[str, Any], parallel: 
     )
 
 
-def save(checkpoints: Checkpoints, state: TrainState) -> None:
+def save(checkpoints: Checkpoints, state: TrainState, parallel: Devices) -> None:
     """Saves the whole state; the newest counts as the best."""
-    step = int(state.step)
-    checkpoints.save(step, **init.saved_trees(state), score=step, extra={})
+    step = int(jax.device_get(state.step))
+    checkpoints.save(step, **parallel.to_global(init.saved_trees(state)), score=step, extra={})
 
 
 def report(log: RunLog, step: int, metrics: Any, pace: Pace) -> None:

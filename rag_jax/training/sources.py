@@ -12,20 +12,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rag_jax.core.marginal import document_log_prior
 from rag_jax.data import tasks
 from rag_jax.data.denoising import mask_spans
 from rag_jax.data.formats import Question
 from rag_jax.data.labels import decoder_inputs
 from rag_jax.data.pipeline import Batches, step_rng
 from rag_jax.data.substitution import Form, NameMaker, Substitution
-from rag_jax.data.text import Document, Marks, targets
+from rag_jax.data.text import Document, Marks, one_spaced, targets
 from rag_jax.metrics.text import normalise
 from rag_jax.models import rag
-from rag_jax.parallel import Pmap
+from rag_jax.parallel import Devices
 from rag_jax.retrieve import Retrieved, Retriever
 from rag_jax.training.health import Health
-from rag_jax.training.step import Batch
+from rag_jax.training.step import Batch, train_step
 
 COMPAT = {"generation": None, "huggingface_finetune": "huggingface_finetune"}
 
@@ -44,19 +43,24 @@ class Found(NamedTuple):
 class QuestionSource:
     """Questions, their retrieved passages and their answers; some answers give way to made-up names."""
 
+    step = staticmethod(train_step)  # what its batches are for
+
     def __init__(
         self, questions: Sequence[Question], retriever: Retriever, model: rag.RagConfig, config: ConfigDict,
-        stage: ConfigDict, parallel: Pmap, *, name: str, names: NameMaker | None,
+        stage: ConfigDict, parallel: Devices, *, name: str, names: NameMaker | None,
     ):  # fmt: skip
         self._questions, self._retriever, self._parallel = questions, retriever, parallel
         self._by_vector, self._closed = retriever.by_vector, retriever.index is None
         self._k, self._depth, self._share = stage.k, stage.depth, stage.substitution
         self._seed, self._name = config.seed, name
         self._length, self._compat = config.length, COMPAT[config.data.target_layout]
-        self._order = Batches(len(questions), stage.batch, config.seed)
+        self._order, self._own = Batches(len(questions), stage.batch, config.seed), parallel.share(stage.batch)
         self._encode = parallel.batch(partial(rag.encode_questions, model))
-        # A frozen encoder finds the same passages in every epoch: they are looked up once.
-        self._known: dict[int, tuple] | None = None if stage.train_question_encoder else {}
+        # A frozen encoder finds the same passages in every epoch: they are looked up once. Of several processes, each
+        # has other questions in the next epoch.
+        self._known: dict[int, tuple] | None = None
+        if not stage.train_question_encoder and parallel.processes == 1:
+            self._known = {}
         self._names, self._substitution = names, Substitution(retriever.generator_tokenizer)
         self._marks = Marks.of(retriever.generator_tokenizer)
         self._labels = tasks.labels(config.data) if model.classes else ()
@@ -75,7 +79,7 @@ class QuestionSource:
 
         In a closed book none: there is one score, that of the question alone.
         """
-        indices = self._order[step].tolist()
+        indices = self._indices(step)
         if self._closed:
             ids_BK, _, score_BK, _ = Retrieved.nothing(len(indices))
             return Found(ids_BK, None, score_BK)
@@ -90,8 +94,7 @@ class QuestionSource:
                 ids_BK, score_BK = self._holding_first(step, ids_BK, score_BK)
             if self._known is not None:
                 self._known.update(zip(indices, zip(ids_BK, score_BK, strict=True), strict=True))
-        prior_BK = np.asarray(document_log_prior(score_BK, ids_BK >= 0))
-        return Found(ids_BK, Health.of(ids_BK, prior_BK), None if self._by_vector else score_BK)
+        return Found(ids_BK, Health.of(ids_BK, score_BK), None if self._by_vector else score_BK)
 
     def batch(self, step: int, ids_BK: np.ndarray, score_BK: np.ndarray | None = None) -> Batch:
         """The arrays of batch `step` for passages already found, with the scores that came with them."""
@@ -99,9 +102,8 @@ class QuestionSource:
         documents_BK = self._retriever.documents(ids_BK)
         answers = self._answers(step)
         if self._names is not None and self._share:
-            rng = step_rng(self._seed, self._name, step)
-            pairs = [self._renamed(*pair, rng) for pair in zip(documents_BK, answers, strict=True)]
-            documents_BK, answers = map(list, zip(*pairs, strict=True))
+            given = zip(documents_BK, answers, self._fresh_names(step), strict=True)
+            documents_BK, answers = map(list, zip(*(self._renamed(*one) for one in given), strict=True))
         return Batch(
             question_BQ=self._question_ids(step) if self._by_vector else None,
             document_BKE=self._retriever.vectors(ids_BK) if self._by_vector else None,
@@ -112,8 +114,16 @@ class QuestionSource:
             **self._said(asked, answers),
         )
 
+    def put(self, step: int, found: Found) -> Batch:
+        """The arrays of batch `step` on the devices."""
+        return self._parallel.put_batch(self.batch(step, found.ids_BK, found.score_BK))
+
     def _is_known(self, step: int) -> bool:
-        return self._known is not None and all(index in self._known for index in self._order[step].tolist())
+        return self._known is not None and all(index in self._known for index in self._indices(step))
+
+    def _indices(self, step: int) -> list[int]:
+        """The questions of batch `step` that are this process's."""
+        return self._order[step][self._own].tolist()
 
     def _holding_first(self, step: int, ids_BK: np.ndarray, score_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The k passages that come first when those that hold the answer stand before the others."""
@@ -144,16 +154,21 @@ class QuestionSource:
         return [Form.of(self._retriever.generator_tokenizer, question.answers[0]) for question in self._asked(step)]
 
     def _asked(self, step: int) -> list[Question]:
-        return [self._questions[index] for index in self._order[step]]
+        return [self._questions[index] for index in self._indices(step)]
 
     def _question_ids(self, step: int) -> np.ndarray:
         return self._retriever.question_ids([question.text for question in self._asked(step)])
 
-    def _renamed(
-        self, documents_K: list[Document], answer: Form, rng: np.random.Generator
-    ) -> tuple[list[Document], Form]:
-        """With the stage's probability, the documents with a fresh name wherever the answer stands, and the name."""
-        name = self._names.fresh(answer.text, rng) if rng.random() < self._share else None
+    def _fresh_names(self, step: int) -> list[Form | None]:
+        """A made-up name for each answer that gives way to one: drawn for the whole batch, this process's returned."""
+        rng, drawn = step_rng(self._seed, self._name, step), []
+        for index in self._order[step].tolist():
+            answer = one_spaced(self._questions[index].answers[0])
+            drawn.append(self._names.fresh(answer, rng) if rng.random() < self._share else None)
+        return drawn[self._own]
+
+    def _renamed(self, documents_K: list[Document], answer: Form, name: Form | None) -> tuple[list[Document], Form]:
+        """The documents with the fresh name wherever the answer stands, and the name, where there is one."""
         if name is None:
             return documents_K, answer
         pieces, count = self._substitution.substitute(
@@ -167,8 +182,11 @@ class QuestionSource:
 class PassageSource:
     """Passages to be repaired: the source has holes, the target is the whole passage (BART's text infilling)."""
 
-    def __init__(self, retriever: Retriever, config: ConfigDict, stage: ConfigDict):
+    step = staticmethod(train_step)
+
+    def __init__(self, retriever: Retriever, config: ConfigDict, stage: ConfigDict, parallel: Devices):
         self._retriever, self._length, self._seed = retriever, config.length, config.seed
+        self._parallel, self._own = parallel, parallel.share(stage.batch)
         self._order = Batches(len(retriever.index.passages), stage.batch, config.seed)
         self._marks = Marks.of(retriever.generator_tokenizer)
         self._mask_id = retriever.generator_tokenizer.mask_id
@@ -178,23 +196,28 @@ class PassageSource:
 
     def search(self, step: int, query: None) -> Found:
         """The passages of batch `step`, one each."""
-        return Found(self._order[step][:, None], None)
+        return Found(self._order[step][self._own, None], None)
 
     def batch(self, step: int, ids_BK: np.ndarray, score_BK: None = None) -> Batch:
         """Passages with holes as sources, whole as targets; the document prior of one document is 1."""
         rng = step_rng(self._seed, "denoise", step)
-        whole = [
+        whole = [  # of all processes: holes are drawn one passage after the other
             np.concatenate([title, self._marks.title_separator, text])
-            for [(title, text)] in self._retriever.documents(ids_BK)
+            for [(title, text)] in self._retriever.documents(self._order[step][:, None])
         ]
         length, marks = self._length.source, self._marks
         source_BKS = np.full((len(whole), 1, length), marks.pad, np.int32)
         for row, ids in zip(source_BKS[:, 0], whole, strict=True):
             holed = mask_spans(ids[: length - 2], rng, self._mask_id)[: length - 2]
             row[: len(holed) + 2] = np.concatenate([[marks.bos], holed, [marks.eos]])
-        token_BT, target_BT = targets(whole, length=length, marks=marks)
-        score_BK, weight_B = np.zeros(ids_BK.shape, np.float32), np.ones(len(whole), np.float32)
+        source_BKS = source_BKS[self._own]
+        token_BT, target_BT = targets(whole[self._own], length=length, marks=marks)
+        score_BK, weight_B = np.zeros(ids_BK.shape, np.float32), np.ones(len(ids_BK), np.float32)
         return Batch(None, None, ids_BK >= 0, source_BKS, token_BT, target_BT, weight_B, score_BK)
+
+    def put(self, step: int, found: Found) -> Batch:
+        """The arrays of batch `step` on the devices."""
+        return self._parallel.put_batch(self.batch(step, found.ids_BK))
 
 
 def blocked_words(*sets: Sequence[Question]) -> set[str]:

@@ -145,6 +145,7 @@ def _accumulate(loss, params: dict[str, Any], batch: Batch, key: jax.Array, part
         gradient, sums = gradient_of(params, part[0], part[1])
         return jax.tree.map(jnp.add, total, (sums, gradient)), None
 
-    split = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch)
+    # Every part takes rows of all devices, where the batch is one array that is split over them.
+    split = jax.tree.map(lambda array: array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1), batch)
     zeros = (Sums(*[jnp.zeros(())] * len(Sums._fields)), jax.tree.map(jnp.zeros_like, params))
     return jax.lax.scan(add, zeros, (split, jax.random.split(key, parts)))[0]

@@ -41,7 +41,7 @@ class Ours:
 
     def __init__(self, config: BertConfig, params, tokenizer: Tokenizer, length: int, batch: int):
         self.parallel, self.spent = Pmap(), 0
-        self.params = self.parallel.put_whole(params)
+        self.params = self.parallel.put_state(params)
         self.program = self.parallel.batch(partial(encode_passages, config))
         self.encoder = Encoder(self.run, partial(tokenizer.passage_ids, length=length), config.pad_id, length, batch)
 

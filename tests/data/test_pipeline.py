@@ -1,6 +1,5 @@
-"""The order of training examples: permutations, asked in any order, split over processes; the host's random numbers."""
+"""The order of training examples: permutations, asked in any order; the host's random numbers."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -29,18 +28,7 @@ def test_a_batch_depends_on_seed_and_step_alone():
     assert not any(one == two for one, two in zip(forward, other, strict=True))
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_out_the_global_batch(monkeypatch, processes):
-    whole, slices = Batches(50, 8, seed=0), []
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
-    for process in range(processes):
-        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        slices.append(Batches(50, 8, seed=0)[5])
-    assert [len(part) for part in slices] == [8 // processes] * processes
-    assert np.concatenate(slices).tolist() == whole[5].tolist()
-
-
-def test_random_numbers_differ_by_seed_stage_step_and_process(monkeypatch):
+def test_random_numbers_differ_by_seed_stage_and_step():
     def draw(*key):
         return step_rng(*key).integers(2**62).item()
 
@@ -48,5 +36,4 @@ def test_random_numbers_differ_by_seed_stage_step_and_process(monkeypatch):
     drawn = {
         draw(seed, stage, step) for seed in (0, 1) for stage in ("joint", "reader", "denoise") for step in range(9)
     }
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    assert len(drawn | {draw(0, "joint", 3)}) == 2 * 3 * 9 + 1
+    assert len(drawn) == 2 * 3 * 9

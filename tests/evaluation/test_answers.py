@@ -104,7 +104,7 @@ def test_the_first_passages_of_a_deep_search_answer_like_a_shallow_one(tiny_rag,
 def test_the_number_of_devices_changes_no_count(tiny_rag, questions, count):
     """All others run on eight; six questions are padded. Answers may differ by near-ties alone, which are counted."""
     questions, devices = questions[:6], Pmap(jax.devices()[:count])
-    params = devices.put_whole(jax.device_get(tiny_rag.params))
+    params = devices.put_state(jax.device_get(tiny_rag.params))
     few = Rag(tiny_rag.model, params, tiny_rag.retriever, tiny_rag.config, devices)
     totals, said = [], []
     for rag in (tiny_rag, few):

@@ -12,7 +12,7 @@ from rag_jax.data import tasks
 from rag_jax.errors import UserError
 from rag_jax.evaluation.answers import predict, read, unread
 from rag_jax.evaluation.walks import Walks
-from rag_jax.parallel import SINGLE, Team
+from rag_jax.team import SINGLE, Team
 
 NAMES = ("exact_match", "f1", "gold_recall", "answer_recall")
 

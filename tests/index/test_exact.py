@@ -99,7 +99,7 @@ def test_few_programs_for_all_sizes(tmp_path):
         searcher = ExactSearcher(vectors_of(tmp_path / str(count), whole_numbers(0, count, 5)))
         for questions in (7, 5):
             searcher.search(whole_numbers(1, questions, 5), 3)
-            compiled.add(exact._search._cache_size())
+            compiled.add(exact.search_shard._cache_size())
     assert len(compiled) == 1
     assert [padded(rows, 8) for rows in (1, 3, 8, 9, 24, 25, 200, 1000, 1025)] == [1, 4, 8, 16, 24, 32, 208, 1024, 1152]
     for rows in range(65, 5000, 7):
@@ -125,7 +125,7 @@ def test_a_tpu_is_told_to_approximate_and_of_how_many_passages(recall, approxima
     number = shape((), np.int32)
     arguments = shape((4, 8), np.float32), shape((128, 8), ml_dtypes.bfloat16), number, number
     settings = {"k": 3, "block": 64, "recall": recall, "of": 1024}
-    program = jax.export.export(exact._search, platforms=["tpu"])(*arguments, **settings)
+    program = jax.export.export(exact.search_shard, platforms=["tpu"])(*arguments, **settings)
     assert [out.shape for out in program.out_avals] == [(4, 3), (4, 3)]
     text = program.mlir_module()
     assert ("@ApproxTopK" in text) == ("reduction_input_size_override = 1024" in text) == approximate

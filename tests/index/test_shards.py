@@ -4,7 +4,7 @@ import numpy as np
 
 from rag_jax.index import shards
 from rag_jax.index.vectors import write_shard
-from rag_jax.parallel import Team
+from rag_jax.team import Team
 
 
 def test_whose_a_shard_is_goes_by_its_number_though_others_finish_theirs_meanwhile(tmp_path):

@@ -1,5 +1,6 @@
 """A model small enough for a test, batches for it, and what tells gradients apart."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -13,7 +14,7 @@ from rag_jax.hub.configs import bart_json, bert_json
 from rag_jax.models import rag
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
-from rag_jax.parallel import Pmap
+from rag_jax.parallel import Pmap, Sharded
 from rag_jax.training.step import Batch
 
 BERT = BertConfig(
@@ -45,8 +46,14 @@ class Tiny:
     sgd = staticmethod(lambda: optax.sgd(0.1, momentum=0.0))
 
     @staticmethod
-    def config(kind="token"):
-        return rag.RagConfig(BERT, BART, kind=kind, score_scale=0.5)
+    def config(kind="token", dtype="float32"):
+        encoder, generator = (replace(config, dtype=dtype) for config in (BERT, BART))
+        return rag.RagConfig(encoder, generator, kind=kind, score_scale=0.5)
+
+    @staticmethod
+    def cast(tree, dtype):
+        """The tree with its floating point numbers in another type."""
+        return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype == np.float32 else leaf, tree)
 
     @classmethod
     def batch(cls, seed=0):
@@ -152,5 +159,5 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def devices():
-    """{1: Pmap of one device, 8: Pmap of eight}."""
-    return {1: Pmap(jax.devices()[:1]), 8: Pmap()}
+    """{1: Pmap of one device, 8: Pmap of eight, "sharded": the state split over eight}."""
+    return {1: Pmap(jax.devices()[:1]), 8: Pmap(), "sharded": Sharded()}

@@ -64,7 +64,7 @@ def test_the_loop_warns_of_a_collapse(tmp_path, capsys, collapsed):
     with RunLog(tmp_path) as log:
         report(
             log, "joint", 100, 4, {"loss": np.float32(1.5)}, found,
-            pace=Pace(0, 10, 16), rate=lambda step: 1e-3 * step, watched=Headline("EM", 0.25),
+            pace=Pace(0, 10, 16), rates=1e-3 * np.arange(10), watched=Headline("EM", 0.25),
         )  # fmt: skip
     said = capsys.readouterr().out
     expected = (

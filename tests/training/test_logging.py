@@ -4,11 +4,12 @@ import json
 import sys
 import time
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from rag_jax.errors import UserError
-from rag_jax.training.logging import Pace, RunLog, finite
+from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite
 
 
 def steps(path):
@@ -69,3 +70,22 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(value):
     with pytest.raises(UserError, match=r"^joint step 12: .*not finite.*nan|inf.*lower joint\.learning_rate") as error:
         finite("joint", 12, {"loss": jnp.float32(1), "gradient_norm": jnp.float32(value)})
     assert "the last checkpoint is intact" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_steps_asked_for_are_profiled_and_no_others(tmp_path, capsys):
+    profile = Profile(tmp_path / "profile", 1, 2)
+    for step in range(5):
+        profile.at(step)
+        NO_PROFILE.at(step)
+        jax.block_until_ready(jnp.arange(4) + step)
+    assert capsys.readouterr().out == f"{tmp_path / 'profile'}: steps 1 to 2 as jax.profiler saw them\n"
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 0
+
+
+def test_a_silent_log_leaves_no_trace(tmp_path, capsys):
+    with RunLog(tmp_path / "run", silent=True) as log:
+        log.write(0, {"loss": 1.0})
+        log.say("a line")
+        log.live("a line")
+    assert not (tmp_path / "run").exists() and capsys.readouterr().out == ""

@@ -23,6 +23,9 @@ from rag_jax.index.builder import build_index
 from rag_jax.index.encoding import Encoder
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
+from rag_jax.planning.model import Described
+from rag_jax.planning.programs import asked as asked_batch
+from rag_jax.planning.programs import holed as holed_batch
 from rag_jax.retrieve import Retriever
 from rag_jax.training.health import Health
 from rag_jax.training.sources import PassageSource, QuestionSource, blocked_words
@@ -82,14 +85,12 @@ def names(world):
 
 @pytest.fixture(scope="module")
 def make_source(world, names, devices):
-    def make(substitution=0.0, name="reader", layout="generation", frozen=False, depth=0):
+    def make(substitution=0.0, name="reader", layout="generation", frozen=False, depth=0, parallel=devices[8]):
         config = world.config.copy_and_resolve_references()
         config.data.target_layout = layout
         stage = config.reader
         stage.update(batch=8, k=3, depth=depth, substitution=substitution, train_question_encoder=not frozen)
-        return QuestionSource(
-            QUESTIONS, world.retriever, world.model, config, stage, devices[8], name=name, names=names
-        )
+        return QuestionSource(QUESTIONS, world.retriever, world.model, config, stage, parallel, name=name, names=names)
 
     return make
 
@@ -316,15 +317,45 @@ def test_blocked_words_are_those_of_all_answers():
 
 
 @pytest.fixture(scope="module")
-def repairs(world):
-    def make(length=96):
+def repairs(world, devices):
+    def make(length=96, parallel=devices[8]):
         config = world.config.copy_and_resolve_references()
         config.length.source = length
         config.denoise.batch = 8
         retriever = world.retriever._replace(length=config.length)
-        return PassageSource(retriever, config, config.denoise)
+        return PassageSource(retriever, config, config.denoise, parallel)
 
     return make
+
+
+class Half(Pmap):
+    """What the first or the second of two processes sees."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number, self.processes = number, 2
+
+    def share(self, batch):
+        return slice(self.number * batch // 2, (self.number + 1) * batch // 2)
+
+
+def joined(parts):
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+@pytest.mark.parametrize("kind", ["questions", "passages"])
+def test_two_processes_make_the_batch_of_one(tiny, make_source, repairs, kind):
+    """Made-up names and holes are drawn for the whole batch, whoever takes its rows."""
+    make = {"questions": partial(make_source, 0.5), "passages": repairs}[kind]
+    for step in range(2):
+        ids_BK = make().search(step, None).ids_BK if kind == "passages" else rows(step)
+        parts = []
+        for number in range(2):
+            source, own = make(parallel=Half(number)), Half(number).share(8)
+            parts.append(source.batch(step, ids_BK[own]))
+            if kind == "passages":
+                np.testing.assert_array_equal(source.search(step, None).ids_BK, ids_BK[own])
+        assert tiny.bits(joined(parts)) == tiny.bits(make().batch(step, ids_BK))
 
 
 def test_passages_are_to_be_repaired_whole(world, repairs):
@@ -399,3 +430,19 @@ def test_a_closed_book_has_the_question_alone_and_a_prior_of_1(world):
         np.testing.assert_array_equal(document_log_prior(batch.score_BK, batch.mask_BK), np.zeros((8, 1)))
         assert source_texts(world, batch) == [[question.text] for question in asked(step)]
         assert target_texts(world, batch) == [question.answers[0] for question in asked(step)]
+
+
+def shapes(tree):
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
+def test_batches_have_the_shapes_that_are_planned_for(world, make_source, by_words):
+    described, ids_BK = Described(world.config, world.model, ()), np.zeros((8, 3), np.int64)
+    assert shapes(make_source().batch(0, ids_BK)) == shapes(asked_batch(described, 8, 3))
+    config = world.config.copy_and_resolve_references()
+    stage, config.index.kind = config.denoise, "bm25"
+    scored = by_words().batch(0, ids_BK, np.zeros((8, 3), np.float32))
+    assert shapes(scored) == shapes(asked_batch(described._replace(config=config), 8, 3))
+    stage.batch = 8
+    holes = PassageSource(world.retriever, config, stage).batch(0, ids_BK[:, :1])
+    assert shapes(holes) == shapes(holed_batch(config, 8))

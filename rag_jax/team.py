@@ -1,0 +1,203 @@
+"""How the processes of one job find each other, wait for each other, and end when one of them has ended."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+from jax._src import distributed
+
+from rag_jax.errors import fail
+
+AUTO = "auto"
+CONNECT = 300  # seconds that the processes of a job have to find each other
+BEAT, SILENCE = 2, 30  # seconds between signs of life; without one for so long, a process counts as dead
+POLL, GRACE = 0.2, 6  # seconds
+LOST = 75  # exit code of a process whose fellow is gone: the same command again goes on
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of one job, and this one's number among them; alone, it waits for nobody.
+
+    client: of the service by which jax's processes find each other, in process 0; it keeps small texts by name.
+    """
+
+    process: int = 0
+    processes: int = 1
+    client: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is process 0, which does what is done once."""
+        return self.process == 0
+
+    def check(self) -> None:
+        """Raises UserError where another process has failed."""
+        for number, message in self.told("failed").items():
+            fail(f"process {number} of {self.processes} failed: {message}")
+
+    def wait(self, name: str, value: str = "") -> None:
+        """Returns when all processes have come here; each name is used once.
+
+        Raises UserError where another has failed or brings another value.
+        """
+        if len(set(self._all(name, value).values())) > 1:
+            fail(f"{name}: the {self.processes} processes differ; start all with the same command, files and weights")
+
+    def agree(self, **values: Any) -> None:
+        """Raises UserError that names the first value which another process has otherwise; each name is used once."""
+        told = self._all(f"agreed/{next(iter(values))}", json.dumps(values, default=str))
+        known = {number: json.loads(text) for number, text in told.items()}
+        for name, value in known[self.process].items():
+            for number, others in sorted(known.items()):
+                if others[name] != value:
+                    fail(
+                        f"{name}: process {self.process} has {value!r}, process {number} has {others[name]!r}; "
+                        "start all with the same command and files"
+                    )
+
+    def first_alone(self, name: str, make: Callable[[], T]) -> T:
+        """What make() returns: process 0 calls it first, the others once it is done and what it writes is there."""
+        if self.first:
+            made = make()
+            self.wait(name)
+            return made
+        self.wait(name)
+        return make()
+
+    def say(self, name: str, value: str) -> None:
+        """Keeps a text of this process under a name, for all to see."""
+        if self.client is not None:
+            self.client.key_value_set(f"{name}/{self.process}", value, allow_overwrite=True)
+
+    def told(self, name: str) -> dict[int, str]:
+        """What the processes have said under a name, by their numbers."""
+        said = self.client.key_value_dir_get(f"{name}/") if self.client is not None else []
+        return {int(key.rpartition("/")[2]): value for key, value in said}
+
+    def _all(self, name: str, value: str) -> dict[int, str]:
+        """What every process says under a name, once all have."""
+        if self.processes == 1:
+            return {self.process: value}
+        self.say(name, value)
+        while len(told := self.told(name)) < self.processes:
+            self.check()
+            time.sleep(POLL)
+        return told
+
+
+SINGLE = Team()
+
+
+@contextmanager
+def team(coordinator: str, processes: int, process: int) -> Iterator[Team]:
+    """Joins the processes of a job, before jax is used; SINGLE without a coordinator.
+
+    coordinator: HOST:PORT of process 0, the same for all; or 'auto' on a Cloud TPU or under SLURM, which know the
+    processes themselves. A failure inside is told to the others, and a process that is killed is missed within SILENCE
+    seconds: either ends them all. Raises UserError for arguments that describe no team, or where the others are not
+    met within CONNECT seconds.
+    """
+    _check_team(coordinator, processes, process)
+    if not coordinator:
+        yield SINGLE
+        return
+    joined = _join(coordinator, processes, process)
+    watch = Watch(joined)
+    try:
+        yield joined
+    except BaseException as error:
+        joined.say("failed", str(error) or type(error).__name__)
+        raise
+    finally:
+        watch.leave()
+
+
+class Watch:
+    """A thread that gives signs of life and ends this process, which may hang in a sum over all, when others are gone.
+
+    jax would end it too, later and without a word that a person understands.
+    """
+
+    def __init__(self, joined: Team):
+        self._joined, self._leaving = joined, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Waits until all leave: process 0 is the others' service."""
+        jax.distributed.shutdown()
+        self._leaving.set()
+        self._thread.join(2 * BEAT)
+
+    def _run(self) -> None:
+        joined, beat, seen = self._joined, 0, {}
+        while not self._leaving.wait(BEAT):
+            beat += 1
+            try:
+                joined.say("alive", str(beat))
+                alive, failed = joined.told("alive"), joined.told("failed")
+            except Exception:  # the service is gone: with process 0, or because all have left
+                if not self._leaving.wait(GRACE):
+                    self._end(0, "cannot be reached", LOST)
+                return
+            now = time.monotonic()
+            for number in range(joined.processes):
+                if seen.get(number, (None,))[0] != alive.get(number):
+                    seen[number] = alive.get(number), now
+                elif now - seen.setdefault(number, (None, now))[1] > SILENCE:
+                    self._end(number, f"has given no sign of life for {SILENCE} seconds", LOST)
+            if others := {number: said for number, said in failed.items() if number != joined.process}:
+                if self._leaving.wait(GRACE):  # it may wait for the others and see for itself
+                    return
+                number, said = next(iter(others.items()))
+                self._end(number, f"failed: {said}", LOST)
+
+    def _end(self, number: int, what: str, code: int) -> None:
+        joined = self._joined
+        print(
+            f"error: process {number} of {joined.processes} {what}; its own output says why; what was saved is intact: "
+            "give all processes their command again to go on",
+            file=sys.stderr,
+            flush=True,
+        )
+        if joined.first:
+            time.sleep(2 * BEAT)  # the others hear of it through this process
+        os._exit(code)
+
+
+def _join(coordinator: str, processes: int, process: int) -> Team:
+    """Waits until all are there."""
+    limits = {"initialization_timeout": CONNECT, "heartbeat_timeout_seconds": 4 * SILENCE}
+    try:
+        if coordinator == AUTO:
+            jax.distributed.initialize(**limits)
+        else:
+            print(f"process {process} of {processes}: meets the others at {coordinator}, within {CONNECT} seconds")
+            sys.stdout.flush()
+            jax.distributed.initialize(coordinator, processes, process, **limits)
+    except (RuntimeError, ValueError) as error:
+        fail(f"--coordinator={coordinator}: process {process} of {processes} cannot join ({error}); check the address")
+    # jax offers no other way to wait for processes alone, with neither devices nor a fixed time.
+    state = distributed.global_state
+    return Team(state.process_id, state.num_processes, state.client)
+
+
+def _check_team(coordinator: str, processes: int, process: int) -> None:
+    if coordinator == AUTO:
+        return
+    host, _, port = coordinator.rpartition(":")
+    if not 0 <= process < processes:
+        fail(f"--process: found {process}, expected a number from 0 to --processes - 1 = {processes - 1}")
+    if processes > 1 and not coordinator:
+        fail(f"--coordinator: missing, expected HOST:PORT of process 0 with --processes={processes}")
+    if coordinator and not (host and port.isdecimal()):
+        fail(f"--coordinator: found '{coordinator}', expected HOST:PORT of process 0, as 10.0.0.1:8476")

@@ -1,0 +1,120 @@
+"""Joint training with the search inside the step: encode, search, gather, loss in one program, no host in between.
+
+What index.kind = 'exact' with retrieval.lag = 0 means, where nothing is done to the passages on the way: no made-up
+names, no distant supervision, no null document.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from rag_jax.core.sources import Frame, sources
+from rag_jax.data.formats import Question
+from rag_jax.index import on_devices
+from rag_jax.index.on_devices import Rows, Texts
+from rag_jax.models import rag
+from rag_jax.parallel import Across, Devices
+from rag_jax.retrieve import Retriever
+from rag_jax.training.sources import Found, QuestionSource
+from rag_jax.training.step import Batch, TrainState, train_step
+
+
+class Asked(NamedTuple):
+    """What the host makes of questions: token ids for the encoder, for the generator with their number, and answers."""
+
+    question_BQ: jax.Array
+    inner_BR: jax.Array
+    inner_B: jax.Array
+    token_BT: jax.Array
+    target_BT: jax.Array | None
+    weight_B: jax.Array
+    label_B: jax.Array | None
+
+
+class Search(NamedTuple):
+    """How passages are searched and read: k of them, config.length.source tokens, config.data.truncation."""
+
+    k: int
+    recall: float
+    length: int
+    frame: Frame
+    keep_question: bool
+
+
+def search_step(
+    state: TrainState,
+    batch: tuple[Asked, Rows, Texts],
+    *,
+    across: Across,
+    config: rag.RagConfig,
+    search: Search,
+    **settings: Any,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """train_step for the passages that its own parameters find; the metrics also tell those, of the whole batch."""
+    asked, rows, texts = batch
+    query_BE = jax.lax.stop_gradient(rag.encode_questions(config, state.params, asked.question_BQ))
+
+    def find(across: Across, query_BE: jax.Array, rows: Rows, texts: Texts) -> tuple[Any, ...]:
+        score_BK, id_BK = on_devices.winners(across, rows, query_BE, k=search.k, recall=search.recall)
+        document_BKE, found = on_devices.fetch(across, rows, (rows.vector_NE, texts), id_BK)
+        return score_BK, id_BK, document_BKE, found
+
+    score_BK, id_BK, document_BKE, found = across.each(find, query_BE, rows, texts)
+    source_BKS = sources(
+        *found, asked.inner_BR, asked.inner_B,
+        length=search.length, frame=search.frame, keep_question=search.keep_question,
+    )  # fmt: skip
+    whole = Batch(
+        asked.question_BQ, document_BKE.astype(jnp.float32), id_BK >= 0, source_BKS, asked.token_BT, asked.target_BT,
+        asked.weight_B, label_B=asked.label_B,
+    )  # fmt: skip
+    state, metrics = train_step(state, whole, across=across, config=config, **settings)
+    return state, metrics | {"ids_BK": across.gather(id_BK), "score_BK": across.gather(score_BK)}
+
+
+def possible(config: ConfigDict, stage: ConfigDict) -> bool:
+    """Whether a stage searches inside its step."""
+    plain = not stage.substitution and not stage.depth and stage.train_question_encoder
+    exact = config.index.kind == "exact" and config.retrieval.lag == 0
+    return plain and exact and config.retrieval.null_document == "none"
+
+
+class DeviceSource(QuestionSource):
+    """Questions whose passages the step itself finds."""
+
+    def __init__(
+        self, questions: Sequence[Question], retriever: Retriever, model: rag.RagConfig, config: ConfigDict,
+        stage: ConfigDict, parallel: Devices, *, name: str, names: None,
+    ):  # fmt: skip
+        super().__init__(questions, retriever, model, config, stage, parallel, name=name, names=names)
+        tokenizer, marks, self._passages = retriever.generator_tokenizer, self._marks, retriever.index.searcher
+        separators = (tuple(ids.tolist()) for ids in (marks.title_separator, marks.document_separator))
+        frame = Frame(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, *separators)
+        keep = config.data.truncation == "keep_question"
+        search = Search(self._k, config.index.recall_target, config.length.source, frame, keep)
+        self.step = partial(search_step, search=search)
+
+    def encode(self, params: Any, step: int) -> None:
+        """The step does."""
+
+    def search(self, step: int, query: None) -> Found:
+        """Nothing yet: the step finds them."""
+        return Found(np.zeros((len(self._indices(step)), 0), np.int64), None)
+
+    def put(self, step: int, found: Found) -> tuple[Asked, Rows, Texts]:
+        """The questions of batch `step` on the devices, beside the passages."""
+        asked = self._asked(step)
+        pieces = self._retriever.question_pieces([question.text for question in asked])
+        inner_BR = np.zeros((len(asked), self._length.source), np.int32)
+        inner_B = np.array([min(len(ids), self._length.source) for ids in pieces], np.int32)
+        for row, ids in zip(inner_BR, pieces, strict=True):
+            row[: len(ids)] = ids[: len(row)]
+        said = {"label_B": None, **self._said(asked, self._answers(step))}
+        weight_B = np.ones(len(asked), np.float32)
+        batch = Asked(self._question_ids(step), inner_BR, inner_B, weight_B=weight_B, **said)
+        return self._parallel.put_batch(batch), self._passages.rows, self._passages.texts

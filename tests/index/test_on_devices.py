@@ -1,0 +1,74 @@
+"""Exact search inside a program: every device's questions among all devices' passages, in both modes."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from rag_jax.index import on_devices
+from rag_jax.index.on_devices import OnDevices
+from rag_jax.index.vectors import Vectors, write_shard
+from rag_jax.parallel import Pmap, Sharded
+
+K, B = 5, 16
+MODES = {"pmap on 1": lambda: Pmap(jax.devices()[:1]), "pmap on 8": Pmap, "sharded": Sharded}
+
+
+@pytest.fixture(scope="module")
+def vector_of(store):
+    """Whole numbers have no rounding, and many ties."""
+    return np.random.default_rng(0).integers(-2, 3, (len(store), 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=MODES)
+def opened(request, store, vector_of, tmp_path_factory):
+    folder, parallel = tmp_path_factory.mktemp("vectors"), MODES[request.param]()
+    write_shard(folder, 0, vector_of)
+    vectors = Vectors(folder, *vector_of.shape, "float32", len(vector_of))
+    return parallel, OnDevices(vectors, store, parallel, tokens=8)
+
+
+def test_the_best_of_all_devices_are_found_with_their_vectors_and_tokens(opened, store, vector_of):
+    parallel, index = opened
+    query_BE = np.random.default_rng(1).integers(-2, 3, (B, 4)).astype(np.float32)
+
+    def find(across, rows, texts, query_BE):
+        score_BK, id_BK = on_devices.winners(across, rows, query_BE, k=K)
+        return score_BK, id_BK, *on_devices.fetch(across, rows, (rows.vector_NE, texts), id_BK)
+
+    put = parallel.put_batch(query_BE)
+    with jax.transfer_guard("disallow"):
+        found = parallel.each(find)(index.rows, index.texts, put)
+    score_BK, id_BK, vector_BKE, texts = parallel.to_host(found)
+    score_BN = query_BE @ vector_of.T
+    expected_BK = np.argsort(-score_BN, axis=1, kind="stable")[:, :K]
+    np.testing.assert_array_equal(id_BK, expected_BK)
+    np.testing.assert_array_equal(score_BK, np.take_along_axis(score_BN, expected_BK, 1))
+    np.testing.assert_array_equal(vector_BKE, vector_of[expected_BK])
+    for b, k in np.ndindex(B, K):
+        title, text = store.tokens(expected_BK[b, k])
+        assert (texts.title_N[b, k], texts.text_N[b, k]) == (len(title), len(text))
+        whole = np.concatenate([title, text])[:8]
+        np.testing.assert_array_equal(texts.token_NP[b, k, : len(whole)], whole)
+
+
+def test_it_searches_as_other_searchers_do(opened, vector_of):
+    """Any number of questions, and more places than passages."""
+    _, index = opened
+    query_BE = np.random.default_rng(2).integers(-2, 3, (3, 4)).astype(np.float32)
+    id_BK, score_BK = index.search(query_BE, len(vector_of) + 2)
+    score_BN = query_BE @ vector_of.T
+    order_BN = np.argsort(-score_BN, axis=1, kind="stable")
+    np.testing.assert_array_equal(id_BK, np.pad(order_BN, ((0, 0), (0, 2)), constant_values=-1))
+    expected = np.pad(np.take_along_axis(score_BN, order_BN, 1), ((0, 0), (0, 2)), constant_values=-np.inf)
+    np.testing.assert_array_equal(score_BK, expected)
+    assert id_BK.dtype == np.int64
+
+
+def test_a_place_without_a_passage_is_all_zero(opened):
+    parallel, index = opened
+    missing = parallel.put_batch(np.full((8, 2), -1, np.int32))
+    fetch = partial(on_devices.fetch)
+    found = parallel.each(lambda across, rows, id_BK: fetch(across, rows, rows.vector_NE, id_BK))(index.rows, missing)
+    assert not np.any(parallel.to_host(found))

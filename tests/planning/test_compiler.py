@@ -1,0 +1,70 @@
+"""The TPU compiler, where libtpu is installed: `pip install 'rag_jax[plan]'`."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rag_jax.errors import UserError
+from rag_jax.parallel import Pmap
+from rag_jax.planning import compiler
+from rag_jax.planning.chips import GIB, TPUS, topology
+
+libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install 'rag_jax[plan]'"
+)
+
+
+def test_without_a_compiler_one_is_told_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"--topology=v5e:2x4: libtpu.*not installed; `pip install 'rag_jax\[plan\]'`"):
+        compiler.devices(topology("v5e:2x4"))
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted", "there"),
+    [
+        ("the total memory required for HLO temporaries (25.59G) exceeds available HBM (15.75G).", 25.59, 15.75),
+        ("Ran out of memory in memory space hbm. Used 21.95G of 15.48G hbm. Exceeded", 21.95, 15.48),
+        ("temporaries (2.50T) exceeds available HBM (512.00M)", 2560, 0.5),
+    ],
+)
+def test_what_does_not_fit_is_read_off_the_compilers_words(message, wanted, there):
+    found = compiler.too_much(jax.errors.JaxRuntimeError(message))
+    assert found == pytest.approx((wanted * GIB, there * GIB))
+
+
+def test_any_other_error_is_raised_again():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        compiler.too_much(jax.errors.JaxRuntimeError("INTERNAL: broken"))
+
+
+@libtpu
+@pytest.mark.parametrize("name", [f"{family}:{layout}" for family, chip in TPUS.items() for layout in chip.topologies])
+def test_every_topology_of_the_table_exists(name):
+    assert len(compiler.devices(topology(name))) == topology(name).devices
+
+
+@libtpu
+def test_programs_may_use_less_than_a_chip_has():
+    for name in ("v3:2x2", "v4:2x2x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x4"):
+        has = topology(name).chip.memory
+        assert 0.95 * has < compiler.limit(compiler.devices(topology(name))[0]) < 1.01 * has
+
+
+@libtpu
+def test_a_program_tells_what_it_needs_or_would_need():
+    parallel = Pmap(compiler.devices(topology("v5e:2x4")))
+    function = parallel.batch(lambda params, x: jnp.tanh(x @ params).sum(axis=1))
+
+    def compiled(rows):
+        batch = jax.ShapeDtypeStruct((8 * rows, 64, 1024), jnp.float32)
+        params = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
+        lowered = function.lower(parallel.abstract_state(params), parallel.abstract_batch(batch))
+        return compiler.compiled(lowered)
+
+    small, large = compiled(8), compiled(2**16)
+    assert small.flops == pytest.approx(2 * 8 * 64 * 1024 * 1024, rel=0.1)
+    assert small.seconds > 0 and small.code > 0
+    assert large.temporaries > 16 * GIB and (small.fits, large.fits) == (True, False)

@@ -1,0 +1,117 @@
+"""A whole plan, on paper, in words, and with advice."""
+
+import re
+
+import pytest
+
+from rag_jax.errors import UserError
+from rag_jax.planning.advice import Adviser
+from rag_jax.planning.chips import topology
+from rag_jax.planning.host import Corpus
+from rag_jax.planning.planner import plan
+from rag_jax.planning.programs import BUILDING, TRAINING
+from rag_jax.planning.report import report
+
+GPUS = topology("gpu:h100x8")
+
+
+def planned(config, machine=GPUS, fits=False):
+    return plan(config, machine, None, 100_000, fits=fits, log=print)
+
+
+def training(found):
+    return next(phase for phase in found.phases if phase.name == TRAINING)
+
+
+def advised(found, limit):
+    place = found.place._replace(limit=limit)
+    return Adviser(training(found), found.measured, found.described, place, 100_000, None).advise()
+
+
+def with_memory(size):
+    """The GPUs, had they so many bytes."""
+    return GPUS._replace(chip=GPUS.chip._replace(memory=size))
+
+
+@pytest.fixture(scope="module")
+def found(small):
+    return planned(small(index={"kind": "exact"}))
+
+
+def test_a_plan_in_words(found):
+    text = "\n".join(report(found, None))
+    assert "gpu:h100x8: 8 GPUs of 989 TFLOP/s in bf16 and 3,350 GB/s, each with 74.51 GiB; pmap" in text
+    assert "ESTIMATES: there is no compiler for gpu:h100x8 here" in text
+    assert "100,000 passages (--passages)" in text
+    assert "assumed: config.parts.question_encoder = some/encoder is not here" in text
+    for name in ("training", "answering", "building the index"):
+        assert re.search(rf"^{name}: \d+\.\d\d of 74\.51 GiB a GPU: fits$", text, re.M)
+    assert re.search(r"^train: joint, [\d,]+ steps +\d+\.\d\d hours$", text, re.M)
+    assert "8 chips, each $3.99 an hour on demand, Lambda (SkyPilot's catalog, read on 27 November 2026)" in text
+    assert re.search(r"^what binds first: .*\d+% of what is there$", text, re.M)
+
+
+def test_a_phase_holds_the_state_the_index_and_one_programs_temporaries(found):
+    phase = training(found)
+    assert phase.total == sum(phase.resident.values()) + phase.temporaries
+    state = phase.resident["optimizer state"] / phase.resident["parameters"]
+    assert state == pytest.approx(2, rel=0.01)  # AdamW
+    assert phase.resident["index"] == pytest.approx(100_000 / 8 * 32 * 4, rel=0.4)  # shares are padded
+
+
+def test_dollars_are_the_hours_of_all_parts_at_the_price(found):
+    text = "\n".join(report(found._replace(corpus=Corpus(10**12, "a test")), None))
+    parts = [
+        float(part.replace(",", "")) for part in re.findall(r"^(?:train|build_index):.* ([\d.,]+) hours$", text, re.M)
+    ]
+    whole, dollars = re.search(r"the whole run .* ([\d.,]+) hours  \$([\d.,]+)", text).groups()
+    whole, dollars = (float(number.replace(",", "")) for number in (whole, dollars))
+    assert whole > 1 and whole == pytest.approx(sum(parts), abs=0.02)
+    assert dollars == pytest.approx(whole * 8 * 3.99, rel=0.01)
+
+
+def test_what_does_not_fit_is_told_with_what_would_help(found):
+    building = next(phase for phase in found.phases if phase.name == BUILDING)
+    tight = found._replace(place=found.place._replace(limit=0.9 * building.total), phases=[building])
+    text = "\n".join(report(tight, None))
+    assert re.search(r"^building the index: .*: DOES NOT FIT, \d+\.\d\d GiB too much$", text, re.M)
+    assert "\n  --config.index.batch=128: about 0.00 GiB, fits\n" in text
+    assert "index.batch=64" not in text
+
+
+@pytest.mark.long
+def test_all_that_helps_training_is_told_what_fits_first(found):
+    limit = training(found).total - training(found).temporaries / 3
+    advices = advised(found, limit)
+    changes = [one.change for one in advices]
+    assert "--config.joint.accumulation=2" in changes
+    assert "--config.encoder.dtype=bfloat16 --config.generator.dtype=bfloat16" in changes
+    assert "--config.index.dtype=bfloat16" in changes and "--config.index.kind=scann" in changes
+    fitting = [one.total <= limit for one in advices]
+    assert any(fitting) and fitting == sorted(fitting, reverse=True)
+    assert all(one.total < training(found).total for one in advices)
+    several = advised(found, sum(training(found).resident.values()) * 1.5)[0]
+    assert several.change.count("--config.") > 1
+
+
+@pytest.mark.long
+def test_advice_is_what_a_plan_of_the_changed_configuration_needs(found, small):
+    advices = advised(found, 1.0)
+    changed = planned(small(index={"kind": "exact"}, joint={"accumulation": 2}))
+    halved = next(one.total for one in advices if one.change == "--config.joint.accumulation=2")
+    assert halved == pytest.approx(training(changed).total)
+
+
+@pytest.mark.long
+def test_the_largest_batch_is_sought(found, small):
+    limit = 3 * training(found).total
+    sought = planned(small(index={"kind": "exact"}), with_memory(limit), fits=True)
+    fitting = max(batch for batch, total in sought.tried.items() if total <= limit)
+    assert fitting > 4 in sought.tried
+    assert f"--config.joint.batch={8 * fitting}" in "\n".join(report(sought, None))
+
+
+@pytest.mark.parametrize("key", ["joint", "index"])
+def test_a_batch_that_does_not_divide_is_an_error(small, key):
+    with pytest.raises(UserError, match=rf"config\.{key}\.batch: found 20, expected a multiple of 8 devices"):
+        planned(small(**{key: {"batch": 20}}))

@@ -1,0 +1,133 @@
+"""Two processes of four devices train what one process of eight trains; and what ends one ends the other."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rag_jax.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.long
+SPLITS = "from rag_jax import parallel\nparallel.SMALL = 64"  # the tiny model has no array that is worth it
+DIES = """
+import os, signal
+from rag_jax.training import loop
+report = loop.report
+
+def dies(log, name, first, step, *arguments, **settings):
+    if name == "joint" and step == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    report(log, name, first, step, *arguments, **settings)
+
+loop.report = dies
+"""
+# Dropout's random numbers are drawn per device under pmap, for the whole batch where XLA splits it.
+DRY = [f"--config.{name}=0.0" for name in ("encoder.dropout", "encoder.attention_dropout", "generator.dropout")]
+
+
+def begun(run, name):
+    """A workdir as the retriever and its index left it, made anew."""
+    folder = run.folder / "together" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for part in ("retriever", "index", "tokenizers"):
+        shutil.copytree(run.workdir / part, folder / part)
+    return folder
+
+
+def losses(folder):
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(len(records)))
+    return [record["loss"] for record in records]
+
+
+def params(folder):
+    checkpoints = Checkpoints(folder / "checkpoints")
+    step = checkpoints.latest()
+    checkpoints.close()
+    from rag_jax import Rag
+
+    return step, Rag.load(folder, checkpoint="last").params
+
+
+@pytest.mark.parametrize("mode", ["pmap", "sharded"])
+def test_two_processes_train_what_one_trains(four_devices, tiny_run, monkeypatch, mode):
+    """All stages, evaluation within them, and the checkpoints, which they write together."""
+    run, folders = four_devices, [begun(tiny_run, f"{mode} {name}") for name in ("together", "alone")]
+    command = lambda folder: ("--config=tiny.py", f"--workdir={folder}", f"--config.parallel={mode}", *DRY)  # noqa: E731
+    run.together("train", *command(folders[0]), preludes=(SPLITS, SPLITS))
+    flags = run.environment["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
+    monkeypatch.setitem(run.environment, "XLA_FLAGS", flags)
+    run.command("train", *command(folders[1]), prelude=SPLITS)
+    found, expected = map(losses, folders)
+    assert len(found) == 10
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    (step, found), (last, expected) = map(params, folders)
+    assert step == last == 10
+    import jax
+
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4)  # of ten steps of Adam at 1e-3, whose signs may differ
+
+
+def test_a_retriever_is_trained_together(four_devices, tiny_run, monkeypatch):
+    """The passages of all processes are negatives for the questions of each."""
+    folders = [tiny_run.folder / "together" / f"retriever {name}" for name in ("together", "alone")]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tiny_run.workdir / "tokenizers", folder / "tokenizers")
+    command = lambda folder: ("train_retriever", "--config=tiny.py", f"--workdir={folder}", *DRY)  # noqa: E731
+    four_devices.together(*command(folders[0]))
+    flags = four_devices.environment["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
+    monkeypatch.setitem(four_devices.environment, "XLA_FLAGS", flags)
+    four_devices.command(*command(folders[1]))
+    found, expected = (losses(folder / "retriever") for folder in folders)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_split_index_trains_as_a_whole_one(two_devices, tiny_run):
+    folders = [begun(tiny_run, f"index {name}") for name in ("split", "whole")]
+    for folder, flag in zip(folders, ("--config.index.split", "--noconfig.index.split"), strict=True):
+        two_devices.together("train", "--config=tiny.py", f"--workdir={folder}", flag, *DRY)
+    np.testing.assert_allclose(*map(losses, folders), rtol=1e-6)
+
+
+def test_a_killed_process_ends_the_other_and_one_alone_goes_on(four_devices, tiny_run, monkeypatch):
+    """Within a minute, naming it; what was saved goes on as if nothing had been."""
+    folder, whole = begun(tiny_run, "killed"), begun(tiny_run, "never killed")
+    command = lambda folder: ("train", "--config=tiny.py", f"--workdir={folder}", *DRY)  # noqa: E731
+    started = time.monotonic()
+    first, _ = four_devices.together(*command(folder), preludes=("", DIES), code=(75, -9))
+    assert "error: process 1 of 2 has given no sign of life for 30 seconds" in first.stderr
+    assert "Traceback" not in first.stderr
+    saved = sorted(int(path.name) for path in (folder / "checkpoints").glob("[0-9]*"))
+    assert saved[-1] == 8 and time.monotonic() - started < 290
+    flags = four_devices.environment["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
+    monkeypatch.setitem(four_devices.environment, "XLA_FLAGS", flags)
+    four_devices.command(*command(folder))
+    four_devices.command(*command(whole))
+    np.testing.assert_allclose(losses(folder), losses(whole), rtol=1e-6)
+
+
+def test_processes_with_different_configurations_name_the_value(two_devices, tiny_run):
+    folder = begun(tiny_run, "different")
+    before = sorted(Path(folder).rglob("*"))
+    done = two_devices.together(
+        "train", "--config=tiny.py", f"--workdir={folder}", second=("--config.joint.k=2",), code=2
+    )
+    assert "error: config.joint.k: process 0 has 3, process 1 has 2; start all with the same command" in done[0].stderr
+    assert "error: config.joint.k: process 1 has 2, process 0 has 3; start all with the same command" in done[1].stderr
+    assert sorted(Path(folder).rglob("*")) == before
+
+
+def test_a_coordinator_that_is_not_there_is_named(tiny_run, monkeypatch):
+    from rag_jax import team
+
+    prelude = "from rag_jax import team\nteam.CONNECT = 4"
+    place = "--coordinator=127.0.0.1:9", "--processes=2", "--process=1"
+    done = tiny_run.command("train", "--config=tiny.py", "--workdir=absent", *place, prelude=prelude, code=2)
+    assert team.CONNECT == 300
+    assert "--coordinator=127.0.0.1:9" in done.stderr
