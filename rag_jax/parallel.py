@@ -220,7 +220,9 @@ class Sharded(Devices):
             check_rows(array, len(self.local))
             if self.processes == 1:
                 return jax.device_put(array, self._split)
-            return jax.make_array_from_process_local_data(self._split, array)
+            shards = list(map(jax.device_put, np.split(array, len(self.local)), self.local))
+            shape = len(array) * self.processes, *array.shape[1:]
+            return jax.make_array_from_single_device_arrays(shape, self._split, shards)
 
         return jax.tree.map(put, batch)
 

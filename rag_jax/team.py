@@ -176,19 +176,34 @@ class Watch:
 
 def _join(coordinator: str, processes: int, process: int) -> Team:
     """Waits until all are there."""
-    limits = {"initialization_timeout": CONNECT, "heartbeat_timeout_seconds": 4 * SILENCE}
+    limits = {"initialization_timeout": 2 * CONNECT, "heartbeat_timeout_seconds": 4 * SILENCE}
+    who = "this process" if coordinator == AUTO else f"process {process} of {processes}"
+    patience = threading.Timer(CONNECT, _alone, (f"--coordinator={coordinator}: {who} has met",))
+    patience.daemon = True
+    patience.start()
     try:
         if coordinator == AUTO:
             jax.distributed.initialize(**limits)
         else:
-            print(f"process {process} of {processes}: meets the others at {coordinator}, within {CONNECT} seconds")
-            sys.stdout.flush()
+            print(f"{who}: meets the others at {coordinator}, within {CONNECT} seconds", flush=True)
             jax.distributed.initialize(coordinator, processes, process, **limits)
     except (RuntimeError, ValueError) as error:
-        fail(f"--coordinator={coordinator}: process {process} of {processes} cannot join ({error}); check the address")
+        fail(f"--coordinator={coordinator}: {who} cannot join ({error}); check the address")
+    finally:
+        patience.cancel()
     # jax offers no other way to wait for processes alone, with neither devices nor a fixed time.
     state = distributed.global_state
     return Team(state.process_id, state.num_processes, state.client)
+
+
+def _alone(who: str) -> None:
+    """Ends this process, which jax would end in a minute of its own, without the address."""
+    print(
+        f"error: {who} not all others within {CONNECT} seconds; start all processes, and check address, port and firewall",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(LOST)
 
 
 def _check_team(coordinator: str, processes: int, process: int) -> None:
