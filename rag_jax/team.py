@@ -199,7 +199,7 @@ def _join(coordinator: str, processes: int, process: int) -> Team:
 def _alone(who: str) -> None:
     """Ends this process, which jax would end in a minute of its own, without the address."""
     print(
-        f"error: {who} not all others within {CONNECT} seconds; start all processes, and check address, port and firewall",
+        f"error: {who} not all others within {CONNECT} seconds; start all processes; check address, port and firewall",
         file=sys.stderr,
         flush=True,
     )
