@@ -5,6 +5,7 @@ Nothing leaves the devices between a question and its passages. Every function r
 """
 
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ from rag_jax.parallel import Across, Devices
 class Rows(NamedTuple):
     """Which passages a device has, `count` of them from `start` on, and their vectors; what is behind is padding.
 
-    With one more axis in front where it is not mapped away: all functions here look through it.
+    As all arrays here, with one more axis in front where that is not mapped away.
     """
 
     start: jax.Array
@@ -32,11 +33,24 @@ class Rows(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """The passages' generator tokens: the title's, then the text's, as many as fit; and how many each would have."""
+    """The passages' generator tokens, one behind the other: of each the title's, then the text's, as many as fit.
 
-    token_NP: jax.Array
+    start_N: where a passage's begin; title_N, text_N: how many it would have.
+    """
+
+    token_F: jax.Array
+    start_N: jax.Array
     title_N: jax.Array
     text_N: jax.Array
+
+
+class Documents(NamedTuple):
+    """What is read of the passages that were found: vectors in the stored dtype, tokens, and their numbers."""
+
+    vector_BKE: jax.Array
+    token_BKP: jax.Array
+    title_BK: jax.Array
+    text_BK: jax.Array
 
 
 def winners(across: Across, rows: Rows, query_BE: jax.Array, *, k: int, recall: float = 1.0) -> tuple[Any, Any]:
@@ -52,29 +66,39 @@ def winners(across: Across, rows: Rows, query_BE: jax.Array, *, k: int, recall: 
     return own(score_AK), own(id_AK)
 
 
-def fetch(across: Across, rows: Rows, table: Any, id_BK: jax.Array) -> Any:
-    """The rows of a tree of arrays [N, ...], split as `rows` are, for this device's ids; zeros where there is none."""
-    start, count, _ = _plain(rows)
+def fetch(across: Across, rows: Rows, texts: Texts, id_BK: jax.Array, *, tokens: int) -> Documents:
+    """The passages of this device's ids, from whichever devices have them; zeros where there is none."""
+    start, count, vector_NE = _plain(rows)
+    token_F, start_N, title_N, text_N = (array.reshape(-1) for array in texts)
     id_AK = across.gather(id_BK) - start
     mine_AK = (id_AK >= 0) & (id_AK < count)
     row_AK = jnp.where(mine_AK, id_AK, 0)
+    place_AKP = start_N[row_AK][..., None] + jnp.arange(tokens, dtype=jnp.int32)[None, None]
+    token_AKP = token_F[jnp.minimum(place_AKP, token_F.shape[0] - 1)].astype(jnp.int32)
 
-    def rows_of(array: jax.Array) -> jax.Array:
-        found = _flat(array, rows)[row_AK]
+    def of_all(found: jax.Array) -> jax.Array:
         mine = mine_AK.reshape(*mine_AK.shape, *[1] * (found.ndim - 2))
         return _own(across, id_BK.shape[0], across.sum(jnp.where(mine, found, jnp.zeros_like(found))))
 
-    return jax.tree.map(rows_of, table)
+    return Documents(*map(of_all, (vector_NE[row_AK], token_AKP, title_N[row_AK], text_N[row_AK])))
 
 
 class OnDevices:
-    """An index's vectors, and its passages' tokens if asked for, on all devices of a step; also a searcher of its own.
+    """An index's vectors and its passages' tokens on all devices of a step; also a searcher of its own.
 
-    tokens: of the generator's source, as many of a passage as can be needed. All processes search together.
+    tokens: of the generator's source, as many of a passage as can be needed; vocabulary: the ids there are. All
+    processes search together.
     """
 
     def __init__(
-        self, vectors: Vectors, passages: PassageStore, parallel: Devices, *, tokens: int, recall_target: float = 1.0
+        self,
+        vectors: Vectors,
+        passages: PassageStore,
+        parallel: Devices,
+        *,
+        tokens: int,
+        vocabulary: int,
+        recall_target: float = 1.0,
     ):
         count = len(vectors)
         if count > LIMIT:
@@ -82,15 +106,19 @@ class OnDevices:
         share = -(-count // len(parallel.devices))
         held = padded(share)
         self._parallel, self._programs, self._recall = parallel, {}, recall_target
+        starts = [min(number * share, count) for number in range(len(parallel.devices) + 1)]
+        own = [range(*pair) for pair in pairwise(starts)]
+        longest = max(int(_kept(passages, numbers, tokens).sum()) for numbers in own)
+        dtype = np.uint16 if vocabulary <= 1 << 16 else np.int32
 
         def rows(device: int) -> Rows:
-            start = min(device * share, count)
-            own = min(share, count - start)
-            return Rows(np.int32(start), np.int32(own), read(vectors, start, own, held))
+            numbers = own[device]
+            return Rows(
+                np.int32(numbers.start), np.int32(len(numbers)), read(vectors, numbers.start, len(numbers), held)
+            )
 
         def texts(device: int) -> Texts:
-            start = min(device * share, count)
-            return _texts(passages, range(start, start + min(share, count - start)), held, tokens)
+            return _texts(passages, own[device], held, tokens, np.zeros(max(longest, 1), dtype))
 
         self.rows, self.texts = parallel.put_parts(rows), parallel.put_parts(texts)
 
@@ -107,24 +135,27 @@ class OnDevices:
         return id_BK.astype(np.int64), score_BK
 
 
-def _texts(passages: PassageStore, numbers: range, held: int, tokens: int) -> Texts:
-    found = [passages.tokens_of(numbers[at : at + BLOCK]) for at in range(0, len(numbers), BLOCK)]
-    pairs = [pair for block in found for pair in block]
-    token_NP = np.zeros((held, tokens), np.int32)
-    lengths = np.zeros((2, held), np.int32)
-    for row, (title, text) in enumerate(pairs):
-        whole = np.concatenate([title, text])[:tokens]
-        token_NP[row, : len(whole)] = whole
-        lengths[:, row] = len(title), len(text)
-    return Texts(token_NP, *lengths)
+def _kept(passages: PassageStore, numbers: range, tokens: int) -> np.ndarray:
+    """How many tokens of each passage are kept."""
+    return np.minimum(sum(passages.token_counts(numbers)), tokens)
+
+
+def _texts(passages: PassageStore, numbers: range, held: int, tokens: int, token_F: np.ndarray) -> Texts:
+    start_N, title_N, text_N = np.zeros((3, held), np.int32)
+    kept, at = _kept(passages, numbers, tokens), 0
+    start_N[: len(numbers)] = np.cumsum(kept) - kept
+    title_N[: len(numbers)], text_N[: len(numbers)] = passages.token_counts(numbers)
+    for first in range(0, len(numbers), BLOCK):
+        for pair in passages.tokens_of(numbers[first : first + BLOCK]):
+            whole = np.concatenate(pair)[:tokens]
+            token_F[at : at + len(whole)] = whole
+            at += len(whole)
+    return Texts(token_F, start_N, title_N, text_N)
 
 
 def _plain(rows: Rows) -> Rows:
-    return Rows(rows.start.reshape(()), rows.count.reshape(()), _flat(rows.vector_NE, rows))
-
-
-def _flat(array: jax.Array, rows: Rows) -> jax.Array:
-    return array.reshape(array.shape[rows.start.ndim :])
+    vector_NE = rows.vector_NE
+    return Rows(rows.start.reshape(()), rows.count.reshape(()), vector_NE.reshape(vector_NE.shape[-2:]))
 
 
 def _own(across: Across, rows: int, array: jax.Array) -> jax.Array:

@@ -47,7 +47,7 @@ def plan(
     corpus = host.corpus(config, run and run.index, passages)
     found = programs(described, corpus.count, topology.devices, topology.on_host)
     measured = [_measured(program, place, log) for program in found]
-    tried = _fit(described, measured, place, log) if fits else {}
+    tried = _fit(described, corpus.count, measured, place, log) if fits else {}
     phases = memory.phases(measured, place)
     return Plan(described, place, corpus, measured, phases, _host(described, corpus, measured, place), tried)
 
@@ -79,7 +79,9 @@ def _measured(program: Program, place: Place, log: Callable[[str], None]) -> Mea
     return measured
 
 
-def _fit(described: Described, measured: list[Measured], place: Place, log: Callable[[str], None]) -> dict[int, float]:
+def _fit(
+    described: Described, passages: int, measured: list[Measured], place: Place, log: Callable[[str], None]
+) -> dict[int, float]:
     """Batches per device of the last stage, with what training needs of a device."""
     config, devices = described.config, place.topology.devices
     stages = [name for name in STAGES if config[name].steps]
@@ -94,7 +96,7 @@ def _fit(described: Described, measured: list[Measured], place: Place, log: Call
         else:
             changed = ConfigDict(config).copy_and_resolve_references().unlock()
             changed[name].batch = batch * devices
-            own = _measured(step(described._replace(config=changed), name), place, log)
+            own = _measured(step(described._replace(config=changed), name, passages, devices), place, log)
         return next(phase.total for phase in memory.phases([own, *others], place) if phase.name == TRAINING)
 
     return fit.tries(need, place.limit, config[name].batch // devices, config[name].accumulation)

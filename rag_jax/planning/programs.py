@@ -29,6 +29,7 @@ from rag_jax.training.optim import optimizer
 from rag_jax.training.step import Batch, Objective, TrainState, train_step
 
 Shape = jax.ShapeDtypeStruct
+TOKENS = 150  # of BART, in title and text of a passage of 100 words
 TRAINING, ANSWERING, BUILDING, RETRIEVER = "training", "answering", "building the index", "training the retriever"
 WHOLE, SPLIT, OWN = "whole", "split", "own"  # over the devices; or a device's own, as it is
 
@@ -63,8 +64,7 @@ def programs(described: Described, passages: int, devices: int, on_host: int) ->
     config = described.config
     stages = {name: config[name] for name in STAGES if config[name].steps}
     inside = [name for name, stage in stages.items() if on_devices.possible(config, stage)]
-    found = [step(described, name) for name in stages if name not in inside]
-    found += [searching_step(described, name, passages, devices) for name in inside]
+    found = [step(described, name, passages, devices) for name in stages]
     by_vector = not closed_book(config) and has_vectors(config.index.kind)
     if by_vector:
         batches = {stage.batch for name, stage in stages.items() if name != "denoise"}
@@ -102,10 +102,12 @@ def fellow(devices: int) -> Across:
     )
 
 
-def step(described: Described, name: str) -> Program:
+def step(described: Described, name: str, passages: int, devices: int) -> Program:
     """The training step of a stage, see training.loop.train_stage."""
     config, model, _ = described
     stage = config[name]
+    if on_devices.possible(config, stage):
+        return searching_step(described, name, passages, devices)
     tx = optimizer(stage, trained(config, stage))
     objective = Objective(stage.train_question_encoder, stage.label_smoothing, stage.accumulation, config.seed)
     function = partial(train_step, config=model, optimizer=tx, objective=objective)
@@ -119,9 +121,10 @@ def searching_step(described: Described, name: str, passages: int, devices: int)
     stage, length, generator = config[name], config.length, model.generator
     tx, scalar = optimizer(stage, trained(config, stage)), Shape((), jnp.int32)
     held = exact.padded(-(-passages // devices))
-    per_passage = Shape((held,), jnp.int32)
+    per_passage, tokens = Shape((held,), jnp.int32), min(TOKENS, length.source)
+    narrow = jnp.uint16 if generator.vocab_size <= 1 << 16 else jnp.int32
     vector_NE = Shape((held, model.question_encoder.embedding_width), jnp.dtype(config.index.dtype))
-    own = Rows(scalar, scalar, vector_NE), Texts(Shape((held, length.source), jnp.int32), per_passage, per_passage)
+    own = Rows(scalar, scalar, vector_NE), Texts(Shape((held * tokens,), narrow), *[per_passage] * 3)
     frame = Frame(generator.bos_id, generator.eos_id, generator.pad_id, (0,), (0,))  # of separators of one token
     settings = {
         "config": model, "optimizer": tx,
@@ -147,7 +150,7 @@ def searching_step(described: Described, name: str, passages: int, devices: int)
 
     lies = {"parameters": Held(WHOLE, shapes), "optimizer state": Held(WHOLE, state.opt_state)}
     lies |= {"batches": Held(SPLIT, (batch, batch)), "index": Held(OWN, own[0]), "passages": Held(OWN, own[1])}
-    return Program(f"{name} step with its search", (TRAINING,), B, lies, lower, trace, rewrites=True)
+    return Program(f"{name} step", (TRAINING,), B, lies, lower, trace, rewrites=True)
 
 
 def retriever_step(described: Described) -> Program:

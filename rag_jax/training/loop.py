@@ -53,7 +53,7 @@ def train(config: ConfigDict, place: Workdir, joined: Team = SINGLE, profile: Pr
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     optimizers = {name: optimizer(stage, trained(config, stage)) for name, stage in stages.items()}
     start = init.start(config, place, model, optimizers, parallel)
-    searcher = searchers.of_training(config, stages, place, parallel)
+    searcher = searchers.of_training(config, stages, place, parallel, model.generator.vocab_size)
     index = init.open_own_index(start, place, generator_tokenizer, config.index.kind, searcher)
     progress, params = start.progress, start.params
     check_k(config, stages, index)

@@ -61,16 +61,15 @@ def search_step(
 
     def find(across: Across, query_BE: jax.Array, rows: Rows, texts: Texts) -> tuple[Any, ...]:
         score_BK, id_BK = on_devices.winners(across, rows, query_BE, k=search.k, recall=search.recall)
-        document_BKE, found = on_devices.fetch(across, rows, (rows.vector_NE, texts), id_BK)
-        return score_BK, id_BK, document_BKE, found
+        return score_BK, id_BK, on_devices.fetch(across, rows, texts, id_BK, tokens=search.length)
 
-    score_BK, id_BK, document_BKE, found = across.each(find, query_BE, rows, texts)
+    score_BK, id_BK, found = across.each(find, query_BE, rows, texts)
     source_BKS = sources(
-        *found, asked.inner_BR, asked.inner_B,
+        *found[1:], asked.inner_BR, asked.inner_B,
         length=search.length, frame=search.frame, keep_question=search.keep_question,
     )  # fmt: skip
     whole = Batch(
-        asked.question_BQ, document_BKE.astype(jnp.float32), id_BK >= 0, source_BKS, asked.token_BT, asked.target_BT,
+        asked.question_BQ, found.vector_BKE.astype(jnp.float32), id_BK >= 0, source_BKS, asked.token_BT, asked.target_BT,
         asked.weight_B, label_B=asked.label_B,
     )  # fmt: skip
     state, metrics = train_step(state, whole, across=across, config=config, **settings)

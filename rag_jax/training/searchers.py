@@ -14,13 +14,19 @@ from rag_jax.training import on_devices
 from rag_jax.workdir import Workdir
 
 
-def of_training(config: ConfigDict, stages: dict[str, ConfigDict], place: Workdir, parallel: Devices) -> Maker | None:
-    """What makes the searcher: on all devices of the step, or split over the processes; None for the index's own."""
+def of_training(
+    config: ConfigDict, stages: dict[str, ConfigDict], place: Workdir, parallel: Devices, vocabulary: int
+) -> Maker | None:
+    """What makes the searcher: on all devices of the step, or split over the processes; None for the index's own.
+
+    vocabulary: of the generator.
+    """
     if any(on_devices.possible(config, stage) for stage in stages.values()):
 
         def on_all(vectors: Vectors, passages: PassageStore) -> Searcher:
             recall = config.index.recall_target
-            return OnDevices(vectors, passages, parallel, tokens=config.length.source, recall_target=recall)
+            tokens = config.length.source
+            return OnDevices(vectors, passages, parallel, tokens=tokens, vocabulary=vocabulary, recall_target=recall)
 
         return on_all
     if not config.index.split or parallel.processes == 1:

@@ -26,7 +26,7 @@ def opened(request, store, vector_of, tmp_path_factory):
     folder, parallel = tmp_path_factory.mktemp("vectors"), MODES[request.param]()
     write_shard(folder, 0, vector_of)
     vectors = Vectors(folder, *vector_of.shape, "float32", len(vector_of))
-    return parallel, OnDevices(vectors, store, parallel, tokens=8)
+    return parallel, OnDevices(vectors, store, parallel, tokens=8, vocabulary=300)
 
 
 def test_the_best_of_all_devices_are_found_with_their_vectors_and_tokens(opened, store, vector_of):
@@ -35,22 +35,22 @@ def test_the_best_of_all_devices_are_found_with_their_vectors_and_tokens(opened,
 
     def find(across, rows, texts, query_BE):
         score_BK, id_BK = on_devices.winners(across, rows, query_BE, k=K)
-        return score_BK, id_BK, *on_devices.fetch(across, rows, (rows.vector_NE, texts), id_BK)
+        return score_BK, id_BK, on_devices.fetch(across, rows, texts, id_BK, tokens=8)
 
     put = parallel.put_batch(query_BE)
     with jax.transfer_guard("disallow"):
         found = parallel.each(find)(index.rows, index.texts, put)
-    score_BK, id_BK, vector_BKE, texts = parallel.to_host(found)
+    score_BK, id_BK, found = parallel.to_host(found)
     score_BN = query_BE @ vector_of.T
     expected_BK = np.argsort(-score_BN, axis=1, kind="stable")[:, :K]
     np.testing.assert_array_equal(id_BK, expected_BK)
     np.testing.assert_array_equal(score_BK, np.take_along_axis(score_BN, expected_BK, 1))
-    np.testing.assert_array_equal(vector_BKE, vector_of[expected_BK])
+    np.testing.assert_array_equal(found.vector_BKE, vector_of[expected_BK])
     for b, k in np.ndindex(B, K):
         title, text = store.tokens(expected_BK[b, k])
-        assert (texts.title_N[b, k], texts.text_N[b, k]) == (len(title), len(text))
+        assert (found.title_BK[b, k], found.text_BK[b, k]) == (len(title), len(text))
         whole = np.concatenate([title, text])[:8]
-        np.testing.assert_array_equal(texts.token_NP[b, k, : len(whole)], whole)
+        np.testing.assert_array_equal(found.token_BKP[b, k, : len(whole)], whole)
 
 
 def test_it_searches_as_other_searchers_do(opened, vector_of):
@@ -69,6 +69,5 @@ def test_it_searches_as_other_searchers_do(opened, vector_of):
 def test_a_place_without_a_passage_is_all_zero(opened):
     parallel, index = opened
     missing = parallel.put_batch(np.full((8, 2), -1, np.int32))
-    fetch = partial(on_devices.fetch)
-    found = parallel.each(lambda across, rows, id_BK: fetch(across, rows, rows.vector_NE, id_BK))(index.rows, missing)
-    assert not np.any(parallel.to_host(found))
+    fetch = parallel.each(partial(on_devices.fetch, tokens=8))
+    assert not any(map(np.any, parallel.to_host(fetch(index.rows, index.texts, missing))))

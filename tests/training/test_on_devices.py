@@ -32,7 +32,7 @@ def config(tiny_rag):
 @pytest.mark.parametrize("mode", [Pmap, pytest.param(Sharded, marks=pytest.mark.long)])
 def test_two_steps_are_those_with_the_host_between(tiny_run, tiny_rag, config, mode):
     parallel, model, stage = mode(), tiny_rag.model, config.joint
-    searcher = of_training(config, {"joint": stage}, Workdir(tiny_run.workdir), parallel)
+    searcher = of_training(config, {"joint": stage}, Workdir(tiny_run.workdir), parallel, model.generator.vocab_size)
     index = open_index(tiny_run.workdir / "index", searcher=searcher)
     questions = read_questions(tiny_run.folder / "train.jsonl")
     given = {"name": "joint", "names": None}
