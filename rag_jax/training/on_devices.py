@@ -69,8 +69,8 @@ def search_step(
         length=search.length, frame=search.frame, keep_question=search.keep_question,
     )  # fmt: skip
     whole = Batch(
-        asked.question_BQ, found.vector_BKE.astype(jnp.float32), id_BK >= 0, source_BKS, asked.token_BT, asked.target_BT,
-        asked.weight_B, label_B=asked.label_B,
+        asked.question_BQ, found.vector_BKE.astype(jnp.float32), id_BK >= 0, source_BKS,
+        asked.token_BT, asked.target_BT, asked.weight_B, label_B=asked.label_B,
     )  # fmt: skip
     state, metrics = train_step(state, whole, across=across, config=config, **settings)
     return state, metrics | {"ids_BK": across.gather(id_BK), "score_BK": across.gather(score_BK)}

@@ -65,8 +65,8 @@ def test_work_of_one_device_is_its_share():
 
 def test_an_answer_runs_its_loops_as_often_as_it_has_tokens():
     assert named(small(decode={"max_length": 20}))["answer"].loops == (20,)
-    # 4 questions a device, 50 passages, rooms of 32 tokens: documents judge one of the 49 other answers at a time.
-    assert named(configured("nq"))["answer"].loops == (25, 49)
+    # 1 question a device, 50 passages, rooms of 32 tokens: documents judge five of the 49 other answers at a time.
+    assert named(configured("nq"))["answer"].loops == (25, 10)
 
 
 def test_a_planned_step_is_the_program_that_a_real_batch_runs():
