@@ -276,9 +276,9 @@ class Sharded(Devices):
         return state
 
     def read(self, state: Any) -> Any:
-        """The state as numpy, whole; every process must ask for it."""
-        whole = jax.jit(lambda tree: tree, out_shardings=self._whole)(state)
-        return jax.device_get(whole)
+        """The state as numpy, whole; every process must ask for it. No device holds more than one array whole."""
+        whole = jax.jit(lambda leaf: leaf, out_shardings=self._whole)
+        return jax.tree.map(lambda leaf: jax.device_get(whole(leaf)), state)
 
     def _placed(self, leaf: Any) -> NamedSharding:
         count = len(self.devices)

@@ -128,3 +128,20 @@ def test_a_run_that_is_not_there_is_one_line(tiny_run, bucket):
 
 def files(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["pmap", "sharded"])
+def test_two_machines_with_a_disk_each_train_one_run(four_devices, bucket, tmp_path, mode):
+    """Neither sees what the other writes: process 0 saves for both, and publishes."""
+    caches = [tmp_path / f"cache of {number}" for number in range(2)]
+    preludes = [f"import os\nos.environ['RAG_JAX_CACHE'] = {str(cache)!r}\n{STORE}" for cache in caches]
+    small = "\nfrom rag_jax import parallel\nparallel.SMALL = 64"
+    command = "train", *COMMON, *DATA, f"--config.parallel={mode}"
+    four_devices.together(*command, preludes=[prelude + small for prelude in preludes])
+    losses = [record["loss"] for record in numbers(bucket / "run/metrics.jsonl")]
+    assert len(losses) == 10 and not (caches[1] / "folder/bucket/run/metrics.jsonl").exists()
+    done = four_devices.command("train", *COMMON, *DATA, "--config.joint.steps=6", prelude=STORE)  # a third goes on
+    assert "joint step 6" in done.stdout
+    again = [record["loss"] for record in numbers(bucket / "run/metrics.jsonl")]
+    assert again[:10] == losses and len(again) == 12

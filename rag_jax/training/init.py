@@ -1,5 +1,6 @@
 """Where training starts: this run's checkpoint, a whole model, its parts, or scratch."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from rag_jax.index import bm25
 from rag_jax.index.base import BUILD, Index, Maker, has_vectors, open_index
 from rag_jax.models import rag
 from rag_jax.parallel import Devices
+from rag_jax.storage import address
 from rag_jax.training import encoders
 from rag_jax.training.step import TrainState
 from rag_jax.workdir import Workdir
@@ -147,6 +149,11 @@ def resume(
 def saved_trees(state: TrainState) -> dict[str, Any]:
     """A state as the trees 'params' and 'optimizer' of a checkpoint."""
     return {"params": state.params, "optimizer": {"step": state.step, "adam": state.opt_state}}
+
+
+def as_saved(place: Workdir, parallel: Devices) -> Callable[[Any], Any]:
+    """How a state is given to its checkpoint: written by all processes, or by the first where each has its own disk."""
+    return parallel.read if parallel.processes > 1 and address(place.folder) else parallel.to_global
 
 
 def restore_state(checkpoints: Checkpoints, step: int, like: TrainState, parallel: Devices) -> TrainState:

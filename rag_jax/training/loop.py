@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -68,13 +69,16 @@ def train(config: ConfigDict, place: Workdir, joined: Team = SINGLE, profile: Pr
     checkpoints = Checkpoints(place.checkpoints, along=(place.metrics,))
     if joined.first:
         place.save_config(config)
+    gathered = init.as_saved(place, parallel)
     first_steps = dict(zip(stages, _running_sum(stage.steps for stage in stages.values()), strict=True))
     done = first_steps[progress.stage] + int(jax.device_get(progress.state.step)) if progress else 0
 
     rag, last = Rag(model, params, retriever, config, parallel), list(stages)[-1]
     with RunLog(place.folder, resume_at=done, silent=not joined.first) as log:
         task, goes_on = tasks.task(config.data), progress is not None
-        examples = make_examples(task, questions, rag, place.targets, resumed=goes_on, log=log)
+        examples = joined.first_alone(
+            "examples", lambda: make_examples(task, questions, rag, place.targets, resumed=goes_on, log=log)
+        )
         if config.init_from and index and progress is None:
             against = start.passage_encoder or "a passage encoder that it does not name"
             log.say(f"starts from {config.init_from}, trained against {against}")
@@ -87,7 +91,7 @@ def train(config: ConfigDict, place: Workdir, joined: Team = SINGLE, profile: Pr
             state = parallel.put_state(state)  # elsewhere, the first step would compile a program of its own
             source = make_source(name, stage, config, rag, examples)
 
-            keeper = Keeper(checkpoints, parallel, name, first, fingerprint, is_last=name == last)
+            keeper = Keeper(checkpoints, parallel, gathered, name, first, fingerprint, is_last=name == last)
             read = f"{stage.k} passages each" if index else "a closed book"
             log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {read}")
             with jax.transfer_guard("disallow"):
@@ -106,6 +110,7 @@ class Keeper(NamedTuple):
 
     checkpoints: Checkpoints
     parallel: Devices
+    gathered: Callable[[Any], Any]  # a state's trees as they are saved
     stage: str
     first: int
     fingerprint: str | None
@@ -118,7 +123,7 @@ class Keeper(NamedTuple):
         ahead = {"next_ids": ids_BK.tolist(), "next_health": found.health, "next_scores": scores}
         self.checkpoints.save(
             self.first + int(jax.device_get(state.step)),
-            **self.parallel.to_global(init.saved_trees(state)),
+            **self.gathered(init.saved_trees(state)),
             score=score if self.is_last and not math.isnan(score) else -1.0,
             extra={"stage": self.stage, **ahead, "passage_encoder": self.fingerprint},
         )
@@ -244,6 +249,13 @@ def check_batches(config: ConfigDict, stages: dict[str, ConfigDict], parallel: D
     if not config.data.train or not config.data.valid:
         raise UserError(
             "config.data.train and data.valid: expected two files of questions, or 'demo:train' and 'demo:valid'"
+        )
+    together = config.parallel == "sharded" or config.index.split or config.index.kind == "exact"
+    if parallel.processes > 1 and tasks.task(config.data).depth and together:
+        raise UserError(
+            f"--processes: found {parallel.processes}, but data.task = {config.data.task!r} first looks for its answers "
+            "in passages, which with parallel = 'sharded', index.split or index.kind = 'exact' one process must do: run "
+            "the command without --processes until training begins, then go on with them"
         )
 
 

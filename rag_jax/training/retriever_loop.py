@@ -1,6 +1,7 @@
 """Trains the bi-encoder: batches of pairs, in-batch softmax, checkpoints."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -50,6 +51,7 @@ def train_retriever(config: ConfigDict, place: Workdir, joined: Team = SINGLE) -
     shapes = jax.eval_shape(lambda key: init_params(model, key, shared=settings.shared), jax.random.key(0))
     tx = optimizer(settings, tuple(shapes))
     checkpoints = Checkpoints(place.retriever)
+    gathered = init.as_saved(place, parallel)
     state = resume(checkpoints, tx, shapes, parallel)
     if state is None:
         params = encoders.first_params(config, model, parallel)
@@ -77,7 +79,7 @@ def train_retriever(config: ConfigDict, place: Workdir, joined: Team = SINGLE) -
             if step + 1 == settings.steps or (step + 1) % config.evaluate.every == 0:
                 report(log, *pending, pace)
                 pending = None
-                save(checkpoints, state, parallel)
+                save(checkpoints, state, gathered)
                 log.say(f"retriever step {step + 1}: loss {float(metrics['loss']):.3f}, saved")
     checkpoints.close()
 
@@ -107,10 +109,10 @@ def resume(checkpoints: Checkpoints, tx: Any, shapes: dict[str, Any], parallel: 
     )
 
 
-def save(checkpoints: Checkpoints, state: TrainState, parallel: Devices) -> None:
-    """Saves the whole state; the newest counts as the best."""
+def save(checkpoints: Checkpoints, state: TrainState, gathered: Callable[[Any], Any]) -> None:
+    """Saves the whole state, its trees gathered as init.as_saved says; the newest counts as the best."""
     step = int(jax.device_get(state.step))
-    checkpoints.save(step, **parallel.to_global(init.saved_trees(state)), score=step, extra={})
+    checkpoints.save(step, **gathered(init.saved_trees(state)), score=step, extra={})
 
 
 def report(log: RunLog, step: int, metrics: Any, pace: Pace) -> None:
