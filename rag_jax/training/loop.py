@@ -254,8 +254,8 @@ def check_batches(config: ConfigDict, stages: dict[str, ConfigDict], parallel: D
     if parallel.processes > 1 and tasks.task(config.data).depth and together:
         raise UserError(
             f"--processes: found {parallel.processes}, but data.task = {config.data.task!r} first looks for answers in "
-            "passages, which with parallel = 'sharded', index.split or index.kind = 'exact' one process must do: run the "
-            "command without --processes until training begins, then go on with them"
+            "passages, which with parallel = 'sharded', index.split or index.kind = 'exact' one process must do: run "
+            "the command without --processes until training begins, then go on with them"
         )
 
 
