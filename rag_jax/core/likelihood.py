@@ -17,7 +17,7 @@ from rag_jax.core.marginal import logsumexp, widen
 
 # Few enough to stay in a CPU's cache; B=4, K=5, T=16, D=768, V=50265 takes 0.85 of the time of whole logits, which are
 # not made twice. Where rows are many, enough words that an accelerator's time goes into products.
-_LOGITS_PER_BLOCK, _LEAST_WORDS = 1 << 21, 1024
+_LOGITS_PER_BLOCK, _LEAST_WORDS = 1 << 19, 1024
 _TILE = 128  # of a matrix unit
 
 
@@ -65,7 +65,7 @@ def token_log_likelihood(
         target_BT: token ids in [0, V), shared by a question's documents; mask padding afterwards.
         prior_BK: log p(z|x), used by marginal_sum_BT alone.
         smoothing: whether to compute what label smoothing needs; what the loss does not use of it costs nothing.
-        block: words per block; None for 8 MiB of logits, or 1024 words where positions are many.
+        block: words per block; None for 2 MiB of logits, or 1024 words where positions are many.
     """
     (B, K, T, D), V = hidden_BKTD.shape, embedding_VD.shape[0]
     block = block or _block(B * K * T, V)
