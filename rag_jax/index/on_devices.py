@@ -73,14 +73,20 @@ def fetch(across: Across, rows: Rows, texts: Texts, id_BK: jax.Array, *, tokens:
     id_AK = across.gather(id_BK) - start
     mine_AK = (id_AK >= 0) & (id_AK < count)
     row_AK = jnp.where(mine_AK, id_AK, 0)
-    place_AKP = start_N[row_AK][..., None] + jnp.arange(tokens, dtype=jnp.int32)[None, None]
-    token_AKP = token_F[jnp.minimum(place_AKP, token_F.shape[0] - 1)].astype(jnp.int32)
+
+    def one(row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        token_P = jax.lax.dynamic_slice_in_dim(token_F, start_N[row], tokens)
+        return jax.lax.dynamic_slice_in_dim(vector_NE, row, 1)[0], token_P.astype(jnp.int32)
+
+    # One after the other: to gather from an array of that size, XLA would copy it on a TPU, in fp32.
+    vector_RE, token_RP = jax.lax.map(one, row_AK.reshape(-1))
+    vector_AKE, token_AKP = (found.reshape(*row_AK.shape, -1) for found in (vector_RE, token_RP))
 
     def of_all(found: jax.Array) -> jax.Array:
         mine = mine_AK.reshape(*mine_AK.shape, *[1] * (found.ndim - 2))
         return _own(across, id_BK.shape[0], across.sum(jnp.where(mine, found, jnp.zeros_like(found))))
 
-    return Documents(*map(of_all, (vector_NE[row_AK], token_AKP, title_N[row_AK], text_N[row_AK])))
+    return Documents(*map(of_all, (vector_AKE, token_AKP, title_N[row_AK], text_N[row_AK])))
 
 
 class OnDevices:
@@ -118,7 +124,7 @@ class OnDevices:
             )
 
         def texts(device: int) -> Texts:
-            return _texts(passages, own[device], held, tokens, np.zeros(max(longest, 1), dtype))
+            return _texts(passages, own[device], held, tokens, np.zeros(longest + tokens, dtype))
 
         self.rows, self.texts = parallel.put_parts(rows), parallel.put_parts(texts)
 
