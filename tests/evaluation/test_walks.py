@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from rag_jax import parallel
+from rag_jax import team as processes
 from rag_jax.data import tasks
 from rag_jax.errors import UserError
 from rag_jax.evaluation.answers import predict, read, unread
@@ -23,8 +23,8 @@ class Board:
     def __init__(self):
         self.texts = {}
 
-    def key_value_set(self, key, value):
-        assert key not in self.texts
+    def key_value_set(self, key, value, allow_overwrite):
+        assert key not in self.texts and allow_overwrite
         self.texts[key] = value
 
     def key_value_dir_get(self, folder):
@@ -34,7 +34,7 @@ class Board:
 @pytest.fixture
 def together(monkeypatch):
     """together(count, work) calls work(team) in as many threads; returns their results, or the errors they end in."""
-    monkeypatch.setattr(parallel, "POLL", 0.002)
+    monkeypatch.setattr(processes, "POLL", 0.002)
 
     def run(count, work):
         board = Board()
@@ -44,7 +44,7 @@ def together(monkeypatch):
             try:
                 return work(team)
             except UserError as error:
-                team.tell(error)
+                team.say("failed", str(error))
                 return error
 
         with ThreadPoolExecutor(count) as threads:

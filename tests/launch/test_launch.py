@@ -52,12 +52,14 @@ class Cloud:
         return subprocess.Popen(
             ["bash", "-c", f"exec {line}"], cwd=self.root, env={**self.environment, **environment}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            # Of tests that run in the background, where it is ignored, a shell could not be interrupted.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def run(self, line, code=0, **environment):
         """The line of a user, whose exit code must be as given; returns what it said and its standard output."""
         process = self.start(line, **environment)
-        out, said = process.communicate(timeout=60)
+        out, said = process.communicate(timeout=180)
         assert process.returncode == code, out + said
         return said, out
 
@@ -328,7 +330,7 @@ def test_ctrl_c_leaves_the_run_or_deletes_the_tpu(cloud):
     process = cloud.start(f"{UNTIL} -- {TRAIN}")
     cloud.wait_for("ran")
     os.killpg(process.pid, signal.SIGINT)
-    assert "rag: stays, and costs money" in process.communicate(timeout=30)[1] and process.returncode == 130
+    assert "rag: stays, and costs money" in process.communicate(timeout=180)[1] and process.returncode == 130
     said, _ = cloud.run(f"bash launch/tpu_vm.sh run {PLACE} -- python -m rag_jax.evaluate --workdir=x", code=2)
     assert f"another run is going on ({TRAIN}); follow it, or stop it" in said
     said, _ = cloud.run(f"bash launch/tpu_vm.sh push {PLACE}", code=2)
@@ -339,7 +341,7 @@ def test_ctrl_c_leaves_the_run_or_deletes_the_tpu(cloud):
     while "follow" not in cloud.read("words")[-1]:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=180)
     assert process.returncode == 130 and len(cloud.read("ran")) == 1
     assert cloud.read("calls")[before:] == ["tpu-vm describe", *["tpu-vm ssh"] * 3, "tpu-vm delete"]
     assert not (cloud.fake / "state").exists()
@@ -354,7 +356,7 @@ def test_stop_ends_the_run_on_every_worker_of_a_pod(cloud):
     while len(cloud.read("ran")) < 2:
         time.sleep(0.05)
     cloud.run(f"bash launch/tpu_pod.sh stop {PLACE}")
-    said = process.communicate(timeout=30)[1]
+    said = process.communicate(timeout=180)[1]
     assert process.returncode == 143, said
     assert {ran.split(" |")[0] for ran in cloud.read("ran")} == {TRAIN.removeprefix("python ") + " --coordinator=auto"}
     assert [(cloud.fake / f"home{n}/rag_jax_run/exit_code").read_text() for n in (0, 1)] == ["143\n"] * 2
@@ -444,7 +446,7 @@ def test_a_slurm_job_is_queued_again_at_its_time_limit_but_not_when_cancelled(cl
     process = cloud.start(f"bash launch/slurm.sbatch {TRAIN}", **JOB, SLURM_RESTART_COUNT="99")
     cloud.wait_for("ran")
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=180)
     assert process.returncode == 143 and cloud.calls() == ["scontrol requeue 12345"] * requeued
 
 

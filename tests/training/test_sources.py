@@ -444,5 +444,5 @@ def test_batches_have_the_shapes_that_are_planned_for(world, make_source, by_wor
     scored = by_words().batch(0, ids_BK, np.zeros((8, 3), np.float32))
     assert shapes(scored) == shapes(asked_batch(described._replace(config=config), 8, 3))
     stage.batch = 8
-    holes = PassageSource(world.retriever, config, stage).batch(0, ids_BK[:, :1])
+    holes = PassageSource(world.retriever, config, stage, Pmap()).batch(0, ids_BK[:, :1])
     assert shapes(holes) == shapes(holed_batch(config, 8))
