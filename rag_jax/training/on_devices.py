@@ -63,7 +63,9 @@ def search_step(
         score_BK, id_BK = on_devices.winners(across, rows, query_BE, k=search.k, recall=search.recall)
         return score_BK, id_BK, on_devices.fetch(across, rows, texts, id_BK, tokens=search.length)
 
-    score_BK, id_BK, found = across.each(find, query_BE, rows, texts)
+    # A barrier, or XLA lays the index out anew for what is computed from its rows: two more copies on a TPU.
+    query_BE = jax.lax.optimization_barrier(query_BE)
+    score_BK, id_BK, found = jax.lax.optimization_barrier(across.each(find, query_BE, rows, texts))
     source_BKS = sources(
         *found[1:], asked.inner_BR, asked.inner_B,
         length=search.length, frame=search.frame, keep_question=search.keep_question,
