@@ -94,6 +94,12 @@ class Run:
         with ThreadPoolExecutor(2) as threads:
             return list(threads.map(process, range(2)))
 
+    def with_devices(self, monkeypatch, count):
+        """The run itself, whose commands have so many devices until the test ends."""
+        flags = f"{self.environment['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+        monkeypatch.setitem(self.environment, "XLA_FLAGS", flags)
+        return self
+
     def records(self, path):
         """The objects of a .jsonl file in the run's folder."""
         return [json.loads(line) for line in (self.folder / path).read_text(encoding="utf-8").splitlines()]
@@ -215,16 +221,10 @@ def tiny_rag(tiny_run):
 @pytest.fixture
 def two_devices(tiny_run, monkeypatch):
     """The tiny run, whose commands have two devices."""
-    return with_devices(tiny_run, monkeypatch, 2)
+    return tiny_run.with_devices(monkeypatch, 2)
 
 
 @pytest.fixture
 def four_devices(tiny_run, monkeypatch):
     """The tiny run, whose commands have four devices."""
-    return with_devices(tiny_run, monkeypatch, 4)
-
-
-def with_devices(run, monkeypatch, count):
-    flags = f"{run.environment['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
-    monkeypatch.setitem(run.environment, "XLA_FLAGS", flags)
-    return run
+    return tiny_run.with_devices(monkeypatch, 4)

@@ -5,9 +5,11 @@ import shutil
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from rag_jax import Rag, team
 from rag_jax.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.long
@@ -48,8 +50,6 @@ def params(folder):
     checkpoints = Checkpoints(folder / "checkpoints")
     step = checkpoints.latest()
     checkpoints.close()
-    from rag_jax import Rag
-
     return step, Rag.load(folder, checkpoint="last").params
 
 
@@ -59,16 +59,13 @@ def test_two_processes_train_what_one_trains(four_devices, tiny_run, monkeypatch
     run, folders = four_devices, [begun(tiny_run, f"{mode} {name}") for name in ("together", "alone")]
     command = lambda folder: ("--config=tiny.py", f"--workdir={folder}", f"--config.parallel={mode}", *DRY)  # noqa: E731
     run.together("train", *command(folders[0]), preludes=(SPLITS, SPLITS))
-    flags = run.environment["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
-    monkeypatch.setitem(run.environment, "XLA_FLAGS", flags)
+    run.with_devices(monkeypatch, 8)
     run.command("train", *command(folders[1]), prelude=SPLITS)
     found, expected = map(losses, folders)
     assert len(found) == 10
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     (step, found), (last, expected) = map(params, folders)
     assert step == last == 10
-    import jax
-
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-4)  # of ten steps of Adam at 1e-3, whose signs may differ
 
@@ -81,8 +78,7 @@ def test_a_retriever_is_trained_together(four_devices, tiny_run, monkeypatch):
         shutil.copytree(tiny_run.workdir / "tokenizers", folder / "tokenizers")
     command = lambda folder: ("train_retriever", "--config=tiny.py", f"--workdir={folder}", *DRY)  # noqa: E731
     four_devices.together(*command(folders[0]))
-    flags = four_devices.environment["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
-    monkeypatch.setitem(four_devices.environment, "XLA_FLAGS", flags)
+    four_devices.with_devices(monkeypatch, 8)
     four_devices.command(*command(folders[1]))
     found, expected = (losses(folder / "retriever") for folder in folders)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -105,8 +101,7 @@ def test_a_killed_process_ends_the_other_and_one_alone_goes_on(four_devices, tin
     assert "Traceback" not in first.stderr
     saved = sorted(int(path.name) for path in (folder / "checkpoints").glob("[0-9]*"))
     assert saved[-1] == 8 and time.monotonic() - started < 290
-    flags = four_devices.environment["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
-    monkeypatch.setitem(four_devices.environment, "XLA_FLAGS", flags)
+    four_devices.with_devices(monkeypatch, 8)
     four_devices.command(*command(folder))
     four_devices.command(*command(whole))
     np.testing.assert_allclose(losses(folder), losses(whole), rtol=1e-6)
@@ -124,8 +119,6 @@ def test_processes_with_different_configurations_name_the_value(two_devices, tin
 
 
 def test_a_coordinator_that_is_not_there_is_named(tiny_run, monkeypatch):
-    from rag_jax import team
-
     prelude = "from rag_jax import team\nteam.CONNECT = 4"
     place = "--coordinator=127.0.0.1:9", "--processes=2", "--process=1"
     done = tiny_run.command("train", "--config=tiny.py", "--workdir=absent", *place, prelude=prelude, code=75)

@@ -134,8 +134,7 @@ class OnDevices:
         rows = -(-bucket(len(vector_BE)) // devices) * devices
         padded_BE = np.pad(vector_BE, ((0, rows - len(vector_BE)), (0, 0)))
         if k not in self._programs:
-            find = partial(winners, k=k, recall=self._recall)
-            self._programs[k] = self._parallel.each(lambda across, rows, query_BE: find(across, rows, query_BE))
+            self._programs[k] = self._parallel.each(partial(winners, k=k, recall=self._recall))
         found = self._programs[k](self.rows, self._parallel.put_batch(padded_BE))
         score_BK, id_BK = (array[: len(vector_BE)] for array in self._parallel.to_host(found))
         return id_BK.astype(np.int64), score_BK
