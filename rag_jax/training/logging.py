@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,24 @@ class RunLog:
 
 
 class Pace:
-    """Questions a second, the share of time spent waiting for retrieval, and the time left, since it was made."""
+    """Questions a second, the share of time in which no step ran, and the time left, since it was made.
+
+    Between a step that is over and the next one the devices wait for the host: for retrieval, and for the batch.
+    """
 
     def __init__(self, first: int, steps: int, batch: int):
         self._first, self._steps, self._batch = first, steps, batch
         self._began, self.waited = time.monotonic(), 0.0
+        self._watcher = ThreadPoolExecutor(1, "pace")
+
+    def dispatched(self, outcome: Any) -> None:
+        """A step was given to the devices; outcome: an array of it."""
+        self._over = self._watcher.submit(lambda: (jax.block_until_ready(outcome), time.monotonic())[1])
+
+    def prepared(self) -> None:
+        """The next batch is on its way to the devices, which have waited since the step was over."""
+        if self._over.done():
+            self.waited += time.monotonic() - self._over.result()
 
     def metrics(self, step: int) -> dict[str, float]:
         """After `step` steps."""

@@ -1,7 +1,6 @@
 """The training loop: read it from top to bottom."""
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -180,15 +179,15 @@ def train_stage(
         # passages runs on the host while the devices work on this step.
         query = source.encode(state.params, step + 1) if config.retrieval.lag else None
         state, metrics = step_function(state, batch)
+        pace.dispatched(metrics["loss"])
         if pending is not None:
             report(log, keeper, source, *pending, pace=pace, rates=rates, watched=watched)
         pending = step, metrics, found.health
-        waiting = time.monotonic()
         if not config.retrieval.lag:
             query = source.encode(state.params, step + 1)
         found = source.search(step + 1, query)
         batch = source.put(step + 1, found)
-        pace.waited += time.monotonic() - waiting
+        pace.prepared()
 
         due = step + 1 == stage.steps or (step + 1) % config.evaluate.every == 0
         if due or preemption.told():

@@ -1,6 +1,5 @@
 """Trains the bi-encoder: batches of pairs, in-batch softmax, checkpoints."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -75,12 +74,12 @@ def train_retriever(
         batch = batch_of(start)
         for step in range(start, settings.steps):
             state, metrics = step_function(state, batch)
+            pace.dispatched(metrics["loss"])
             if pending is not None:
                 report(log, *pending, pace, told)
             pending = step, metrics
-            waiting = time.monotonic()
             batch = batch_of(step + 1)
-            pace.waited += time.monotonic() - waiting
+            pace.prepared()
             ends = preemption.told()
             if ends or step + 1 == settings.steps or (step + 1) % config.evaluate.every == 0:
                 report(log, *pending, pace, told)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 
 import jax
@@ -59,6 +60,19 @@ def test_pace_counts_from_where_it_was_made():
     assert metrics["eta_seconds"] == pytest.approx(60 * 50 / 20, rel=0.05)
     assert pace.metrics(step=100)["eta_seconds"] == 0
     assert time.monotonic() - pace._began >= 50
+
+
+def test_the_devices_wait_from_the_end_of_a_step_until_the_next_batch():
+    pace, outcome = Pace(first=0, steps=10, batch=8), jnp.zeros(1)
+    pace.dispatched(outcome)
+    time.sleep(0.3)
+    pace.prepared()
+    assert 0.1 < pace.waited < 0.3 + 0.2
+    waited, busy = pace.waited, threading.Event()
+    pace._over = pace._watcher.submit(lambda: (busy.wait(), time.monotonic())[1])  # a step that is not over
+    pace.prepared()
+    busy.set()
+    assert pace.waited == waited
 
 
 def test_metrics_become_numbers(tmp_path):
