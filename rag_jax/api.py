@@ -1,5 +1,6 @@
 """Rag: a trained model with its index, which answers questions; the walk that answer, evaluate and training share."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -227,11 +228,12 @@ class Rag:
         if long:
             limit = self.retriever.length.question
             warnings.warn(f"{long} of {len(questions)} questions exceed {limit} tokens and were cut", stacklevel=2)
+        now = copy.copy(self)  # with the index that is open now, whatever swap_index does meanwhile
         for start in range(0, len(questions), self.config.evaluate.batch):
             batch = questions[start : start + self.config.evaluate.batch]
-            found = self.retrieve(batch, k=k)
-            reading = self.read(batch, self.retriever.documents(found.ids_BK), found.prior_BK)
-            yield [self._answers(question, row, found, reading, token_posterior) for row, question in enumerate(batch)]
+            found = now.retrieve(batch, k=k)
+            reading = now.read(batch, now.retriever.documents(found.ids_BK), found.prior_BK)
+            yield [now._answers(question, row, found, reading, token_posterior) for row, question in enumerate(batch)]
 
     def retrieve(self, questions: Sequence[str], *, k: int | None = None) -> Retrieved:
         """The k best passages of each question, and the null document if there is one, with scores and prior."""
