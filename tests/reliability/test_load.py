@@ -1,8 +1,11 @@
 """Load: eight threads that ask at once, indexes swapped under them, and what thousands of answers leave behind."""
 
 import gc
+import json
 import os
 import random
+import subprocess
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rag_jax import Rag
 from rag_jax.index.base import Queries, open_index
 from rag_jax.index.builder import build_index
 from rag_jax.index.encoding import Encoder
+
+from ..conftest import ROOT, Run
 
 THREADS = 8
 ASKED = [
@@ -145,3 +151,40 @@ def test_every_kind_of_index_is_searched_by_threads_and_lets_go(rag, kind, tmp_p
     assert len(searched) == THREADS * 4 * len(ASKED)
     del index
     assert not held(tmp_path / "index")
+
+
+@pytest.mark.long
+def test_eight_threads_meet_a_model_that_has_compiled_nothing(tiny_run, rag):
+    alone = [rag.answer(questions) for questions in ASKED]
+    cold = Rag.load(tiny_run.workdir)
+    with ThreadPoolExecutor(THREADS) as threads:
+        for said in threads.map(lambda _: [cold.answer(questions) for questions in ASKED], range(THREADS)):
+            assert said == alone
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A run of the demo's sizes that has hardly begun to train, with the indexes of both editions of its passages."""
+    run = Run(tmp_path_factory.mktemp("demo"))
+    run.environment["XLA_FLAGS"] = ""  # as a user has it: one device, programs optimised
+    few = "--config.retriever.steps=1", "--config.reader.steps=1", "--config.joint.steps=1"
+    common = f"--config={ROOT / 'configs' / 'demo.py'}", f"--workdir={run.workdir}", *few
+    run.command("train_retriever", *common)
+    run.command("build_index", *common)
+    run.command("build_index", *common, "--config.data.passages=demo:2018", f"--index={run.index_after}")
+    run.command("train", *common, "--config.evaluate.questions=8")
+    return run
+
+
+@pytest.mark.long
+def test_ten_thousand_answers_leave_nothing_behind(demo):
+    """Asked by 8 threads, with a swap every 300 answers: right ones, in as much memory, and no new program."""
+    command = [sys.executable, ROOT / "tests" / "reliability" / "load.py", demo.workdir, demo.index_after]
+    done = subprocess.run(command, capture_output=True, text=True, env=demo.environment, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["answers"] == 10_000 and found["lost"] == found["wrong"] == 0 and found["compiled_later"] == []
+    assert found["swaps"] >= 25 and 0 < found["of_first"] < found["compared"]
+    first, *_, last = found["looks"]
+    assert last["resident"] <= 1.05 * first["resident"], found["looks"]
+    assert all(look | {"resident": 0} == first | {"resident": 0} for look in found["looks"]), found["looks"]
