@@ -136,7 +136,7 @@ def read_batch(
 
 
 class Rag:
-    """Question encoder, index, passages and generator, ready to answer; batches are padded to few shapes."""
+    """Question encoder, index, passages and generator, ready for any thread; batches are padded to few shapes."""
 
     def __init__(self, model: rag.RagConfig, params: Any, retriever: Retriever, config: ConfigDict, parallel: Devices):
         self.model, self.params, self.retriever, self.config = model, params, retriever, config
@@ -181,7 +181,11 @@ class Rag:
         return cls(model, params, Retriever.of(config, opened, encoder, generator), config, parallel)
 
     def swap_index(self, folder: str | Path) -> None:
-        """Answers from another index of the same passage encoder from now on: new knowledge without training."""
+        """Answers from another index of the same passage encoder from now on: new knowledge without training.
+
+        Any thread may swap while others ask. A request that has begun ends with the index that it began with, whose
+        files and memory are let go when the last of these is answered.
+        """
         if self.retriever.index is None:
             fail(f"index: found {folder}, but this is a closed book, index.kind = 'none', which reads no passages")
         fingerprint = self.retriever.index.manifest.encoder_fingerprint

@@ -17,24 +17,35 @@ from ..conftest import ROOT, Run
 from ..training.conftest import Tiny
 
 OBJECTIVE = Objective(train_question_encoder=True, label_smoothing=0.0, accumulation=1, seed=0)
-BATCHES, STEPS = 3, 60
+BATCHES, STEPS, SMOOTHED = 3, 240, 15
+SHORT = {
+    "retriever": {"steps": 100, "warmup": 10},
+    "reader": {"steps": 300, "warmup": 30, "batch": 32},
+    "joint": {"steps": 20, "warmup": 2},
+}
 
 
-def losses(kind, dtype):
+def smooth(losses, steps):
+    """The means of so many steps each."""
+    return np.array(losses).reshape(-1, steps).mean(axis=1)
+
+
+def by_heart(kind, dtype):
     """Nats per token of every step of learning three batches by heart."""
-    config, optimizer = Tiny.config(kind, dtype), optax.adamw(1e-2)
+    config, optimizer = Tiny.config(kind, dtype), optax.adamw(3e-3)
     params = rag.init_params(config, jax.random.key(0))
     state = TrainState(jnp.int32(0), params, optimizer.init(params))
     step = jax.jit(partial(train_step, across=ALONE, config=config, optimizer=optimizer, objective=OBJECTIVE))
-    found = []
+    losses = []
     for number in range(STEPS):
         state, metrics = step(state, Tiny.batch(number % BATCHES))
-        found.append(float(metrics["loss"]))
-    return np.array(found)
+        losses.append(float(metrics["loss"]))
+    return losses
 
 
-@pytest.mark.parametrize("kind", ["token", "sequence"])
+@pytest.mark.parametrize("kind", ["token", pytest.param("sequence", marks=pytest.mark.long)])
 def test_bf16_learns_by_heart_as_fp32_does(kind, compiled_in_haste):
-    single, half = losses(kind, "float32"), losses(kind, "bfloat16")
-    print(kind, single[::6].round(3), half[::6].round(3), np.abs(half / single - 1).max(), np.abs(half - single).max())
-    assert single[-1] < single[0] / 10
+    """From 3.6 nats a token to 0.05, over 15 steps each within 0.05 nats of fp32; measured: 0.027 and 0.020."""
+    single, half = (smooth(by_heart(kind, dtype), SMOOTHED) for dtype in ("float32", "bfloat16"))
+    assert single[0] > 2 and single[-1] < 0.1
+    assert 0 < np.abs(half - single).max() < 0.05
