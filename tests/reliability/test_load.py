@@ -167,7 +167,7 @@ def demo(tmp_path_factory):
     """A run of the demo's sizes that has hardly begun to train, with the indexes of both editions of its passages."""
     run = Run(tmp_path_factory.mktemp("demo"))
     run.environment["XLA_FLAGS"] = ""  # as a user has it: one device, programs optimised
-    few = "--config.retriever.steps=1", "--config.reader.steps=1", "--config.joint.steps=1"
+    few = "--config.retriever.steps=30", "--config.reader.steps=1", "--config.joint.steps=1"
     common = f"--config={ROOT / 'configs' / 'demo.py'}", f"--workdir={run.workdir}", *few
     run.command("train_retriever", *common)
     run.command("build_index", *common)
@@ -184,7 +184,7 @@ def test_ten_thousand_answers_leave_nothing_behind(demo):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["answers"] == 10_000 and found["lost"] == found["wrong"] == 0 and found["compiled_later"] == []
-    assert found["swaps"] >= 25 and 0 < found["of_first"] < found["compared"]
+    assert found["swaps"] >= 25 and found["of_first"] and found["of_second"]
     first, *_, last = found["looks"]
     assert last["resident"] <= 1.05 * first["resident"], found["looks"]
     assert all(look | {"resident": 0} == first | {"resident": 0} for look in found["looks"]), found["looks"]
