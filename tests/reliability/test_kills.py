@@ -64,7 +64,7 @@ def kills(command):
         ],
         "build_index": [
             at("data.passages", "write_manifest", 1),
-            at("index.encoding", "encode", 2),
+            at("index.shards", "write_shard", 1, after=True),
             at("index.builder", "write_index_manifest", 1),
         ],
         "train": [
