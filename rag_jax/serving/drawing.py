@@ -73,7 +73,7 @@ def answer_html(answer: Answer, about: str) -> str:
     """The answer, the other ones if there are, what is said `about` it, and its passages."""
     parts, bound = pieces(answer), "at least " if answer.lower_bound else ""
     said = "".join(_coloured(part, answer.documents) for part in parts)
-    rows = [f'<p class="said">{said or "(an empty answer)"}</p>']
+    rows = [f'<p class="said">{said if answer.text else "(an empty answer)"}</p>']
     rows += [f'<p class="about">probability {bound}{math.exp(answer.log_prob):.3f}{escape(about)}</p>']
     if answer.others:
         others = (f"{escape(other.text)} ({bound}{math.exp(other.log_prob):.3f})" for other in answer.others)

@@ -52,7 +52,10 @@ def serve(views: Views, listening: socket.socket, *, title: str) -> None:
 async def _serve(views: Views, batcher: Batcher, listening: socket.socket, title: str) -> None:
     app = make_app(views, batcher, title=title)
     let_go = mount(app, views, batcher, title=title)  # here, as gradio makes its locks for the loop that runs
-    config = uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=LONGEST_FAREWELL)
+    # Without uvicorn's logging, whose set-up closes everybody else's, and with it standard error.
+    config = uvicorn.Config(
+        app, log_config=None, log_level="warning", ws="none", timeout_graceful_shutdown=LONGEST_FAREWELL
+    )
     where = address(listening)
     print(f"page {where}  HTTP {where}/answer  described at {where}/docs  Ctrl-C stops", flush=True)
     await _Server(config, let_go).serve(sockets=[listening])

@@ -1,0 +1,170 @@
+"""The page in a real browser: asks, clicks, reads, switches; talks to nobody but its server."""
+
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import httpx
+import pytest
+
+spec = spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
+browser = module_from_spec(spec)
+spec.loader.exec_module(browser)
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(browser.chromium() is None, reason=f"no browser: found none of {', '.join(browser.NAMES)}"),
+]
+QUESTION = "who is mayor of Brimholt?"
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"> ${document.title='owned'} {{value}} `&"
+NOBODY_ELSE = """
+import runpy, socket
+connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
+
+def checked(self, address):
+    if self.family in (socket.AF_INET, socket.AF_INET6):
+        assert address[0] in ("127.0.0.1", "::1"), f"asks {address}"
+    return connect(self, address)
+
+def looked_up(host, *rest, **more):
+    assert host in (None, "127.0.0.1", "localhost"), f"looks up {host}"
+    return getaddrinfo(host, *rest, **more)
+
+socket.socket.connect, socket.getaddrinfo = checked, looked_up
+runpy.run_module("rag_jax.serve", run_name="__main__", alter_sys=True)
+"""
+
+
+@contextmanager
+def served(tiny_run, *flags):
+    """The address of the tiny run's server; it must say nothing but that, and end well."""
+    command = [sys.executable, "-c", NOBODY_ELSE, "--workdir=run", "--port=0", *flags]
+    started = {"cwd": tiny_run.folder, "env": tiny_run.environment, "text": True}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **started) as serving:
+        try:
+            line = serving.stdout.readline()
+            assert line.startswith("page http://127.0.0.1:"), serving.communicate()
+            yield line.split()[1]
+        finally:
+            serving.send_signal(signal.SIGTERM)
+            said, problems = serving.communicate(timeout=120)
+    assert (serving.returncode, said, problems) == (0, "stopped; all that was asked is answered\n", "")
+
+
+@pytest.fixture(scope="module")
+def where(tiny_run):
+    passages = [{"id": str(n), "title": f"{n} {HOSTILE}", "text": f"{HOSTILE} {QUESTION}"} for n in range(4)]
+    (tiny_run.folder / "hostile.jsonl").write_text("".join(json.dumps(passage) + "\n" for passage in passages))
+    config = "--config=tiny.py", "--config.data.passages=hostile.jsonl"
+    tiny_run.command("build_index", *config, "--workdir=run", "--index=hostile")
+    indexes = {"before": "run/index", "after": "index_after", "hostile": "hostile"}
+    with served(tiny_run, *(f"--index={name}={folder}" for name, folder in indexes.items())) as where:
+        yield where
+
+
+@pytest.fixture(scope="module")
+def another(where):
+    with browser.users(where) as another:
+        yield another
+
+
+def expected(where, **asked):
+    [answer] = httpx.post(f"{where}/answer", json={"questions": [QUESTION], **asked}, timeout=300).json()["answers"]
+    return answer
+
+
+def check(user, answer, about):
+    """The page shows the answer that the endpoint gives: text, probability, passages, bars, colours."""
+    assert user.shown(".said") == (answer["text"] or "(an empty answer)")
+    assert user.shown(".about") == f"probability {math.exp(answer['log_prob']):.3f} · {about}"
+    rows = user.page.locator("#answer .passages tr").all()[1:]
+    assert len(rows) == len(answer["documents"])
+    for row, document in zip(rows, answer["documents"], strict=True):
+        cells = [cell.inner_text().strip() for cell in row.locator("td").all()]
+        shares = [f"{document[name]:.3f}" for name in ("posterior", "prior")]
+        assert cells == ["", *shares, f"{document['title'][:40]} {document['text']}"]
+        widths = [bar.get_attribute("style") for bar in row.locator(".bar div").all()]
+        assert [re.match(r"width: ([\d.]+)%", style)[1] for style in widths] == [
+            f"{100 * document[name]:.1f}" for name in ("posterior", "prior")
+        ]
+
+
+def test_a_user_asks_and_chooses_and_sees_the_answer_change(where, another, tmp_path):
+    user, neighbour = another(), another()
+    neighbour.ask(QUESTION)
+    user.ask(QUESTION)
+    before = expected(where, tokens=True)
+    check(user, before, "RAG-Token · search · 1 beam · 3 passages of index before")
+    said = user.page.locator("#answer .said span").all()
+    assert "".join(span.inner_text() for span in said).strip() == before["text"]
+    for span in said:  # the colour of the passage that is named
+        title = span.get_attribute("title").split(" ", 1)[1]
+        hues = [
+            re.search(r"hsla\((\d+)", row.locator(".swatch").get_attribute("style"))[1]
+            for row in user.page.locator("#answer .passages tr").all()[1:]
+            if title in row.inner_text()
+        ]
+        assert re.search(r"hsla\((\d+)", span.get_attribute("style"))[1] in hues
+
+    user.choose("index", "after")
+    after = expected(where, index="after")
+    assert {found["text"] for found in after["documents"]} != {found["text"] for found in before["documents"]}
+    check(user, after, "RAG-Token · search · 1 beam · 3 passages of index after")
+
+    user.choose("kind", "RAG-Sequence")
+    about = "RAG-Sequence · thorough · 1 beam · 3 passages of index after"
+    whole = " · coloured as a whole: it has one posterior, not one a token"
+    check(user, expected(where, index="after", kind="sequence"), about + whole)
+    assert user.page.locator("#mode label").all_inner_texts() == ["thorough", "fast"]
+    user.choose("mode", "fast")
+    assert "probability at least" in user.shown(".about") and "· fast ·" in user.shown(".about")
+    user.page.locator("#k input[type=number]").fill("2")
+    user.ask(QUESTION + " ")
+    assert "2 passages of index after" in user.shown(".about")
+    assert len(user.all_shown(".passages tr")) == 1 + 2
+
+    # The neighbour's page is as it was, and asks as it did.
+    neighbour.ask(QUESTION + " ")
+    assert "RAG-Token · search · 1 beam · 3 passages of index before" in neighbour.shown(".about")
+
+    path = tmp_path / "page.png"
+    user.page.screenshot(path=path, full_page=True)
+    assert 5_000 < path.stat().st_size < 300_000
+    for each in (user, neighbour):
+        assert each.hosts == {where.removeprefix("http://")} and each.errors == []
+
+
+def test_passages_are_text_whatever_they_say(another):
+    user = another()
+    title = user.page.title()
+    user.ask(QUESTION)
+    user.choose("index", "hostile")
+    assert all(HOSTILE in row for row in user.all_shown(".passages tr")[1:])
+    assert user.page.locator("#answer img").count() == 0
+    assert user.page.title() == title and user.errors == []
+
+
+def test_a_question_that_cannot_be_asked_is_told_why(another):
+    user = another()
+    user.ask("mayor " * 40)
+    assert user.shown(".problem").startswith("question: found more tokens than the question encoder reads, expected")
+
+
+def test_the_description_is_drawn_without_a_network(where, another):
+    user = another()
+    user.page.goto(f"{where}/docs")
+    user.page.locator("text=/answer").first.wait_for()
+    assert user.hosts == {where.removeprefix("http://")} and user.errors == []
+
+
+def test_an_open_page_does_not_hold_the_server_up(tiny_run):
+    with served(tiny_run) as where, browser.users(where) as another:
+        user = another()
+        user.ask(QUESTION)
+        assert "of index index" in user.shown(".about")

@@ -1,0 +1,59 @@
+"""The command: mistakes are one line; a run is served until a signal, as a process of its own."""
+
+import re
+import signal
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from rag_jax.serving import server
+
+WITHOUT = "import sys\nsys.modules['gradio'] = None"
+
+
+def test_without_the_extra_it_says_what_to_install(tiny_run):
+    done = tiny_run.command("serve", f"--workdir={tiny_run.workdir}", prelude=WITHOUT, code=2)
+    assert done.stderr == "error: found no package 'gradio', expected it installed; run `pip install rag_jax[ui]`\n"
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ([], "--workdir: missing, expected the folder of the run"),
+        (["--workdir=run", "--index=a=x", "--index=a=y"], "--index: found 'a' for x and y, expected two names"),
+        (["--workdir=run", "--index=a="], "--index: found 'a=', expected NAME=FOLDER"),
+        (["--workdir=run", "--port=65536"], "command line: flag --port=65536"),
+    ],
+)
+def test_flags_that_cannot_be_are_one_line(tiny_run, flags, problem):
+    done = tiny_run.command("serve", *flags, code=2)
+    assert done.stderr.startswith(f"error: {problem}") and done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+@pytest.mark.long
+def test_no_such_run_and_a_port_in_use_are_one_line(tiny_run):
+    done = tiny_run.command("serve", "--workdir=nowhere", "--port=0", code=2)
+    assert re.fullmatch(r"error: .*nowhere.*\n", done.stderr) and done.stdout == ""
+    with server.listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        done = tiny_run.command("serve", f"--workdir={tiny_run.workdir}", f"--port={port}", code=2)
+    assert done.stderr.startswith(f"error: --port: found {port} in use") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.long
+def test_a_run_is_served_until_a_signal(tiny_run):
+    flags = "--workdir=run", "--port=0", "--index=before=run/index", "--index=index_after"
+    command = [sys.executable, "-m", "rag_jax.serve", *flags]
+    started = {"cwd": tiny_run.folder, "env": tiny_run.environment, "text": True}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **started) as serving:
+        where = serving.stdout.readline().split()[1]
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", where)
+        assert httpx.get(f"{where}/healthz").json()["indexes"] == ["before", "index_after"]
+        asked = {"questions": ["who is mayor of Brimholt?"], "index": "index_after"}
+        assert httpx.post(f"{where}/answer", json=asked, timeout=300).json()["settings"]["index"] == "index_after"
+        serving.send_signal(signal.SIGTERM)
+        said, problems = serving.communicate(timeout=120)
+    assert (serving.returncode, said, problems) == (0, "stopped; all that was asked is answered\n", "")
