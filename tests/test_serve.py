@@ -1,15 +1,20 @@
 """The command: mistakes are one line; a run is served until a signal, as a process of its own."""
 
+import json
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
 
-from rag_jax.serving import server
+from rag_jax.serving import batching, endpoint, server, views
 
+DOCS = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
 WITHOUT = "import sys\nsys.modules['gradio'] = None"
 
 
@@ -33,6 +38,17 @@ def test_flags_that_cannot_be_are_one_line(tiny_run, flags, problem):
     assert done.stderr.startswith(f"error: {problem}") and done.stderr.count("\n") == 1 and done.stdout == ""
 
 
+def test_its_page_names_every_field_refusal_and_limit():
+    rows = dict(re.findall(r"^\| `?(\w+)`? \| (.*) \|$", DOCS, re.MULTILINE))
+    fields, refusals = set(endpoint.Asked.model_fields), {str(status) for status in endpoint.REFUSALS}
+    assert set(rows) == {"field", "status"} | fields | refusals
+    assert f"1 to {endpoint.MOST_QUESTIONS} strings of at most {views.MOST_LETTERS:,} characters" in rows["questions"]
+    assert rows["beams"] == f"1 to {views.MOST_BEAMS}" and rows["k"].endswith(f"1 to {views.MOST_K}")
+    assert rows["413"].endswith(f"more than {endpoint.MOST_BYTES >> 20} MiB")
+    assert rows["503"].startswith(f"{batching.MOST_WAITING:,} questions")
+    assert f"within {1000 * batching.GATHER:.0f} milliseconds" in " ".join(DOCS.split())
+
+
 @pytest.mark.long
 def test_no_such_run_and_a_port_in_use_are_one_line(tiny_run):
     done = tiny_run.command("serve", "--workdir=nowhere", "--port=0", code=2)
@@ -54,6 +70,10 @@ def test_a_run_is_served_until_a_signal(tiny_run):
         assert httpx.get(f"{where}/healthz").json()["indexes"] == ["before", "index_after"]
         asked = {"questions": ["who is mayor of Brimholt?"], "index": "index_after"}
         assert httpx.post(f"{where}/answer", json=asked, timeout=300).json()["settings"]["index"] == "index_after"
+        if shutil.which("curl"):
+            curl = re.search(r"^    (curl .*)$", DOCS, re.MULTILINE)[1].replace("http://127.0.0.1:7860", where)
+            printed = subprocess.run(shlex.split(curl), capture_output=True, text=True, check=True).stdout
+            assert len(json.loads(printed)["answers"][0]["documents"]) == 3
         serving.send_signal(signal.SIGTERM)
         said, problems = serving.communicate(timeout=120)
     assert (serving.returncode, said, problems) == (0, "stopped; all that was asked is answered\n", "")

@@ -1,7 +1,6 @@
 """Owns gradio: the page, which asks and shows an answer with the passages that it came from."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import gradio
@@ -17,8 +16,8 @@ KINDS = {"token": "RAG-Token", "sequence": "RAG-Sequence"}
 MOST_BYTES = 1024  # of a file that is uploaded, which nothing here asks for
 
 
-def mount(app: FastAPI, views: Views, batcher: Batcher, *, title: str) -> Callable[[], None]:
-    """Puts the page at / of an application; returns what ends the connections that open pages hold.
+def mount(app: FastAPI, views: Views, batcher: Batcher, *, title: str) -> None:
+    """Puts the page at / of an application.
 
     What a page chooses goes along with its question, so that nobody sees another one's choice.
     """
@@ -53,8 +52,6 @@ def mount(app: FastAPI, views: Views, batcher: Batcher, *, title: str) -> Callab
     gradio.mount_gradio_app(
         app, blocks, path="/", theme=system, css=CSS, footer_links=[], max_file_size=MOST_BYTES, **closed
     )
-    page = app.routes[-1].app
-    return page.stop_event.set
 
 
 def _controls(views: Views) -> dict[str, Any]:

@@ -44,40 +44,25 @@ def serve(views: Views, listening: socket.socket, *, title: str) -> None:
     """Serves page and endpoint until SIGTERM or SIGINT; returns when all that was asked is answered."""
     with Batcher(views.answer, views.batch) as batcher:
         batcher.submit(views.own, ["?"]).result()  # its program is compiled before anybody waits for it
-        with _signals_end_here():
-            asyncio.run(_serve(views, batcher, listening, title))
+        asyncio.run(_serve(views, batcher, listening, title))
     print("stopped; all that was asked is answered", flush=True)
 
 
 async def _serve(views: Views, batcher: Batcher, listening: socket.socket, title: str) -> None:
-    app = make_app(views, batcher, title=title)
-    let_go = mount(app, views, batcher, title=title)  # here, as gradio makes its locks for the loop that runs
+    app, where = make_app(views, batcher, title=title), address(listening)
     # Without uvicorn's logging, whose set-up closes everybody else's, and with it standard error.
-    config = uvicorn.Config(
-        app, log_config=None, log_level="warning", ws="none", timeout_graceful_shutdown=LONGEST_FAREWELL
-    )
-    where = address(listening)
-    print(f"page {where}  HTTP {where}/answer  described at {where}/docs  Ctrl-C stops", flush=True)
-    await _Server(config, let_go).serve(sockets=[listening])
-
-
-class _Server(uvicorn.Server):
-    """Lets open pages go when it stops: each holds a connection that never ends by itself."""
-
-    def __init__(self, config: uvicorn.Config, let_go: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._let_go = let_go
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's: nothing new is taken on, what is in flight is finished."""
-        self._let_go()
-        await super().shutdown(sockets)
+    settings = {"log_config": None, "log_level": "warning", "ws": "none"}
+    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=LONGEST_FAREWELL, **settings))
+    with _signals_to(server.handle_exit):
+        mount(app, views, batcher, title=title)  # here, as gradio makes its locks for the loop that runs
+        print(f"page {where}  HTTP {where}/answer  described at {where}/docs  Ctrl-C stops", flush=True)
+        await server.serve(sockets=[listening])
 
 
 @contextmanager
-def _signals_end_here() -> Iterator[Any]:
-    """uvicorn raises the signals that it obeyed once more when it is done; they have done their work."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
+def _signals_to(stop: Callable[[int, Any], None]) -> Iterator[None]:
+    """uvicorn hears signals only while it serves, and raises them once more when it is done: it hears these as well."""
+    before = {number: signal.signal(number, stop) for number in STOPPING}
     try:
         yield
     finally:

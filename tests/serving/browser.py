@@ -29,13 +29,20 @@ class User:
         page.goto(where)
         page.locator("#question textarea").wait_for()
 
-    def ask(self, question):
+    def ask(self, question, then):
+        """Asks, and waits until the page says so: words of what it then says."""
         self.page.locator("#question textarea").fill(question)
-        self._wait_for_change(self.page.locator("#ask").click)
+        self.page.locator("#ask").click()
+        self._wait_for(then)
 
-    def choose(self, group, label):
+    def choose(self, group, label, then):
         """Clicks one of several; the question is asked again."""
-        self._wait_for_change(self.page.locator(f"#{group} label", has_text=label).click)
+        self.page.locator(f"#{group} label", has_text=label).click()
+        self._wait_for(then)
+
+    def read(self, k):
+        """Says how many passages are read from the next question on."""
+        self.page.locator("#k input[type=number]").fill(str(k))
 
     def shown(self, part):
         """The text of a part of the answer, as `.said`."""
@@ -44,35 +51,28 @@ class User:
     def all_shown(self, part):
         return self.page.locator(f"#answer {part}").all_inner_texts()
 
-    def _wait_for_change(self, action):
-        """Until the answer is another than it was: what is said about it names the settings."""
-        before = self.page.locator("#answer").inner_html()
-        action()
-        changed = (
-            "before => document.querySelector('#answer .rag') && document.querySelector('#answer').innerHTML != before"
-        )
-        self.page.wait_for_function(changed, arg=before)
-        self.page.wait_for_load_state("networkidle")
+    def _wait_for(self, words):
+        self.page.locator("#answer .rag", has_text=words).wait_for()
 
 
 @contextmanager
-def users(where):
-    """Makes users, each with a window of their own."""
+def users():
+    """Makes users of what is served at an address, each with a window of their own."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         # No sandbox: it asks for rights that containers lack, and only our own page is opened.
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        yield lambda: User(browser.new_page(viewport={"width": 1000, "height": 700}), where)
+        yield lambda where: User(browser.new_page(viewport={"width": 1000, "height": 700}), where)
         browser.close()
 
 
 def picture(where, index, question, path):
     """Asks, chooses an index, and takes a picture of the page."""
-    with users(where) as another:
-        user = another()
-        user.ask(question)
-        user.choose("index", index)
+    with users() as another:
+        user = another(where)
+        user.ask(question, "probability")
+        user.choose("index", index, f"of index {index}")
         user.page.screenshot(path=path, full_page=True)
 
 

@@ -69,8 +69,8 @@ def where(tiny_run):
 
 
 @pytest.fixture(scope="module")
-def another(where):
-    with browser.users(where) as another:
+def another():
+    with browser.users() as another:
         yield another
 
 
@@ -96,11 +96,12 @@ def check(user, answer, about):
 
 
 def test_a_user_asks_and_chooses_and_sees_the_answer_change(where, another, tmp_path):
-    user, neighbour = another(), another()
-    neighbour.ask(QUESTION)
-    user.ask(QUESTION)
-    before = expected(where, tokens=True)
-    check(user, before, "RAG-Token · search · 1 beam · 3 passages of index before")
+    user, neighbour = another(where), another(where)
+    neighbour.ask(QUESTION, "3 passages of index before")
+    user.read(30)  # all there are, of which the mayors differ
+    user.ask(QUESTION, "30 passages of index before")
+    before = expected(where, k=30, tokens=True)
+    check(user, before, "RAG-Token · search · 1 beam · 30 passages of index before")
     said = user.page.locator("#answer .said span").all()
     assert "".join(span.inner_text() for span in said).strip() == before["text"]
     for span in said:  # the colour of the passage that is named
@@ -112,26 +113,26 @@ def test_a_user_asks_and_chooses_and_sees_the_answer_change(where, another, tmp_
         ]
         assert re.search(r"hsla\((\d+)", span.get_attribute("style"))[1] in hues
 
-    user.choose("index", "after")
-    after = expected(where, index="after")
+    user.choose("index", "after", "of index after")
+    after = expected(where, index="after", k=30)
     assert {found["text"] for found in after["documents"]} != {found["text"] for found in before["documents"]}
-    check(user, after, "RAG-Token · search · 1 beam · 3 passages of index after")
+    check(user, after, "RAG-Token · search · 1 beam · 30 passages of index after")
 
-    user.choose("kind", "RAG-Sequence")
+    user.read(3)
+    user.choose("kind", "RAG-Sequence", "3 passages of index after · coloured")
     about = "RAG-Sequence · thorough · 1 beam · 3 passages of index after"
     whole = " · coloured as a whole: it has one posterior, not one a token"
     check(user, expected(where, index="after", kind="sequence"), about + whole)
     assert user.page.locator("#mode label").all_inner_texts() == ["thorough", "fast"]
-    user.choose("mode", "fast")
-    assert "probability at least" in user.shown(".about") and "· fast ·" in user.shown(".about")
-    user.page.locator("#k input[type=number]").fill("2")
-    user.ask(QUESTION + " ")
-    assert "2 passages of index after" in user.shown(".about")
+    user.choose("mode", "fast", "· fast ·")
+    assert user.shown(".about").startswith("probability at least ")
+    user.read(2)
+    user.ask(QUESTION, "2 passages of index after")
     assert len(user.all_shown(".passages tr")) == 1 + 2
 
     # The neighbour's page is as it was, and asks as it did.
-    neighbour.ask(QUESTION + " ")
-    assert "RAG-Token · search · 1 beam · 3 passages of index before" in neighbour.shown(".about")
+    neighbour.read(4)
+    neighbour.ask(QUESTION, "RAG-Token · search · 1 beam · 4 passages of index before")
 
     path = tmp_path / "page.png"
     user.page.screenshot(path=path, full_page=True)
@@ -140,31 +141,28 @@ def test_a_user_asks_and_chooses_and_sees_the_answer_change(where, another, tmp_
         assert each.hosts == {where.removeprefix("http://")} and each.errors == []
 
 
-def test_passages_are_text_whatever_they_say(another):
-    user = another()
+def test_passages_are_text_whatever_they_say(where, another):
+    user = another(where)
     title = user.page.title()
-    user.ask(QUESTION)
-    user.choose("index", "hostile")
+    user.ask(QUESTION, "of index before")
+    user.choose("index", "hostile", "of index hostile")
     assert all(HOSTILE in row for row in user.all_shown(".passages tr")[1:])
     assert user.page.locator("#answer img").count() == 0
     assert user.page.title() == title and user.errors == []
 
 
-def test_a_question_that_cannot_be_asked_is_told_why(another):
-    user = another()
-    user.ask("mayor " * 40)
-    assert user.shown(".problem").startswith("question: found more tokens than the question encoder reads, expected")
+def test_a_question_that_cannot_be_asked_is_told_why(where, another):
+    user = another(where)
+    user.ask("mayor " * 40, "question: found more tokens than the question encoder reads, expected at most 16")
 
 
 def test_the_description_is_drawn_without_a_network(where, another):
-    user = another()
+    user = another(where)
     user.page.goto(f"{where}/docs")
     user.page.locator("text=/answer").first.wait_for()
     assert user.hosts == {where.removeprefix("http://")} and user.errors == []
 
 
-def test_an_open_page_does_not_hold_the_server_up(tiny_run):
-    with served(tiny_run) as where, browser.users(where) as another:
-        user = another()
-        user.ask(QUESTION)
-        assert "of index index" in user.shown(".about")
+def test_an_open_page_does_not_hold_the_server_up(tiny_run, another):
+    with served(tiny_run) as where:
+        another(where).ask(QUESTION, "of index index")
