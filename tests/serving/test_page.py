@@ -3,10 +3,6 @@
 import json
 import math
 import re
-import signal
-import subprocess
-import sys
-from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -24,7 +20,7 @@ pytestmark = [
 QUESTION = "who is mayor of Brimholt?"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"> ${document.title='owned'} {{value}} `&"
 NOBODY_ELSE = """
-import runpy, socket
+import socket
 connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
 
 def checked(self, address):
@@ -37,24 +33,7 @@ def looked_up(host, *rest, **more):
     return getaddrinfo(host, *rest, **more)
 
 socket.socket.connect, socket.getaddrinfo = checked, looked_up
-runpy.run_module("rag_jax.serve", run_name="__main__", alter_sys=True)
 """
-
-
-@contextmanager
-def served(tiny_run, *flags):
-    """The address of the tiny run's server; it must say nothing but that, and end well."""
-    command = [sys.executable, "-c", NOBODY_ELSE, "--workdir=run", "--port=0", *flags]
-    started = {"cwd": tiny_run.folder, "env": tiny_run.environment, "text": True}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **started) as serving:
-        try:
-            line = serving.stdout.readline()
-            assert line.startswith("page http://127.0.0.1:"), serving.communicate()
-            yield line.split()[1]
-        finally:
-            serving.send_signal(signal.SIGTERM)
-            said, problems = serving.communicate(timeout=120)
-    assert (serving.returncode, said, problems) == (0, "stopped; all that was asked is answered\n", "")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +43,8 @@ def where(tiny_run):
     config = "--config=tiny.py", "--config.data.passages=hostile.jsonl"
     tiny_run.command("build_index", *config, "--workdir=run", "--index=hostile")
     indexes = {"before": "run/index", "after": "index_after", "hostile": "hostile"}
-    with served(tiny_run, *(f"--index={name}={folder}" for name, folder in indexes.items())) as where:
+    flags = (f"--index={name}={folder}" for name, folder in indexes.items())
+    with tiny_run.served(*flags, prelude=NOBODY_ELSE) as where:
         yield where
 
 
@@ -164,5 +144,5 @@ def test_the_description_is_drawn_without_a_network(where, another):
 
 
 def test_an_open_page_does_not_hold_the_server_up(tiny_run, another):
-    with served(tiny_run) as where:
+    with tiny_run.served() as where:
         another(where).ask(QUESTION, "of index index")
