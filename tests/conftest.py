@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +109,23 @@ class Run:
 
         with ThreadPoolExecutor(2) as threads:
             return list(threads.map(process, range(2)))
+
+    @contextmanager
+    def served(self, *flags, prelude=""):
+        """The address that `python -m rag_jax.serve` listens at; afterwards a signal must end it, in silence."""
+        run = "import runpy\nrunpy.run_module('rag_jax.serve', run_name='__main__', alter_sys=True)"
+        words = [sys.executable, "-c", f"{prelude}\n{run}", f"--workdir={self.workdir}", "--port=0", *flags]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(words, cwd=self.folder, env=self.environment, **pipes) as serving:
+            try:
+                line = serving.stdout.readline()
+                assert line.startswith("page http://127.0.0.1:"), line + serving.stderr.read()
+                yield line.split()[1]
+                serving.terminate()
+                said, problems = serving.communicate(timeout=300)
+            finally:
+                serving.kill()
+        assert (serving.returncode, said, problems) == (0, "stopped; all that was asked is answered\n", "")
 
     def with_devices(self, monkeypatch, count):
         """The run itself, whose commands have so many devices until the test ends."""

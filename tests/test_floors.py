@@ -13,9 +13,9 @@ FLOORS = (
     ("index", "decode", "hub"),
     ("retrieve", "api"),
     ("evaluation",),
-    ("training", "planning"),
+    ("training", "planning", "serving"),
     # "" is rag_jax itself, the way in.
-    ("train", "train_retriever", "build_index", "evaluate", "answer", "export", "plan", ""),
+    ("train", "train_retriever", "build_index", "evaluate", "answer", "export", "plan", "serve", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
@@ -53,9 +53,17 @@ OWNERS = {
     "pickle": ("data/dpr_pickle.py", "hub/tensors.py"),  # a reader that runs nothing; torch's error
     "matplotlib": "evaluation/plots.py",
     "fsspec": "remote.py",
+    "gradio": "serving/page.py",
+    "fastapi": ("serving/endpoint.py", "serving/page.py"),  # the endpoint; the application that the page is put into
+    "fastapi_offline": "serving/endpoint.py",
+    "pydantic": "serving/endpoint.py",
+    "starlette": ("serving/endpoint.py", "serving/problems.py"),
+    "uvicorn": "serving/server.py",
 }
 # Of an extra: imported where it is used, so that nobody else needs it.
 LAZY = {"torch", "datasets", "faiss", "bm25s", "Stemmer", "matplotlib"}
+# All of an extra: who imports the room, and only where it is used.
+OF_AN_EXTRA = {"serving": "serve.py"}
 MOST_LINES, MOST_FUNCTION_LINES = 350, 60
 TABLES = {"data/demo/relations.py"}  # sentences, not statements
 VISIBLE_LOOPS = {
@@ -120,9 +128,20 @@ def test_an_extra_is_imported_where_it_is_used(guest):
         assert guest not in {found.split(".")[0] for node in top for found in imports(node)}
 
 
+@pytest.mark.parametrize("extra", OF_AN_EXTRA)
+def test_a_room_of_an_extra_is_imported_where_it_is_used(extra):
+    def inside(nodes):
+        return any(f"{found}.".startswith(f"rag_jax.{extra}.") for node in nodes for found in imports(node))
+
+    assert [name for name in FILES if room(name) != extra and inside([parse(name)])] == [OF_AN_EXTRA[extra]]
+    top = [node for node in parse(OF_AN_EXTRA[extra]).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not inside(top)
+
+
 @pytest.mark.parametrize("name", [f"{command}.py" for command in FLOORS[-1] if command])
 def test_a_command_loads_jax_only_after_its_flags_are_read(name):
-    light = {"absl", "dataclasses", "json", "math", "pathlib", "sys", "rag_jax", "rag_jax.errors", "rag_jax.workdir"}
+    light = {"absl", "dataclasses", "importlib.util", "json", "math", "pathlib", "sys"}
+    light |= {"rag_jax", "rag_jax.errors", "rag_jax.workdir"}
     top = [node for node in parse(name).body if isinstance(node, ast.Import | ast.ImportFrom)]
     loaded = {getattr(node, "module", None) or node.names[0].name for node in top}
     assert loaded <= light
