@@ -181,8 +181,19 @@ def described(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     return {name: {"size": (folder / name).stat().st_size, "sha256": checksum(folder / name)} for name in sorted(names)}
 
 
+def check_names(source: str | Path, names: Iterable[str]) -> None:
+    """UserError where `source` names a file that is not inside its folder."""
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            fail(f"{source}: names the file {name!r}, expected one inside its folder; nothing was read or written")
+
+
 def check_files(folder: Path, files: dict[str, Any], *, listed_in: str = MANIFEST, verify: bool = True) -> None:
-    """UserError that names the first file which is missing, has another size or, with `verify`, other bytes."""
+    """UserError that names the first file which is missing, has another size or, with `verify`, other bytes.
+
+    And where a name leads out of the folder.
+    """
+    check_names(folder / listed_in, files)
     for name, entry in files.items():
         _check_file(folder / name, entry, listed_in, verify)
 

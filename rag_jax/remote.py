@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import fsspec
 
 from rag_jax.errors import fail
-from rag_jax.files import MANIFEST
+from rag_jax.files import MANIFEST, check_names
 
 MARKER, NEW, VERSION = ".complete.json", ".new", 1
 VOUCHERS = (MANIFEST, "checksums.json")  # files that say of others beside them that they are whole: uploaded last
@@ -78,6 +78,7 @@ class Remote:
         if marker is UNREADABLE:
             fail(f"{self.url}{MARKER}: damaged; publish {self.url} again, or delete the marker to take what lies there")
         if marker is not None:
+            check_names(f"{self.url}{MARKER}", (*marker.files, *marker.moved))
             return marker if marker.files else None
         found = self._list("")
         return Listing(self._vouched(found), []) if found else None
@@ -182,11 +183,13 @@ class Remote:
             found = self._tried(find, place)
         except FileNotFoundError:
             return {}
-        return {
+        files = {
             name.removeprefix(root).removeprefix("/"): {"size": info["size"], "told": repr(sorted(info.items()))}
             for name, info in found.items()
             if not name.endswith("/")
         }
+        check_names(self.url + place, files)
+        return files
 
     def _vouched(self, files: Files) -> Files:
         """Files that were put there by other means, with the SHA-256 that manifests and checksums among them tell."""
