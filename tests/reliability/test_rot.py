@@ -138,7 +138,7 @@ def compiled(folder, rag):
 
 
 class Kind(NamedTuple):
-    """Files of one kind: where they lie, and what reads them; named: by the file's own name, or by its folder's."""
+    """Files of one kind: where they lie, and what reads them; by_folder: any file of the index may be named."""
 
     folder: str
     files: str
@@ -220,8 +220,7 @@ class Rot:
             except Exception as error:
                 outcomes.add(f"{name} byte {place} ^ {bit}: {reader.__name__} fails: {type(error).__name__}: {error}")
                 continue
-            wanted = str(self.copy / KINDS[kind].folder / "index") if KINDS[kind].by_folder else str(path)
-            if wanted in said:
+            if self.named(path, said, by_folder=KINDS[kind].by_folder):
                 outcomes.add("named")
             elif taken == self.expected[kind, reader]:
                 outcomes.add("no effect")
@@ -229,6 +228,12 @@ class Rot:
                 outcomes.add(f"{name} byte {place} ^ {bit}: {reader.__name__} takes something else, and says {said!r}")
         lost = outcomes - {"named", "no effect"}
         return lost.pop() if lost else "named" if "named" in outcomes else "no effect"
+
+    def named(self, path, said, by_folder):
+        """Whether a file is named; the first line of an index's damage may name the file whose checksum it was."""
+        if by_folder:
+            return str(self.copy / "run" / "index") in said
+        return path.name in said and str(path.parent) in said
 
     def renew(self, kind):
         """Makes the copy whole again, with files of its own."""
