@@ -116,13 +116,15 @@ def test_a_batch_function_keeps_rows_apart_and_parameters_alive(parallel_on, cou
 def no_cache():
     """jax as a command finds it: no folder for programs; every program is worth keeping."""
     settings = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0}
-    before = {name: getattr(jax.config, name) for name in settings}
+    settings |= {"jax_persistent_cache_enable_xla_caches": "none"}
+    before, file_cache = {name: getattr(jax.config, name) for name in settings}, compilation_cache.get_file_cache
     for name, value in settings.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    compilation_cache.get_file_cache = file_cache
     compilation_cache.reset_cache()
 
 
