@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from jax._src import compilation_cache
 
 from rag_jax.errors import UserError
 from rag_jax.parallel import ALONE, Pmap, keep_programs
