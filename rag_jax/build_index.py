@@ -45,6 +45,7 @@ def main(_) -> None:
         fail("config.index.kind: found 'none', a closed book: there is nothing to build; run `python -m rag_jax.train`")
     from rag_jax.files import MANIFEST
     from rag_jax.parallel import keep_programs
+    from rag_jax.sole import sole_writer
     from rag_jax.storage import pull, twin
     from rag_jax.team import team
     from rag_jax.training.index_report import report_index
@@ -52,7 +53,10 @@ def main(_) -> None:
 
     folder = pull(twin(given.index)) if given.index else place.index
     sources = {name: given[name].value for name in ("add", "embeddings", "index_encoder")}
-    with team(given.coordinator, given.processes, given.process) as joined:
+    with (
+        team(given.coordinator, given.processes, given.process) as joined,
+        sole_writer(folder, joined.first),
+    ):
         keep_programs(place.programs)
         if any(sources.values()) or not (given.report and (folder / MANIFEST).exists()):
             build(settings, place, folder, **sources, team=joined)

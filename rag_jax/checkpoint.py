@@ -1,110 +1,166 @@
-"""Checkpoints of one run: parameters and optimizer by orbax, checksums of our own, the newest and the best are kept."""
+"""Checkpoints of one run: parameters and optimizer by orbax, sealed by a manifest of ours; the newest and best stay."""
 
-import json
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1
 
-from rag_jax.errors import UserError
-from rag_jax.files import checksum, read_json, write_json
+from rag_jax.errors import UserError, fail
+from rag_jax.files import MANIFEST, read_manifest, write_manifest
 from rag_jax.storage import publish
 
-CHECKSUMS = "checksums.json"
-READ_AT_OPENING = ("_CHECKPOINT_METADATA", "metrics/metrics")  # by Orbax, of every checkpoint, to list them
+KIND = "a checkpoint"
+NEWEST = 2  # are kept: where the last is damaged, a run goes on from the one before
 
 
 class Checkpoints:
     """The checkpoints in a folder: one per saved step, of which the newest and the one with the highest score stay.
 
-    A checkpoint holds the trees 'params' and 'optimizer' (global, unstacked), a score and a small JSON `extra`. Orbax
-    does not notice a flipped bit in array data, so every file's checksum is written after a save and compared before
-    a restore; a difference raises UserError naming the file. Of a remote run they are published at once, after the
-    files `along` that a run which goes on from them needs.
+    A checkpoint holds the trees 'params' and 'optimizer' (global, unstacked), a score and a small JSON `extra`. It is
+    written in the background. Its manifest comes last: what has none was never finished and counts for nothing. Orbax
+    does not notice a flipped bit in array data, so the manifest knows every file's checksum, which is compared before
+    a restore; a difference raises UserError naming the file. Of a remote run each is published when it is whole; the
+    files `along`, which a run that goes on from it needs, before.
     """
 
     def __init__(self, folder: str | Path, *, along: tuple[Path, ...] = ()):
         self.folder, self._along = Path(folder).resolve(), along
         self._verified: set[int] = set()
-        for saved in self.folder.glob("[0-9]*/" + CHECKSUMS):
-            _verify(saved.parent, [name for name in READ_AT_OPENING if (saved.parent / name).exists()])
-        policies = v1.training.preservation_policies
-        self._orbax = v1.training.Checkpointer(
-            self.folder,
-            save_decision_policy=v1.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [policies.LatestN(1), policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)]
-            ),
-        )
+        self._writer, self._saving = ThreadPoolExecutor(1, "checkpoint"), None
 
     def save(self, step: int, params: Any, optimizer: Any, *, score: float, extra: dict) -> None:
-        """Saves whole or not at all."""
+        """Takes the trees as they are now and writes them in the background, whole or not at all.
+
+        Raises UserError where this, or the save before, cannot be written.
+        """
+        self.wait()
+        publish(*self._along)
         self._verified.discard(step)
-        self._orbax.save_checkpointables(
-            step,
-            {"params": params, "optimizer": optimizer},
-            metrics={"score": float(score)},
-            custom_metadata=json.loads(json.dumps(extra)),
-            overwrite=True,
-        )
-        if jax.process_index() == 0:
-            _write_checksums(self.folder / str(step))
-        publish(*self._along, self.folder)
+        told = {"kind": KIND, "step": step, "score": float(score), "extra": extra}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            written = v1.save_checkpointables_async(
+                self.folder / str(step), {"params": params, "optimizer": optimizer}, overwrite=True
+            )
+        except OSError as error:
+            self._failed(step, error)
+        self._saving = step, self._writer.submit(self._finish, written, told)
+
+    def wait(self) -> None:
+        """Returns when what was saved is whole; UserError where it could not be written."""
+        (step, finished), self._saving = self._saving or (None, None), None
+        try:
+            if finished is not None:
+                finished.result()
+        except UserError:
+            raise
+        except Exception as error:  # of orbax and what is below it
+            self._failed(step, error)
 
     def latest(self) -> int | None:
         """The newest step, or None where nothing was saved."""
-        newest = self._orbax.latest
-        return None if newest is None else newest.step
+        self.wait()
+        return max(self._steps(), default=None)
 
     def best(self) -> int | None:
         """The step with the highest score, the newest among equals."""
-        saved = [(found.metrics["score"], found.step) for found in self._orbax.checkpoints if found.metrics]
-        return max(saved)[1] if saved else self.latest()
+        self.wait()
+        return max(self._steps(), default=None, key=lambda step: (self._told(step)["score"], step))
 
     def extra(self, step: int) -> dict:
         """The small JSON saved with a step."""
         self._verify(step)
-        return self._orbax.checkpointables_metadata(step).custom_metadata or {}
+        return self._told(step)["extra"]
 
     def restore(self, step: int, **abstract: Any) -> dict[str, Any]:
         """The trees asked for, by name, with the shapes, dtypes and shardings of the abstract ones given."""
         self._verify(step)
-        saved = self._orbax.checkpointables_metadata(step).metadata
+        folder = self.folder / str(step)
+        saved = v1.checkpointables_metadata(folder).metadata
         problems = [line for name, tree in abstract.items() for line in _differences(name, saved[name], tree)]
         if problems:
-            folder = self.folder / str(step)
             raise UserError(f"{folder}: made with another configuration:\n       " + "\n       ".join(problems))
-        return self._orbax.load_checkpointables(step, abstract)
+        return v1.load_checkpointables(folder, abstract)
+
+    def set_damaged_aside(self) -> None:
+        """Hides the newest checkpoints where they are damaged, and names them: a run goes on from the one before.
+
+        For the one process that writes here. Raises UserError where all are damaged.
+        """
+        damaged = []
+        for step in sorted(self._steps(), reverse=True):
+            try:
+                self._verify(step)
+                break
+            except UserError as error:
+                damaged.append((step, error))
+        else:
+            if damaged:
+                raise damaged[0][1]
+        for step, error in damaged:
+            aside = self.folder / f".{step}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(step)).rename(aside)
+            print(f"warning: {error}; now {aside.name}, the run goes on from the checkpoint before it", file=sys.stderr)
 
     def close(self) -> None:
         """Waits for what is still being written; publishes what an earlier run could not."""
-        self._orbax.close()
+        self.wait()
         publish(*self._along, self.folder)
+
+    def _finish(self, written: Any, told: dict[str, Any]) -> None:
+        """In the background: when orbax has written a checkpoint, its manifest; then the others are looked through."""
+        written.result()
+        if jax.process_index() == 0:
+            write_manifest(self.folder / str(told["step"]), told)
+            self._tidy()
+        publish(self.folder)
+
+    def _tidy(self) -> None:
+        """Removes what is neither among the newest nor the best, and what was never finished."""
+        score = {step: self._told(step)["score"] if self._is_readable(step) else -1.0 for step in self._steps()}
+        kept = {*sorted(score)[-NEWEST:], max(score, key=lambda step: (score[step], step))}
+        for path in self.folder.iterdir():
+            step, _, unfinished = path.name.partition(".")  # orbax writes beside, under a longer name
+            if step.isdecimal() and (unfinished or int(step) not in kept):
+                (path / MANIFEST).unlink(missing_ok=True)  # first: from here on it is unfinished
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _steps(self) -> list[int]:
+        """The finished ones."""
+        return [int(path.parent.name) for path in self.folder.glob(f"*/{MANIFEST}") if path.parent.name.isdecimal()]
+
+    def _told(self, step: int, *, verify: bool = False) -> dict[str, Any]:
+        """A checkpoint's manifest; verify: once all its files are known to be as it says."""
+        folder = self.folder / str(step)
+        try:
+            return read_manifest(folder, KIND, verify=verify)
+        except UserError as error:
+            what = str(error).partition(";")[0]
+            raise UserError(f"{what}; damaged; delete the folder {folder} to go on without it") from None
+
+    def _is_readable(self, step: int) -> bool:
+        try:
+            return bool(self._told(step))
+        except UserError:
+            return False
 
     def _verify(self, step: int) -> None:
         """Compares all files of a step with their checksums, once."""
-        folder = self.folder / str(step)
-        if step not in self._verified and folder.is_dir():
-            if not (folder / CHECKSUMS).exists():  # killed after Orbax's commit, before ours: whole
-                _write_checksums(folder)
-            _verify(folder)
+        if step not in self._verified:
+            self._told(step, verify=True)
             self._verified.add(step)
 
-
-def _write_checksums(folder: Path) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
-    write_json(folder / CHECKSUMS, {str(path.relative_to(folder)): checksum(path) for path in files})
-
-
-def _verify(folder: Path, names: list[str] | None = None) -> None:
-    """UserError that names the first file (of all, or of some) that differs from its checksum."""
-    for name, expected in read_json(folder / CHECKSUMS).items():
-        path = folder / name
-        if (names is None or name in names) and not (path.is_file() and checksum(path) == expected):
-            raise UserError(
-                f"{path}: damaged, it differs from {CHECKSUMS}; delete the folder {folder} to go on without it"
-            )
+    def _failed(self, step: int, error: Exception) -> None:
+        what = (str(error) or type(error).__name__).splitlines()[0]
+        fail(
+            f"{self.folder / str(step)}: the checkpoint could not be written ({what}); those before it are whole: make "
+            "room there, and give the same command again to go on from the last"
+        )
 
 
 def _differences(name: str, saved: Any, wanted: Any) -> list[str]:

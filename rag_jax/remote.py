@@ -31,7 +31,6 @@ from rag_jax.errors import fail
 from rag_jax.files import MANIFEST, check_names
 
 MARKER, NEW, VERSION = ".complete.json", ".new", 1
-VOUCHERS = (MANIFEST, "checksums.json")  # files that say of others beside them that they are whole: uploaded last
 EVENTS = "events"  # TensorBoard's folder, which grows while it is read: nobody's part
 PAUSES = (1, 2, 4, 8, 16)  # seconds before another try
 STREAMS = 8  # files at a time
@@ -108,7 +107,8 @@ class Remote:
         differing = [name for name, entry in files.items() if not entry.items() <= held.files.get(name, {}).items()]
         whole = Listing(files, [name for name in differing if name in held.files])
         for last in (False, True):
-            names = [name for name in differing if (Path(name).name in VOUCHERS) == last]
+            # A manifest says of others beside it that they are whole.
+            names = [name for name in differing if (Path(name).name == MANIFEST) == last]
             together(lambda name: self._put(path / name, whole.place(name)), names)
         if files != held.files:
             self._mark(whole)
@@ -192,17 +192,16 @@ class Remote:
         return files
 
     def _vouched(self, files: Files) -> Files:
-        """Files that were put there by other means, with the SHA-256 that manifests and checksums among them tell."""
-        for name in [name for name in files if Path(name).name in VOUCHERS]:
+        """Files that were put there by other means, with the SHA-256 that manifests among them tell."""
+        for name in [name for name in files if Path(name).name == MANIFEST]:
             place = f"/{name}"
             content = self._tried(partial(self._store.cat_file, self._root + place), place)
             files[name]["sha256"] = hashlib.sha256(content).hexdigest()
             try:
-                told = json.loads(content)
-                for other, entry in (told["files"] if Path(name).name == MANIFEST else told).items():
+                for other, entry in json.loads(content)["files"].items():
                     inside = (Path(name).parent / other).as_posix()
                     if inside in files:
-                        files[inside]["sha256"] = str(entry["sha256"] if isinstance(entry, dict) else entry)
+                        files[inside]["sha256"] = str(entry["sha256"])
             except (AttributeError, KeyError, TypeError, ValueError):
                 continue  # a file of that name that is something else
         return files

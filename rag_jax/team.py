@@ -98,22 +98,26 @@ SINGLE = Team()
 
 
 @contextmanager
-def team(coordinator: str, processes: int, process: int) -> Iterator[Team]:
+def team(coordinator: str, processes: int, process: int, *, saves: bool = False) -> Iterator[Team]:
     """Joins the processes of a job, before jax is used; SINGLE without a coordinator.
 
     coordinator: HOST:PORT of process 0, the same for all; or 'auto' on a Cloud TPU or under SLURM, which know the
     processes themselves. A failure inside is told to the others, and a process that is killed is missed within SILENCE
-    seconds: either ends them all. Raises UserError for arguments that describe no team, or where the others are not
+    seconds: either ends them all. saves: where one is told to end by SIGTERM, all are to save (preemption.py); else it
+    ends at once. Raises UserError for arguments that describe no team, or where the others are not
     met within CONNECT seconds.
     """
     _check_team(coordinator, processes, process)
     if not coordinator:
         yield SINGLE
         return
+    jax.config.update("jax_enable_preemption_service", saves)
     joined = _join(coordinator, processes, process)
     watch = Watch(joined)
     try:
         yield joined
+    except SystemExit:  # all end
+        raise
     except BaseException as error:
         joined.say("failed", str(error) or type(error).__name__)
         raise

@@ -2,6 +2,7 @@
 
 On several hosts that see the same folders: the same command on each, with --coordinator, --processes and --process.
 [--profile_steps=FIRST:COUNT] writes what jax.profiler sees of so many steps into WORKDIR/profile.
+Told to end by SIGTERM, it saves and exits with 85: the same command goes on.
 """
 
 from absl import flags
@@ -21,13 +22,20 @@ def main(_) -> None:
     place, steps = Workdir(options.workdir), profiled(options.profile_steps)
     settings = command.checked(options.config)
     from rag_jax.parallel import keep_programs
+    from rag_jax.preemption import heeded
+    from rag_jax.sole import sole_writer
     from rag_jax.team import team
     from rag_jax.training.logging import Profile
     from rag_jax.training.loop import train
 
-    with team(options.coordinator, options.processes, options.process) as joined:
+    with (
+        team(options.coordinator, options.processes, options.process, saves=True) as joined,
+        heeded() as preemption,
+        sole_writer(place.checkpoints, joined.first),
+        Profile(place.folder / "profile", *steps) as profile,
+    ):
         keep_programs(place.programs)
-        train(settings, place, joined, Profile(place.folder / "profile", *steps))
+        train(settings, place, joined, preemption, profile)
 
 
 def profiled(steps: str) -> tuple[int, int]:

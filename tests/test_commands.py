@@ -28,6 +28,19 @@ def write_and_die(self, step, metrics):
 
 RunLog.write = write_and_die
 """
+TOLD_TO_END = """
+import os, signal
+from rag_jax.training.logging import RunLog
+
+write = RunLog.write
+
+def write_and_tell(self, step, metrics):
+    write(self, step, metrics)
+    if step == {step}:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+RunLog.write = write_and_tell
+"""
 TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds"}
 
 
@@ -90,12 +103,14 @@ def test_training_a_finished_run_again_changes_nothing(tiny_run, tmp_path):
 
 
 def test_a_killed_run_goes_on_to_the_same_end(tiny_run, tmp_path):
-    """Killed in a stage between two checkpoints, and again in the next stage before its first."""
+    """Killed in a stage between two checkpoints, then told to end in the next one."""
     workdir = beginning(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers")
     tiny_run.command("train", *COMMON, workdir, prelude=DIES.format(step=5), code=9)
-    assert Checkpoints(workdir / "checkpoints").latest() == 4
-    tiny_run.command("train", *COMMON, workdir, prelude=DIES.format(step=7), code=9)
-    assert Checkpoints(workdir / "checkpoints").latest() == 6
+    assert Checkpoints(workdir / "checkpoints").latest() in (2, 4)  # they are written in the background
+    done = tiny_run.command("train", *COMMON, workdir, prelude=TOLD_TO_END.format(step=6), code=85)
+    assert "saved; told to end (SIGTERM): the same command goes on" in done.stdout and "Traceback" not in done.stderr
+    # Step 6 is reported in step 7, behind which an evaluation is due: it is left for later.
+    assert Checkpoints(workdir / "checkpoints").latest() == 8 and "joint step 2: validation" not in done.stdout
     tiny_run.command("train", *COMMON, workdir)
     assert numbers(tiny_run.records(workdir / "metrics.jsonl")) == numbers(tiny_run.records("run/metrics.jsonl"))
     for checkpoint in ("best", "last"):

@@ -1,11 +1,12 @@
 """A user's mistakes: one line on standard error, exit code 2, no traceback, nothing half written."""
 
-import json
 import shutil
 
 import pytest
 
+from rag_jax.checkpoint import KIND
 from rag_jax.errors import UserError, fail
+from rag_jax.files import read_manifest, write_manifest
 
 
 def told(run, name, *arguments, stdin="", lines=1):
@@ -140,11 +141,10 @@ def test_a_run_does_not_go_on_with_a_retriever_trained_since(tiny_run, tmp_path)
     """The checkpoints remember the passage encoder: those of another one are not gone on from."""
     workdir = tmp_path / "run"
     shutil.copytree(tiny_run.workdir, workdir)
-    (metadata,) = workdir.glob("checkpoints/10/_CHECKPOINT_METADATA")
-    record = json.loads(metadata.read_text())
-    record["custom_metadata"]["passage_encoder"] = "an earlier one"
-    metadata.write_text(json.dumps(record))
-    (workdir / "checkpoints" / "10" / "checksums.json").unlink()
+    saved = workdir / "checkpoints" / "10"
+    manifest = read_manifest(saved, KIND)
+    manifest["extra"]["passage_encoder"] = "an earlier one"
+    write_manifest(saved, manifest)
     said = told(tiny_run, "train", "--config=tiny.py", f"--workdir={workdir}")
     assert "trained with an index by passage encoder an earlier one" in said
 

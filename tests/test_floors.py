@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "rag_jax"
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FLOORS = (
-    ("core", "metrics", "errors", "files", "compiled", "remote", "storage"),
+    ("core", "metrics", "errors", "files", "compiled", "sole", "remote", "storage", "preemption"),
     ("models", "data", "checkpoint", "parallel", "team", "config", "validation", "command", "workdir", "variants"),
     ("index", "decode", "hub"),
     ("retrieve", "api"),
@@ -21,6 +21,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
     ("files", "errors"),
     ("compiled", "files"),
+    ("sole", "errors"),
     ("remote", "errors"),
     ("remote", "files"),
     ("storage", "errors"),
@@ -58,7 +59,11 @@ OWNERS = {
 LAZY = {"torch", "datasets", "faiss", "bm25s", "Stemmer", "matplotlib"}
 MOST_LINES, MOST_FUNCTION_LINES = 350, 60
 TABLES = {"data/demo/relations.py"}  # sentences, not statements
-VISIBLE_LOOPS = {("training/loop.py", "train"), ("training/loop.py", "train_stage")}
+VISIBLE_LOOPS = {
+    ("training/loop.py", "train"),
+    ("training/loop.py", "train_stage"),
+    ("training/retriever_loop.py", "train_retriever"),
+}
 MOST_LOOP_LINES = 120
 MESH_WORDS = {"pmap", "psum", "pmean", "all_gather", "axis_index", "shard_map", "Mesh", "PartitionSpec"}
 

@@ -86,7 +86,7 @@ def test_a_killed_run_by_words_goes_on_to_the_same_end(tiny_run, by_words, tmp_p
     tiny_run.command("train", *BM25, f"--workdir={whole}")
     for step, latest in ((5, 4), (7, 6)):
         tiny_run.command("train", *BM25, f"--workdir={killed}", prelude=DIES.format(step=step), code=9)
-        assert Checkpoints(killed / "checkpoints").latest() == latest
+        assert Checkpoints(killed / "checkpoints").latest() in (latest - 2, latest)  # written in the background
     tiny_run.command("train", *BM25, f"--workdir={killed}")
     assert numbers(tiny_run.records(killed / "metrics.jsonl")) == numbers(tiny_run.records(whole / "metrics.jsonl"))
     same(*(Rag.load(place, checkpoint="last").params for place in (whole, killed)))

@@ -480,6 +480,7 @@ def test_checkpoints_follow_a_run_to_another_machine(on, monkeypatch):
     place.metrics.write_text("step 3\n")
     with pytest.raises(Killed):
         kept.save(3, *tree(3), score=0.9, extra={"stage": "3"})
+        kept.wait()
     quiet(monkeypatch)
     for machine in ("there", "a new one"):
         assert on(machine, newest) == (2, 1, {"stage": "2"}, "step 3\n")  # later lines are cut off on resuming

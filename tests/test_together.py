@@ -19,10 +19,10 @@ import os, signal
 from rag_jax.training import loop
 report = loop.report
 
-def dies(log, name, first, step, *arguments, **settings):
-    if name == "joint" and step == 2:
+def dies(log, keeper, source, step, *arguments, **settings):
+    if keeper.stage == "joint" and step == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    report(log, name, first, step, *arguments, **settings)
+    report(log, keeper, source, step, *arguments, **settings)
 
 loop.report = dies
 """

@@ -73,8 +73,8 @@ def check_fits(config: ConfigDict, own: ConfigDict, name: str) -> None:
 
 def _run(place: Workdir, checkpoint: str) -> Pretrained:
     config = place.load_config()
-    checkpoints = Checkpoints(place.checkpoints) if place.checkpoints.is_dir() else None
-    step = checkpoints and (checkpoints.best() if checkpoint == "best" else checkpoints.latest())
+    checkpoints = Checkpoints(place.checkpoints)
+    step = checkpoints.best() if checkpoint == "best" else checkpoints.latest()
     if step is None:
         raise UserError(f"{place.checkpoints}: holds no checkpoint; run `python -m rag_jax.train` first")
 

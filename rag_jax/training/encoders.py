@@ -1,7 +1,6 @@
 """The bi-encoder's parameters: trained by train_retriever, or given by name in the configuration."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -109,7 +108,7 @@ def _load(name: str, part: str, model: rag.RagConfig) -> Any:
 def _trained(config: ConfigDict, place: Workdir) -> tuple[Checkpoints, int] | None:
     """The checkpoints of train_retriever, and the newest of them."""
     folders = [place.retriever, *([Workdir(config.init_from).retriever] if config.init_from else [])]
-    for folder in filter(Path.is_dir, folders):
+    for folder in folders:
         checkpoints = Checkpoints(folder)
         if (step := checkpoints.latest()) is not None:
             return checkpoints, step

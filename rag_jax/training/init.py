@@ -27,7 +27,7 @@ class Progress(NamedTuple):
     """A state, its stage and what was already found for its next batch: all that the loop needs to go on.
 
     next_health: what training/health.py said of next_ids; None where nothing was searched. next_scores: of next_ids,
-    where the retriever brings its own.
+    where the retriever brings its own. unscored: the run was told to end before the state was evaluated.
     """
 
     stage: str
@@ -35,11 +35,12 @@ class Progress(NamedTuple):
     next_ids: list
     next_health: list | None
     next_scores: list | None
+    unscored: bool
 
 
 def check(config: ConfigDict, place: Workdir) -> None:
     """UserError, before anything is read or written, where there is no retriever to start from and one is needed."""
-    if has_vectors(config.index.kind) and not place.checkpoints.is_dir() and not config.init_from:
+    if has_vectors(config.index.kind) and Checkpoints(place.checkpoints).latest() is None and not config.init_from:
         encoders.check_retriever(config, place)
 
 
@@ -68,8 +69,8 @@ def start(
     the generator is fresh. BM25 needs no question encoder: one that is not to be had is fresh. A closed book has none.
     A classifier is fresh where init_from has none of the same labels. Writes nothing.
     """
-    saved = Checkpoints(place.checkpoints) if place.checkpoints.is_dir() else None
-    if saved and (progress := resume(saved, model, optimizers, parallel)) is not None:
+    saved = Checkpoints(place.checkpoints)
+    if (progress := resume(saved, model, optimizers, parallel)) is not None:
         return Start(progress.state.params, saved.extra(saved.latest())["passage_encoder"], progress)
     by_words = bm25.fingerprint(config.index.bm25) if config.index.kind == "bm25" else None
     if config.init_from:
@@ -143,7 +144,14 @@ def resume(
     params = jax.eval_shape(lambda key: rag.init_params(model, key), jax.random.key(0))
     optimizer = jax.eval_shape(optimizers[extra["stage"]].init, params)
     state = restore_state(checkpoints, step, TrainState(STEP, params, optimizer), parallel)
-    return Progress(extra["stage"], state, extra["next_ids"], extra.get("next_health"), extra.get("next_scores"))
+    return Progress(
+        extra["stage"],
+        state,
+        extra["next_ids"],
+        extra.get("next_health"),
+        extra.get("next_scores"),
+        extra.get("unscored", False),
+    )
 
 
 def saved_trees(state: TrainState) -> dict[str, Any]:

@@ -5,12 +5,15 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from rag_jax.errors import UserError
+from rag_jax.files import write_atomically
 
 
 class RunLog:
@@ -20,13 +23,13 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, *, resume_at: int = 0, name: str = "metrics.jsonl", silent: bool = False):
-        self._silent, self._shown = silent, ""
+        self.folder, self._silent, self._shown = folder, silent, ""
         if silent:
             return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
-        kept = _lines_before(path, resume_at)
-        path.write_text("".join(kept), encoding="utf-8")
+        if path.exists():
+            write_atomically(path, "".join(_lines_before(path, resume_at)))
         self._file = path.open("a", encoding="utf-8")
         self._events = _event_writer(folder)
 
@@ -69,11 +72,24 @@ class RunLog:
 
 
 class Pace:
-    """Questions a second, the share of time spent waiting for retrieval, and the time left, since it was made."""
+    """Questions a second, the share of time in which no step ran, and the time left, since it was made.
+
+    Between a step that is over and the next one the devices wait for the host: for retrieval, and for the batch.
+    """
 
     def __init__(self, first: int, steps: int, batch: int):
         self._first, self._steps, self._batch = first, steps, batch
         self._began, self.waited = time.monotonic(), 0.0
+        self._watcher = ThreadPoolExecutor(1, "pace")
+
+    def dispatched(self, outcome: Any) -> None:
+        """A step was given to the devices; outcome: an array of it."""
+        self._over = self._watcher.submit(lambda: (jax.block_until_ready(outcome), time.monotonic())[1])
+
+    def prepared(self) -> None:
+        """The next batch is on its way to the devices, which have waited since the step was over."""
+        if self._over.done():
+            self.waited += time.monotonic() - self._over.result()
 
     def metrics(self, step: int) -> dict[str, float]:
         """After `step` steps."""
@@ -87,39 +103,69 @@ class Pace:
 
 
 class Profile:
-    """A jax.profiler trace of `count` steps of a run from step `first` on, for TensorBoard or Perfetto."""
+    """A jax.profiler trace of `count` steps of a run from step `first` on, for TensorBoard or Perfetto.
+
+    A run that ends before the last of them ends the trace too.
+    """
 
     def __init__(self, folder: Path, first: int, count: int):
-        self._folder, self._first, self._end = folder, first, first + count
+        self._folder, self._first, self._end, self._running = folder, first, first + count, False
 
     def at(self, step: int) -> None:
         """Called before every step of the run."""
         if step == self._first < self._end:
             jax.profiler.start_trace(self._folder)
-        elif step == self._end > self._first:
+            self._running = True
+        elif step == self._end:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._running:
             jax.profiler.stop_trace()
+            self._running = False
             print(f"{self._folder}: steps {self._first} to {self._end - 1} as jax.profiler saw them", flush=True)
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
 
 
 NO_PROFILE = Profile(Path(), 0, 0)
 
 
-def finite(name: str, step: int, metrics: Any) -> dict[str, float]:
-    """A step's metrics as numbers; UserError that names the step when one of them is not finite."""
+def finite(
+    name: str, step: int, metrics: Any, folder: Path, told: Callable[[int], list[dict[str, Any]]]
+) -> dict[str, float]:
+    """A step's metrics as numbers; UserError that names the step when one of them is not finite.
+
+    told: the records of what a step learned from, which are then written to the folder, for whoever looks into it.
+    """
     numbers = {key: float(value) for key, value in jax.device_get(metrics).items()}
     if not all(map(math.isfinite, numbers.values())):
+        path = folder / "not_finite.jsonl"
+        write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in told(step)))
         raise UserError(
-            f"{name} step {step}: the loss or its gradient is not finite ({numbers}); the last checkpoint is intact; "
-            f"lower {name}.learning_rate or raise {name}.warmup"
+            f"{name} step {step}: the loss or its gradient is not finite ({numbers}); what the step learned from is in "
+            f"{path}, the last checkpoint is intact; lower {name}.learning_rate or raise {name}.warmup"
         )
     return numbers
 
 
 def _lines_before(path: Path, step: int) -> list[str]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as lines:
-        return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
+    """The whole lines of the steps before; says which line is not what was written."""
+    kept = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
+        try:
+            found = json.loads(line)["step"]
+        except (KeyError, TypeError, ValueError):
+            found = "no step"
+        if found != number - 1 and number <= step:
+            print(f"warning: {path}:{number}: damaged: found {found}, expected step {number - 1}", file=sys.stderr)
+        if number <= step and line.endswith("\n"):
+            kept.append(line)
+    return kept
 
 
 def _event_writer(folder: Path):

@@ -1,7 +1,6 @@
 """The training loop: read it from top to bottom."""
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from rag_jax.evaluation.measures import Headline, headline, of_closed_book
 from rag_jax.hub.resolve import resolve
 from rag_jax.index.base import Index
 from rag_jax.parallel import MODES, Devices
+from rag_jax.preemption import TOLD, PreemptedError, Preemption
 from rag_jax.retrieve import Retriever
 from rag_jax.team import SINGLE, Team
 from rag_jax.training import init, on_devices, searchers, sources
@@ -38,17 +38,27 @@ TRAINED = {
 }
 
 
-def train(config: ConfigDict, place: Workdir, joined: Team = SINGLE, profile: Profile = NO_PROFILE) -> None:
+def train(
+    config: ConfigDict,
+    place: Workdir,
+    joined: Team = SINGLE,
+    preemption: Preemption | None = None,
+    profile: Profile = NO_PROFILE,
+) -> None:
     """Trains the stages of a configuration one after the other; called again, goes on where it stopped.
 
-    joined: the processes that train together, each on its own devices and its own share of every batch.
+    joined: the processes that train together, each on its own devices and its own share of every batch. preemption:
+    whether they are told to end; they save then, and PreemptedError ends them.
     """
+    preemption = preemption or Preemption()
     config = resolve(config)
     joined.agree(**flat(config))
     parallel = MODES[config.parallel]()
     stages = {name: config[name] for name in STAGES if config[name].steps}
     check_batches(config, stages, parallel)
     init.check(config, place)  # before anything is written
+    checkpoints = Checkpoints(place.checkpoints, along=(place.metrics,))
+    joined.first_alone("checkpoints", checkpoints.set_damaged_aside if joined.first else lambda: None)
     both = joined.first_alone("tokenizers", lambda: load_or_train(config, place.tokenizers))
     encoder_tokenizer, generator_tokenizer = both
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
@@ -65,8 +75,7 @@ def train(config: ConfigDict, place: Workdir, joined: Team = SINGLE, profile: Pr
     if not all(question.answers for question in valid):
         raise UserError("config.data.valid: a question without an answer, as in a hidden test; expected another split")
 
-    joined.agree(index=index.manifest.passages_checksum if index else None)
-    checkpoints = Checkpoints(place.checkpoints, along=(place.metrics,))
+    joined.agree(index=index.manifest.passages_checksum if index else None, checkpoint=checkpoints.latest())
     if joined.first:
         place.save_config(config)
     gathered = init.as_saved(place, parallel)
@@ -94,10 +103,10 @@ def train(config: ConfigDict, place: Workdir, joined: Team = SINGLE, profile: Pr
             keeper = Keeper(checkpoints, parallel, gathered, name, first, fingerprint, is_last=name == last)
             read = f"{stage.k} passages each" if index else "a closed book"
             log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {read}")
-            with jax.transfer_guard("disallow"):
+            with jax.transfer_guard("disallow"), preemption.awaited():
                 params = train_stage(
-                    stage, config, source, state, rag=rag, tx=optimizers[name], log=log, keeper=keeper,
-                    resumed=resumed, valid=valid if name != "denoise" else [], profile=profile,
+                    stage, config, source, state, rag=rag, tx=optimizers[name], log=log, keeper=keeper, resumed=resumed,
+                    valid=valid if name != "denoise" else [], preemption=preemption, profile=profile,
                 ).params  # fmt: skip
     checkpoints.close()
 
@@ -116,8 +125,8 @@ class Keeper(NamedTuple):
     fingerprint: str | None
     is_last: bool
 
-    def save(self, state: TrainState, found: sources.Found, score: float) -> None:
-        """Saves the state and what was already found for its next batch."""
+    def save(self, state: TrainState, found: sources.Found, score: float, *, unscored: bool) -> None:
+        """Saves the state and what was already found for its next batch; unscored: there was no time to evaluate it."""
         ids_BK = self.parallel.of_all(found.ids_BK)
         scores = None if found.score_BK is None else self.parallel.of_all(found.score_BK).tolist()
         ahead = {"next_ids": ids_BK.tolist(), "next_health": found.health, "next_scores": scores}
@@ -125,15 +134,28 @@ class Keeper(NamedTuple):
             self.first + int(jax.device_get(state.step)),
             **self.gathered(init.saved_trees(state)),
             score=score if self.is_last and not math.isnan(score) else -1.0,
-            extra={"stage": self.stage, **ahead, "passage_encoder": self.fingerprint},
+            extra={"stage": self.stage, **ahead, "passage_encoder": self.fingerprint, "unscored": unscored},
         )
 
 
 def train_stage(
     stage: ConfigDict, config: ConfigDict, source: Any, state: TrainState, *, rag: Rag, tx: Any, log: RunLog,
-    keeper: Keeper, resumed: init.Progress | None, valid: list, profile: Profile,
+    keeper: Keeper, resumed: init.Progress | None, valid: list, preemption: Preemption, profile: Profile,
 ) -> TrainState:  # fmt: skip
     """Runs one stage from state.step to its end, with the exact match of `valid` at every evaluation."""
+
+    def evaluate_and_save(state: TrainState, found: sources.Found, step: int, *, due: bool) -> Headline:
+        rag.params = state.params
+        watched = headline(preemption.until_told(predict(rag, valid if due else [])), measures)
+        ends = preemption.told()
+        keeper.save(state, found, math.nan if ends else watched.value, unscored=due and ends)
+        known = "" if math.isnan(watched.value) or ends else f"validation {watched.label} {100 * watched.value:.1f}, "
+        log.say(f"{name} step {step}: {known}saved" + TOLD * ends)
+        if ends:
+            keeper.checkpoints.close()
+            raise PreemptedError
+        return watched
+
     name, first, parallel = keeper.stage, keeper.first, rag.parallel
     objective = Objective(stage.train_question_encoder, stage.label_smoothing, stage.accumulation, config.seed)
     step_function = parallel.step(source.step, config=rag.model, optimizer=tx, objective=objective)
@@ -147,6 +169,8 @@ def train_stage(
         health = Health(*resumed.next_health) if resumed.next_health else None
         scores = None if resumed.next_scores is None else np.array(resumed.next_scores, np.float32)[own]
         found = sources.Found(np.array(resumed.next_ids)[own], health, scores)
+        if resumed.unscored:
+            watched = evaluate_and_save(state, found, start, due=True)
     batch = source.put(start, found)
 
     for step in range(start, stage.steps):
@@ -155,32 +179,28 @@ def train_stage(
         # passages runs on the host while the devices work on this step.
         query = source.encode(state.params, step + 1) if config.retrieval.lag else None
         state, metrics = step_function(state, batch)
+        pace.dispatched(metrics["loss"])
         if pending is not None:
-            report(log, name, first, *pending, pace=pace, rates=rates, watched=watched)
+            report(log, keeper, source, *pending, pace=pace, rates=rates, watched=watched)
         pending = step, metrics, found.health
-        waiting = time.monotonic()
         if not config.retrieval.lag:
             query = source.encode(state.params, step + 1)
         found = source.search(step + 1, query)
         batch = source.put(step + 1, found)
-        pace.waited += time.monotonic() - waiting
+        pace.prepared()
 
-        last = step + 1 == stage.steps
-        if last or (step + 1) % config.evaluate.every == 0:
-            report(log, name, first, *pending, pace=pace, rates=rates, watched=watched)
+        due = step + 1 == stage.steps or (step + 1) % config.evaluate.every == 0
+        if due or preemption.told():
+            report(log, keeper, source, *pending, pace=pace, rates=rates, watched=watched)
             pending = None
-            rag.params = state.params
-            watched = headline(predict(rag, valid), measures)
-            keeper.save(state, found, watched.value)
-            known = "" if math.isnan(watched.value) else f"validation {watched.label} {100 * watched.value:.1f}, "
-            log.say(f"{name} step {step + 1}: {known}saved")
+            watched = evaluate_and_save(state, found, step + 1, due=due)
     return state
 
 
 def report(
     log: RunLog,
-    name: str,
-    first: int,
+    keeper: Keeper,
+    source: Any,
     step: int,
     metrics: Any,
     health: Any,
@@ -190,10 +210,10 @@ def report(
     watched: Headline,
 ) -> None:
     """Writes the numbers of a step that is already over, and stops the run at a loss that is not a number."""
-    metrics = jax.device_get(metrics)
+    name, metrics = keeper.stage, jax.device_get(metrics)
     if "ids_BK" in metrics:  # found by the step itself
         health = Health.of(metrics.pop("ids_BK"), metrics.pop("score_BK"))
-    metrics = finite(name, step, metrics)
+    metrics = finite(name, step, metrics, log.folder, source.told)
     metrics |= {"learning_rate": float(rates[step]), **pace.metrics(step + 1)}
     if health is not None:
         metrics |= {"distinct_passages": health.distinct, "mutual_information": health.information}
@@ -202,7 +222,7 @@ def report(
                 f"warning: {name} step {step}: retrieval has collapsed: {health.distinct} distinct passages for "
                 f"{health.questions} questions, mutual information {health.information:.3f} nats"
             )
-    log.write(first + step, {"stage": name, **metrics})
+    log.write(keeper.first + step, {"stage": name, **metrics})
     log.live(
         f"{name} {step + 1} loss {metrics['loss']:.3f} {watched.label} {100 * watched.value:.1f} "
         f"{metrics['questions_per_second']:.0f} q/s retrieval {100 * metrics['retrieval_wait']:.0f}% "

@@ -147,6 +147,14 @@ class Pairs:
             self._negatives(answers, own_chosen, chosen),
         )
 
+    def told(self, indices: np.ndarray, rng: np.random.Generator) -> list[dict[str, Any]]:
+        """The same batch as a file of questions has them; a pair's passages come as it names them."""
+        examples = [self._example(int(index), rng) for index in indices]
+        return [
+            {"question": asked, "answers": answers, "passage_ids": [self.passages[row].id for row in rows]}
+            for asked, answers, rows, _ in examples
+        ]
+
     def _example(self, index: int, rng: np.random.Generator):
         if not self.asked or rng.random() < self.inverse_cloze:
             row = int(rng.integers(len(self.passages)))

@@ -1,6 +1,5 @@
 """Trains the bi-encoder: batches of pairs, in-batch softmax, checkpoints."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,20 +17,24 @@ from rag_jax.data.vocabulary import load_or_train
 from rag_jax.errors import UserError, fail
 from rag_jax.hub.resolve import resolve
 from rag_jax.parallel import MODES, Devices
+from rag_jax.preemption import TOLD, PreemptedError, Preemption
 from rag_jax.team import SINGLE, Team
 from rag_jax.training import encoders, init
 from rag_jax.training.logging import Pace, RunLog, finite
 from rag_jax.training.optim import optimizer
-from rag_jax.training.retriever import PairBatch, Pairs, init_params, retriever_step
+from rag_jax.training.retriever import Pairs, init_params, retriever_step
 from rag_jax.training.step import TrainState
 from rag_jax.workdir import Workdir
 
 
-def train_retriever(config: ConfigDict, place: Workdir, joined: Team = SINGLE) -> None:
+def train_retriever(
+    config: ConfigDict, place: Workdir, joined: Team = SINGLE, preemption: Preemption | None = None
+) -> None:
     """Trains question and passage encoder; called again, goes on from the last checkpoint.
 
-    joined: the processes that train together, each on its own devices and its own share of every batch.
+    joined and preemption: as in training/loop.py.
     """
+    preemption = preemption or Preemption()
     if closed_book(config):
         fail(
             "config.index.kind: found 'none', a closed book: there is no retriever to train; run "
@@ -51,6 +54,7 @@ def train_retriever(config: ConfigDict, place: Workdir, joined: Team = SINGLE) -
     shapes = jax.eval_shape(lambda key: init_params(model, key, shared=settings.shared), jax.random.key(0))
     tx = optimizer(settings, tuple(shapes))
     checkpoints = Checkpoints(place.retriever)
+    joined.first_alone("checkpoints", checkpoints.set_damaged_aside if joined.first else lambda: None)
     gathered = init.as_saved(place, parallel)
     state = resume(checkpoints, tx, shapes, parallel)
     if state is None:
@@ -60,27 +64,31 @@ def train_retriever(config: ConfigDict, place: Workdir, joined: Team = SINGLE) -
         retriever_step, config=model.question_encoder, optimizer=tx, scale=model.score_scale, seed=config.seed
     )
     start, own = int(jax.device_get(state.step)), parallel.share(settings.batch)
+    drawn = lambda step: (order[step], step_rng(config.seed, "retriever", step))  # noqa: E731
+    batch_of = lambda step: parallel.put_batch(pairs.batch(*drawn(step), own))  # noqa: E731
+    told = lambda step: pairs.told(*drawn(step))  # noqa: E731
 
-    def batch_of(step: int) -> PairBatch:
-        return parallel.put_batch(pairs.batch(order[step], step_rng(config.seed, "retriever", step), own))
-
-    with RunLog(place.retriever, resume_at=start, silent=not joined.first) as log:
+    with RunLog(place.retriever, resume_at=start, silent=not joined.first) as log, preemption.awaited():
         log.say(f"retriever: {settings.steps} steps of {settings.batch} pairs, {len(pairs.passages):,} passages")
         pace, pending = Pace(start, settings.steps, settings.batch), None
         batch = batch_of(start)
         for step in range(start, settings.steps):
             state, metrics = step_function(state, batch)
+            pace.dispatched(metrics["loss"])
             if pending is not None:
-                report(log, *pending, pace)
+                report(log, *pending, pace, told)
             pending = step, metrics
-            waiting = time.monotonic()
             batch = batch_of(step + 1)
-            pace.waited += time.monotonic() - waiting
-            if step + 1 == settings.steps or (step + 1) % config.evaluate.every == 0:
-                report(log, *pending, pace)
+            pace.prepared()
+            ends = preemption.told()
+            if ends or step + 1 == settings.steps or (step + 1) % config.evaluate.every == 0:
+                report(log, *pending, pace, told)
                 pending = None
                 save(checkpoints, state, gathered)
-                log.say(f"retriever step {step + 1}: loss {float(metrics['loss']):.3f}, saved")
+                log.say(f"retriever step {step + 1}: loss {float(metrics['loss']):.3f}, saved" + TOLD * ends)
+            if ends:
+                checkpoints.close()
+                raise PreemptedError
     checkpoints.close()
 
 
@@ -115,9 +123,9 @@ def save(checkpoints: Checkpoints, state: TrainState, gathered: Callable[[Any], 
     checkpoints.save(step, **gathered(init.saved_trees(state)), score=step, extra={})
 
 
-def report(log: RunLog, step: int, metrics: Any, pace: Pace) -> None:
+def report(log: RunLog, step: int, metrics: Any, pace: Pace, told: Callable[[int], list]) -> None:
     """Writes the numbers of a step that is already over."""
-    metrics = finite("retriever", step, metrics) | pace.metrics(step + 1)
+    metrics = finite("retriever", step, metrics, log.folder, told) | pace.metrics(step + 1)
     log.write(step, metrics)
     log.live(
         f"retriever {step + 1} loss {metrics['loss']:.3f} in-batch {100 * metrics['in_batch_accuracy']:.0f}% "

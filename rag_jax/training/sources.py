@@ -118,6 +118,11 @@ class QuestionSource:
         """The arrays of batch `step` on the devices."""
         return self._parallel.put_batch(self.batch(step, found.ids_BK, found.score_BK))
 
+    def told(self, step: int) -> list[dict[str, Any]]:
+        """The questions of batch `step`, those of all processes, as a file of questions has them."""
+        asked = [self._questions[index] for index in self._order[step].tolist()]
+        return [{"id": one.id, "question": one.text, "answers": one.answers} for one in asked]
+
     def _is_known(self, step: int) -> bool:
         return self._known is not None and all(index in self._known for index in self._indices(step))
 
@@ -218,6 +223,11 @@ class PassageSource:
     def put(self, step: int, found: Found) -> Batch:
         """The arrays of batch `step` on the devices."""
         return self._parallel.put_batch(self.batch(step, found.ids_BK))
+
+    def told(self, step: int) -> list[dict[str, Any]]:
+        """The passages of batch `step`, those of all processes, as a file of passages has them."""
+        passages = [self._retriever.index.passages[row] for row in self._order[step].tolist()]
+        return [{"id": one.id, "title": one.title, "text": one.text} for one in passages]
 
 
 def blocked_words(*sets: Sequence[Question]) -> set[str]:

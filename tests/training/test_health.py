@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from rag_jax.core.marginal import document_log_prior
 from rag_jax.evaluation.measures import Headline
 from rag_jax.training.health import Health
 from rag_jax.training.logging import Pace, RunLog
-from rag_jax.training.loop import report
+from rag_jax.training.loop import Keeper, report
 
 
 def health(ids_BK, probability_BK):
@@ -60,10 +61,10 @@ def test_one_question_cannot_collapse():
 
 @pytest.mark.parametrize("collapsed", [True, False])
 def test_the_loop_warns_of_a_collapse(tmp_path, capsys, collapsed):
-    found = health([[0 if collapsed else row] for row in range(16)], [[1.0]] * 16)
+    found, source = health([[0 if collapsed else row] for row in range(16)], [[1.0]] * 16), SimpleNamespace(told=None)
     with RunLog(tmp_path) as log:
         report(
-            log, "joint", 100, 4, {"loss": np.float32(1.5)}, found,
+            log, Keeper(None, None, None, "joint", 100, None, True), source, 4, {"loss": np.float32(1.5)}, found,
             pace=Pace(0, 10, 16), rates=1e-3 * np.arange(10), watched=Headline("EM", 0.25),
         )  # fmt: skip
     said = capsys.readouterr().out

@@ -113,7 +113,7 @@ def test_a_run_opens_the_index_by_words_that_its_configuration_describes(config,
     assert not init.open_own_index(init.Start({}, name), place, words_index, "bm25").by_vector
     with pytest.raises(UserError, match=r"made by passage encoder bm25:lucene.*, not by bm25:atire"):
         init.open_own_index(init.Start({}, "bm25:atire"), place, words_index, "bm25")
-    progress = init.Progress("joint", None, [], None, None)
+    progress = init.Progress("joint", None, [], None, None, False)
     for begun in (init.Start({}, None), init.Start({}, name, progress)):
         with pytest.raises(UserError, match=r"config\.index\.kind: found 'scann', but .*index was made for 'bm25'"):
             init.open_own_index(begun, place, words_index, "scann")
@@ -191,8 +191,8 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(tiny, params, tmp_path):
         )
         extra = {"stage": name, "next_ids": ids, "next_scores": [[0.1, 2]], "passage_encoder": "f"}
         checkpoints.save(saved_as, params, {"step": jnp.int32(3), "adam": adam}, score=0.0, extra=extra)
-        stage, state, next_ids, _, next_scores = init.resume(checkpoints, tiny.config(), optimizers, parallel)
-        assert (stage, next_ids, next_scores, int(state.step)) == (name, ids, [[0.1, 2]], 3)
+        stage, state, next_ids, _, next_scores, unscored = init.resume(checkpoints, tiny.config(), optimizers, parallel)
+        assert (stage, next_ids, next_scores, int(state.step)) == (name, ids, [[0.1, 2]], 3) and not unscored
         assert jax.tree.structure(state.opt_state) == jax.tree.structure(adam)
         assert tiny.bits((state.params, state.opt_state)) == tiny.bits((params, adam))
         assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(state))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 
 import jax
@@ -61,15 +62,32 @@ def test_pace_counts_from_where_it_was_made():
     assert time.monotonic() - pace._began >= 50
 
 
-def test_metrics_become_numbers():
-    assert finite("joint", 3, {"loss": jnp.float32(0.5), "hits": jnp.int32(2)}) == {"loss": 0.5, "hits": 2.0}
+def test_the_devices_wait_from_the_end_of_a_step_until_the_next_batch():
+    pace, outcome = Pace(first=0, steps=10, batch=8), jnp.zeros(1)
+    pace.dispatched(outcome)
+    time.sleep(0.3)
+    pace.prepared()
+    assert 0.1 < pace.waited < 0.3 + 0.2
+    waited, busy = pace.waited, threading.Event()
+    pace._over = pace._watcher.submit(lambda: (busy.wait(), time.monotonic())[1])  # a step that is not over
+    pace.prepared()
+    busy.set()
+    assert pace.waited == waited
+
+
+def test_metrics_become_numbers(tmp_path):
+    found = finite("joint", 3, {"loss": jnp.float32(0.5), "hits": jnp.int32(2)}, tmp_path, None)
+    assert found == {"loss": 0.5, "hits": 2.0} and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
-def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(value):
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(value, tmp_path):
+    metrics, told = {"loss": jnp.float32(1), "gradient_norm": jnp.float32(value)}, lambda step: [{"id": f"q{step}"}]
     with pytest.raises(UserError, match=r"^joint step 12: .*not finite.*nan|inf.*lower joint\.learning_rate") as error:
-        finite("joint", 12, {"loss": jnp.float32(1), "gradient_norm": jnp.float32(value)})
+        finite("joint", 12, metrics, tmp_path, told)
     assert "the last checkpoint is intact" in str(error.value) and "\n" not in str(error.value)
+    assert f"what the step learned from is in {tmp_path / 'not_finite.jsonl'}" in str(error.value)
+    assert (tmp_path / "not_finite.jsonl").read_text() == '{"id": "q12"}\n'
 
 
 def test_the_steps_asked_for_are_profiled_and_no_others(tmp_path, capsys):
@@ -89,3 +107,25 @@ def test_a_silent_log_leaves_no_trace(tmp_path, capsys):
         log.say("a line")
         log.live("a line")
     assert not (tmp_path / "run").exists() and capsys.readouterr().out == ""
+
+
+def test_a_trace_ends_with_the_run(tmp_path, capsys):
+    with Profile(tmp_path / "profile", 1, 20) as profile:
+        for step in range(3):
+            profile.at(step)
+            jax.block_until_ready(jnp.arange(4) + step)
+    assert "as jax.profiler saw them" in capsys.readouterr().out
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_damaged_lines_of_metrics_are_named(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0, "loss": 1}\n{"step": 7, "loss": 1}\n{"st\xffp": 2}\n{"step": 3}\n{"step": 4')
+    with RunLog(tmp_path, resume_at=4):
+        pass
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"warning: {path}:2: damaged: found 7, expected step 1",
+        f"warning: {path}:3: damaged: found no step, expected step 2",
+    ]
+    assert len(path.read_text(errors="replace").splitlines()) == 4

@@ -1,0 +1,55 @@
+"""One writer at a time: a lock beside what is written, which says whose it is."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from rag_jax.errors import fail
+
+
+@contextmanager
+def sole_writer(path: Path, first: bool = True) -> Iterator[None]:
+    """Nobody else writes this file or folder until the block ends; a process that dies leaves no lock behind.
+
+    first: of several processes that write together, one holds the lock. Raises UserError naming the host and the
+    process that is writing it.
+    """
+    if not first:
+        yield
+        return
+    lock = path.with_name(f".{path.name}.owner")
+    made = [folder for folder in lock.parents if not folder.exists()]
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path, lock) as stream:
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        stream.flush()
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            for folder in made:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
+
+
+def _locked(path: Path, lock: Path) -> TextIO:
+    """The lock's file, locked. It is a record lock: no forked child inherits it, and NFS knows it."""
+    while True:
+        stream = lock.open("a+", encoding="utf-8")
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            stream.seek(0)
+            owner = stream.read() or "another process"
+            stream.close()
+            fail(f"{path}: {owner} is writing it; wait until it has ended, stop it, or give another place")
+        # Between opening and locking the owner may have ended, and its file with it.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
+                return stream
+        stream.close()

@@ -1,0 +1,57 @@
+"""One writer at a time."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from rag_jax.errors import UserError
+from rag_jax.sole import sole_writer
+
+HOLDS = """
+import sys
+from pathlib import Path
+from rag_jax.sole import sole_writer
+with sole_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that writes tmp_path/new/part until its standard input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path / "new" / "part")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_another_is_named_and_in_nobodys_way_once_it_has_ended(holder, tmp_path):
+    part = tmp_path / "new" / "part"
+    message = rf"part: process {holder.pid} on {os.uname().nodename} is writing it; wait until it has ended"
+    with pytest.raises(UserError, match=message), sole_writer(part):
+        pass
+    with sole_writer(part.with_name("other")):
+        pass
+    with sole_writer(part, first=False):
+        pass
+    holder.communicate("")
+    assert not (tmp_path / "new").exists()
+    with sole_writer(part):
+        assert part.with_name(".part.owner").read_text() == f"process {os.getpid()} on {os.uname().nodename}"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_killed_one_leaves_no_lock(holder, tmp_path):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with sole_writer(tmp_path / "new" / "part"):
+        (tmp_path / "new" / "part").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["part"]
