@@ -242,7 +242,10 @@ def check_own(folder: Path, kind: str) -> None:
     """Reads and compares every file that the folder's manifest lists; other people's folders have none."""
     path = folder / MANIFEST
     if path.is_file() and SEAL in read_object(path):
-        read_manifest(folder, kind, verify=True)
+        try:
+            read_manifest(folder, kind, verify=True)
+        except UserError as error:
+            fail(f"{error}; if it was edited on purpose, delete {path}")
 
 
 def _check_file(path: Path, entry: dict[str, Any], listed_in: str, verify: bool) -> None:
