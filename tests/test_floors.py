@@ -22,6 +22,7 @@ NEIGHBOURS = {
     ("files", "errors"),
     ("compiled", "files"),
     ("sole", "errors"),
+    ("sole", "files"),
     ("remote", "errors"),
     ("remote", "files"),
     ("storage", "errors"),
