@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from rag_jax.errors import UserError
+from rag_jax.errors import REFUSALS, UserError
 from rag_jax.validation import unknown_keys, validate
 
 
@@ -113,9 +113,15 @@ def run_main(main: Callable[[Sequence[str]], None], *, arguments: bool = False) 
 
 
 def with_message(action: Callable):
-    """Runs the action; a UserError ends the process with its message and exit code 2."""
+    """Runs the action; a UserError, or a disk that refuses, ends the process with its message and exit code 2."""
     try:
         return action()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        said = str(error)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        where, mend = error.filename or "the disk", REFUSALS[error.errno]
+        said = f"{where}: {error.strerror}; {mend}; what was whole before still is"
+    print(f"error: {said}", file=sys.stderr)
+    sys.exit(2)

@@ -38,7 +38,7 @@ def main(_) -> None:
         raise UserError("--out: missing, expected the folder to write, as --out=hf/demo")
     settings = command.checked(options.config) if options.config else None
     from rag_jax.api import Rag
-    from rag_jax.files import read_json
+    from rag_jax.files import read_sealed
     from rag_jax.hub import folder, source
     from rag_jax.storage import pull, twin
 
@@ -48,7 +48,7 @@ def main(_) -> None:
     folder.check_folder(out)
     rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)
     path = pull(place.folder / "metrics.json")
-    evaluation = read_json(path) if path.is_file() else {}
+    evaluation = read_sealed(path) if path.is_file() else {}
     measured = evaluation.get("of", {}).get("test") == rag.identity()
     scores = evaluation.get("test") if measured else None
     rag.save_pretrained(out, with_index=options.with_index, scores=scores)

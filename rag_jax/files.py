@@ -1,20 +1,29 @@
 """Files that are whole or absent: atomic writes, checksums, folder manifests that say what belongs to a
 folder.
+
+What is read again says itself whether it is damaged: a JSON object by its seal, a line of JSON by its CRC, a file of a
+folder by the manifest. All are named by the UserError that tells of it.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rag_jax.errors import fail
+from rag_jax.errors import REFUSALS, UserError, fail
 
 MANIFEST = "manifest.json"
 VERSION = 1
+SEAL = "seal"
+FULL = 1 << 16  # bytes left on a disk that is as good as full
 
 
 def temporary_beside(path: str | Path) -> Path:
@@ -31,19 +40,47 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """What the disk refuses in here is an OSError that names `path`, whatever a library makes of it.
+
+    temporary: the name under which it is written. An OSError that names another file stays as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        other = getattr(error, "filename", None)
+        number = _refusal(error, path.parent)
+        if number is None or (other and str(temporary or path) not in str(other)):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _refusal(error: Exception, folder: Path) -> int | None:
+    """Which of REFUSALS an error tells of: by its number, by its words, or, as numpy's, by a full disk alone."""
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        return error.errno
+    if told := [number for number in REFUSALS if os.strerror(number) in str(error)]:
+        return told[0]
+    return errno.ENOSPC if folder.is_dir() and shutil.disk_usage(folder).free < FULL else None
+
+
 def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], None]) -> None:
     """Writes a file under a temporary name and renames it; a callable is given the temporary path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
-        if callable(content):
-            content(temporary)
-        else:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
+        with writing(path, temporary):
+            if callable(content):
+                content(temporary)
+            else:
+                temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -77,6 +114,50 @@ def read_object(path: str | Path) -> dict[str, Any]:
     return value
 
 
+def write_sealed(path: str | Path, value: dict[str, Any]) -> None:
+    """Writes a JSON object as write_json, with the SHA-256 of what it says as its last key."""
+    write_json(path, {**value, SEAL: _seal(value)})
+
+
+def read_sealed(path: str | Path) -> dict[str, Any]:
+    """Reads an object that write_sealed wrote, without its seal; UserError where it says something else by now.
+
+    One that has no seal is taken as it is: a person has edited it, or an earlier version of this program wrote it.
+    """
+    value = read_object(path)
+    last = str(next(reversed(value.values()), ""))
+    seal = value.pop(SEAL, None)
+    if seal != _seal(value) and (seal is not None or re.fullmatch("[0-9a-f]{64}", last)):
+        fail(
+            f"{path}: differs from its own checksum: damaged, or edited; restore it, or, if it was edited on purpose, "
+            f'delete its last entry, "{SEAL}"'
+        )
+    return value
+
+
+def _seal(value: dict[str, Any]) -> str:
+    """SHA-256 of an object itself, so that a damaged one does not pass for another."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def sealed_line(record: dict[str, Any]) -> str:
+    """A record as a line of JSON, with the CRC-32 of what it says as its last key."""
+    return _with_crc(json.dumps(record, ensure_ascii=False).encode()).decode()
+
+
+def read_sealed_line(line: bytes) -> dict[str, Any] | None:
+    """The record of such a line, without its CRC; None for a line that is damaged or not finished."""
+    text = line.rpartition(_CRC)[0] + b"}"
+    return json.loads(text) if line == _with_crc(text) else None
+
+
+def _with_crc(text: bytes) -> bytes:
+    return text[:-1] + _CRC + b'%08x"}\n' % zlib.crc32(text)
+
+
+_CRC = b', "crc": "'
+
+
 def stamps(paths: Iterable[Path]) -> list[list]:
     """[path, bytes, nanoseconds of the last change] of each file: whether it is still the same, without reading it."""
     stats = [(path, path.stat()) for path in paths]
@@ -95,9 +176,31 @@ def checksum(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def described(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """{name: its size and sha256} of files in a folder: what check_files compares."""
+    return {name: {"size": (folder / name).stat().st_size, "sha256": checksum(folder / name)} for name in sorted(names)}
+
+
+def check_names(source: str | Path, names: Iterable[str]) -> None:
+    """UserError where `source` names a file that is not inside its folder."""
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            fail(f"{source}: names the file {name!r}, expected one inside its folder; nothing was read or written")
+
+
+def check_files(folder: Path, files: dict[str, Any], *, listed_in: str = MANIFEST, verify: bool = True) -> None:
+    """UserError that names the first file which is missing, has another size or, with `verify`, other bytes.
+
+    And where a name leads out of the folder.
+    """
+    check_names(folder / listed_in, files)
+    for name, entry in files.items():
+        _check_file(folder / name, entry, listed_in, verify)
+
+
 def _members(folder: Path) -> list[str]:
     names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sorted(name for name in names if name != MANIFEST and not name.endswith(".tmp"))
+    return [name for name in names if name != MANIFEST and not name.endswith(".tmp")]
 
 
 def write_manifest(folder: str | Path, manifest: dict[str, Any]) -> None:
@@ -106,16 +209,8 @@ def write_manifest(folder: str | Path, manifest: dict[str, Any]) -> None:
     Call it last: its presence says that the folder is whole. Subfolders' files are listed too.
     """
     folder = Path(folder)
-    files = {
-        name: {"size": (folder / name).stat().st_size, "sha256": checksum(folder / name)} for name in _members(folder)
-    }
-    whole = {"version": VERSION, **manifest, "files": files}
-    write_json(folder / MANIFEST, {**whole, "seal": _seal(whole)})
-
-
-def _seal(manifest: dict[str, Any]) -> str:
-    """SHA-256 of the manifest itself, so that a damaged one does not pass for another."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    files = described(folder, _members(folder))
+    write_sealed(folder / MANIFEST, {"version": VERSION, **manifest, "files": files})
 
 
 def read_manifest(folder: str | Path, kind: str, *, verify: bool = False) -> dict[str, Any]:
@@ -130,28 +225,37 @@ def read_manifest(folder: str | Path, kind: str, *, verify: bool = False) -> dic
     if not path.exists():
         fail(f"{path}: missing; the folder is not {kind} or was never finished; build it again")
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or "seal" not in manifest:
+    if not isinstance(manifest, dict) or SEAL not in manifest:
         fail(f"{path}: not a manifest of this program; check the path or build the folder again")
     if manifest.get("version") != VERSION:
         fail(f"{path}: version {manifest.get('version')!r}; expected {VERSION}; build the folder again")
     as_written = not verify or path.read_bytes() == _text(manifest).encode()
-    if manifest.pop("seal") != _seal(manifest) or not as_written:
+    if manifest.pop(SEAL) != _seal(manifest) or not as_written:
         fail(f"{path}: differs from its own checksum; it is damaged; restore it or build the folder again")
     if manifest.get("kind") != kind:
         fail(f"{folder}: holds {manifest.get('kind')!r}; expected {kind!r}; check the path")
-    for name, entry in manifest["files"].items():
-        _check_file(folder / name, entry, verify)
+    check_files(folder, manifest["files"], verify=verify)
     return manifest
 
 
-def _check_file(path: Path, entry: dict[str, Any], verify: bool) -> None:
+def check_own(folder: Path, kind: str) -> None:
+    """Reads and compares every file that the folder's manifest lists; other people's folders have none."""
+    path = folder / MANIFEST
+    if path.is_file() and SEAL in read_object(path):
+        try:
+            read_manifest(folder, kind, verify=True)
+        except UserError as error:
+            fail(f"{error}; if it was edited on purpose, delete {path}")
+
+
+def _check_file(path: Path, entry: dict[str, Any], listed_in: str, verify: bool) -> None:
     size = path.stat().st_size if path.is_file() else None
     if size is None:
-        fail(f"{path}: missing, though {MANIFEST} lists it; restore it or build the folder again")
+        fail(f"{path}: missing, though {listed_in} lists it; restore it or build the folder again")
     if size != entry["size"]:
         fail(f"{path}: {size} bytes, expected {entry['size']}; damaged; restore it or build the folder again")
     if verify and checksum(path) != entry["sha256"]:
-        fail(f"{path}: differs from its checksum in {MANIFEST}; damaged; restore it or build the folder again")
+        fail(f"{path}: differs from its checksum in {listed_in}; damaged; restore it or build the folder again")
 
 
 def replace_folder(temporary: str | Path, final: str | Path) -> None:
@@ -192,9 +296,10 @@ def build_folder(final: str | Path, build: Callable[[Path], None]) -> None:
     final = Path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(final)
-    temporary.mkdir()
     try:
-        build(temporary)
-        replace_folder(temporary, final)
+        with writing(final, temporary):
+            temporary.mkdir()
+            build(temporary)
+            replace_folder(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax._src import compilation_cache
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rag_jax.compiled import Programs
 from rag_jax.errors import UserError
 
 AXIS = "device"
@@ -298,6 +300,9 @@ def keep_programs(folder: Path) -> None:
     """Compiled programs are kept in the folder and found there again; JAX_COMPILATION_CACHE_DIR goes first."""
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # XLA's own files have no checksums
+        # jax has no other place to put a cache of one's own in.
+        compilation_cache.get_file_cache = lambda path: (Programs(path), path)
 
 
 MODES = {"pmap": Pmap, "sharded": Sharded}

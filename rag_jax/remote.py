@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import fsspec
 
 from rag_jax.errors import fail
-from rag_jax.files import MANIFEST
+from rag_jax.files import MANIFEST, check_names
 
 MARKER, NEW, VERSION = ".complete.json", ".new", 1
 EVENTS = "events"  # TensorBoard's folder, which grows while it is read: nobody's part
@@ -55,6 +55,9 @@ class Listing(NamedTuple):
         return (NEW if name in self.moved else "") + (f"/{name}" if name else "")
 
 
+NOTHING, UNREADABLE = Listing({}, []), Listing({}, [])  # the second stands for a marker that is damaged
+
+
 class Remote:
     """A part in a store; every operation is tried again where that may help."""
 
@@ -71,7 +74,10 @@ class Remote:
     def listing(self) -> Listing | None:
         """What the part consists of; None where nothing is, or nothing that is finished."""
         marker = self._marker()
+        if marker is UNREADABLE:
+            fail(f"{self.url}{MARKER}: damaged; publish {self.url} again, or delete the marker to take what lies there")
         if marker is not None:
+            check_names(f"{self.url}{MARKER}", (*marker.files, *marker.moved))
             return marker if marker.files else None
         found = self._list("")
         return Listing(self._vouched(found), []) if found else None
@@ -90,8 +96,10 @@ class Remote:
 
     def _sent(self, path: Path, files: Files) -> str:
         held = self._marker()
+        if held is UNREADABLE:
+            held = NOTHING
         if held is None:
-            held = self.listing() or Listing({}, [])
+            held = self.listing() or NOTHING
             if not held.files:
                 self._mark(held)  # what will lie there is no part before it is whole
         if held.moved:
@@ -118,15 +126,15 @@ class Remote:
         together(self._remove, others)
 
     def _marker(self) -> Listing | None:
-        """The marker; None without one. One that names nothing, or is damaged, has no files."""
+        """The marker, which may name nothing; None without one, UNREADABLE where it is damaged."""
         try:
             told = json.loads(self._tried(lambda: self._store.cat_file(self._root + MARKER), MARKER))
             listing = Listing(told["files"], told["moved"])
-            return listing if told["version"] == VERSION and told["seal"] == listing.seal else Listing({}, [])
+            return listing if told["version"] == VERSION and told["seal"] == listing.seal else UNREADABLE
         except FileNotFoundError:
             return None
         except (AttributeError, KeyError, TypeError, ValueError):
-            return Listing({}, [])
+            return UNREADABLE
 
     def _mark(self, listing: Listing) -> None:
         told = {"version": VERSION, **listing._asdict(), "seal": listing.seal}
@@ -175,11 +183,13 @@ class Remote:
             found = self._tried(find, place)
         except FileNotFoundError:
             return {}
-        return {
+        files = {
             name.removeprefix(root).removeprefix("/"): {"size": info["size"], "told": repr(sorted(info.items()))}
             for name, info in found.items()
             if not name.endswith("/")
         }
+        check_names(self.url + place, files)
+        return files
 
     def _vouched(self, files: Files) -> Files:
         """Files that were put there by other means, with the SHA-256 that manifests among them tell."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rag_jax.errors import fail
+from rag_jax.files import writing
 
 
 @contextmanager
@@ -25,10 +26,10 @@ def sole_writer(path: Path, first: bool = True) -> Iterator[None]:
     made = [folder for folder in lock.parents if not folder.exists()]
     lock.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, lock) as stream:
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-        stream.flush()
         try:
+            with writing(lock):
+                stream.truncate(0)
+                os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield
         finally:
             lock.unlink(missing_ok=True)

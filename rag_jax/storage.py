@@ -9,7 +9,6 @@ both do nothing, so that whoever reads and writes parts need not know where they
 """
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -20,8 +19,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rag_jax.errors import fail
-from rag_jax.files import checksum, stamps, visible_files, write_json
+from rag_jax.errors import UserError, fail
+from rag_jax.files import checksum, read_sealed, stamps, visible_files, write_sealed
 from rag_jax.remote import EVENTS, Files, Listing, Remote, together
 
 LARGE = 1 << 28  # bytes; who waits for more is told
@@ -116,16 +115,16 @@ def publish(*paths: Path) -> None:
 def _mirror(remote: Remote, listing: Listing | None, path: Path) -> None:
     record = _Record.of(path)
     if listing is None:
-        if record.seal and not record.unpublished:  # it was removed there
+        if record.part and not record.unpublished:  # it was removed there
             _remove(path)
         return
-    if record.unpublished and record.seal == listing.seal:
+    if record.unpublished and record.part == listing.seal:
         return
     wanted = [name for name, entry in listing.files.items() if not record.vouches(path, name, entry)]
     if (size := sum(listing.files[name]["size"] or 0 for name in wanted)) >= LARGE:
         _say(f"{remote.url}: fetching {len(wanted):,} files, {size / 1e9:.1f} GB")
     together(partial(_fetch, remote, listing, path), wanted)
-    if record.seal != listing.seal:
+    if record.part != listing.seal:
         if record.unpublished and wanted:
             _say(f"{remote.url}: published elsewhere since; what was made here and not published is gone")
         _remove_others(path, listing.files)
@@ -157,25 +156,26 @@ def _fetch(remote: Remote, listing: Listing, path: Path, name: str) -> None:
 class _Record(NamedTuple):
     """What is known of a twin.
 
-    seal: of the remote part when both were last in step; None before. unpublished: the twin may have changed since, on
-    purpose. files: as they were in step, each with the size and time of the twin's own as its stamp.
+    part: the seal of the remote one when both were last in step; None before. unpublished: the twin may have changed
+    since, on purpose. files: as they were in step, each with the size and time of the twin's own as its stamp.
     """
 
-    seal: str | None
+    part: str | None
     unpublished: bool
     files: Files
 
     @classmethod
     def of(cls, path: Path) -> "_Record":
-        """The record of a twin, that of a new one where there is none."""
+        """The record of a twin, that of a new one where there is none; UserError where it is damaged."""
+        kept = _beside(path, "twin.json")
         try:
-            return cls(**json.loads(_beside(path, "twin.json").read_text(encoding="utf-8")))
-        except (OSError, TypeError, ValueError):
-            return cls(None, False, {})
+            return cls(**read_sealed(kept)) if kept.is_file() else cls(None, False, {})
+        except (TypeError, UserError) as error:
+            fail(f"{kept}: damaged ({error}); delete it, and {path} is taken from {address(path)} where they differ")
 
     def write(self, path: Path) -> None:
         """Keeps it beside the twin."""
-        write_json(_beside(path, "twin.json"), self._asdict())
+        write_sealed(_beside(path, "twin.json"), self._asdict())
 
     def stamps(self) -> dict[str, list[int]]:
         """Of the files in step."""

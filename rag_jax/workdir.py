@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from rag_jax.config import default_config
 from rag_jax.errors import UserError
-from rag_jax.files import read_json, write_json
+from rag_jax.files import read_sealed, write_sealed
 from rag_jax.storage import publish, pull, shown, twin
 from rag_jax.validation import validate
 
@@ -43,7 +43,7 @@ class Workdir:
     def save_config(self, config: ConfigDict) -> None:
         """Writes the resolved configuration, for the commands that come later and for the record."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.config, json.loads(config.to_json_best_effort()))
+        write_sealed(self.config, json.loads(config.to_json_best_effort()))
         publish(self.config)
 
     def load_config(self) -> ConfigDict:
@@ -53,7 +53,7 @@ class Workdir:
                 f"{shown(self.folder)}: holds no trained model (no {self.config.name}); "
                 "run `python -m rag_jax.train` first"
             )
-        return configuration(read_json(self.config), self.config)
+        return configuration(read_sealed(self.config), self.config)
 
 
 def configuration(saved: Any, path: Path) -> ConfigDict:
@@ -63,5 +63,8 @@ def configuration(saved: Any, path: Path) -> ConfigDict:
         config.update(saved)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a configuration ({error}); restore it or train again") from error
-    validate(config)
+    try:
+        validate(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return config

@@ -131,7 +131,7 @@ def test_answers_to_learn_are_looked_for_once(tiny_run, tmp_path):
     found = "24 x answers that a passage holds, 1 x no answer in any passage: dropped"
     assert f"triviaqa: 24 examples of 25 questions ({found})" in said and "in the 30 passages" in said
     made_from, *kept = tiny_run.records(workdir / "targets.jsonl")
-    assert made_from["depth"] == 30 and [targets for targets, _ in kept] == [[r["answer"]] for r in asked] + [[]]
+    assert made_from["depth"] == 30 and [record["answers"] for record in kept] == [[r["answer"]] for r in asked] + [[]]
     again = tiny_run.command("train", *COMMON, workdir, *task, *steps[:2], "--config.joint.steps=3").stdout
     assert "24 examples" in again and "looking for answers" not in again and "joint step 3" in again
     (workdir / "targets.jsonl").unlink()

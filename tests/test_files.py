@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import pytest
 
@@ -6,13 +8,19 @@ from rag_jax.errors import UserError
 from rag_jax.files import (
     MANIFEST,
     build_folder,
+    check_own,
     checksum,
     read_json,
     read_manifest,
+    read_sealed,
+    read_sealed_line,
     replace_folder,
+    sealed_line,
     write_atomically,
     write_json,
     write_manifest,
+    write_sealed,
+    writing,
 )
 
 
@@ -133,3 +141,77 @@ def test_failed_build_and_failed_rename_keep_the_old_folder(tmp_path):
         replace_folder(tmp_path / "none", tmp_path / "x")
     assert (tmp_path / "x" / "f").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def flips(content):
+    """The content with each of its bytes changed, in three ways."""
+    for place in range(len(content)):
+        for bit in (1, 1 << place % 8, 0x80 ^ place % 0x80):
+            yield content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+
+
+def test_a_flipped_byte_of_a_sealed_object_is_named_or_changes_nothing(tmp_path):
+    value, path = {"kind": "é", "nested": {"rate": 1e-05, "none": None}, "list": [1, True, "a b"]}, tmp_path / "x.json"
+    write_sealed(path, value)
+    assert read_sealed(path) == value and list(json.loads(path.read_text()))[-1] == "seal"
+    content, found = path.read_bytes(), 0
+    for damaged in flips(content):
+        path.write_bytes(damaged)
+        try:
+            assert read_sealed(path) == value
+        except UserError as error:
+            assert str(error).startswith(str(path))
+            found += 1
+    assert found > 2 * len(content)  # spaces between values may be others
+
+
+def test_an_object_edited_on_purpose_is_taken_once_its_seal_is_gone(tmp_path):
+    path = tmp_path / "x.json"
+    write_sealed(path, {"a": 1, "b": 2})
+    path.write_text(path.read_text().replace('"a": 1', '"a": 5'))
+    with pytest.raises(UserError, match=r'x\.json: differs .* edited on purpose, delete its last entry, "seal"'):
+        read_sealed(path)
+    edited = json.loads(path.read_text())
+    del edited["seal"]
+    write_json(path, edited)
+    assert read_sealed(path) == {"a": 5, "b": 2}
+
+
+def test_a_sealed_line_with_any_byte_flipped_or_cut_is_none():
+    record = {"id": "7", "text": 'a "crc": "0" é\n', "score": -0.1}
+    line = sealed_line(record).encode()
+    assert read_sealed_line(line) == record and json.loads(line) == record | {"crc": line[-11:-3].decode()}
+    assert not any(read_sealed_line(damaged) for damaged in flips(line))
+    assert not any(read_sealed_line(line[:length]) for length in range(len(line)))
+
+
+def test_only_folders_of_ones_own_are_compared(folder, tmp_path):
+    check_own(folder, "thing")
+    (folder / "a.bin").write_bytes(b"abd")
+    with pytest.raises(UserError, match=r"a\.bin: differs from its checksum .* on purpose, delete \S+manifest\.json$"):
+        check_own(folder, "thing")
+    write_json(folder / MANIFEST, {"name": "of another program"})
+    check_own(folder, "thing")
+    check_own(tmp_path, "thing")
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), errno.ENOSPC),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), errno.ENOSPC),
+        (OSError(errno.EFBIG, "x", "the temporary one"), errno.EFBIG),
+    ],
+)
+def test_what_the_disk_refuses_names_the_file(tmp_path, error, number):
+    path = tmp_path / "x"
+    with pytest.raises(OSError) as caught, writing(path, "temporary"):
+        raise error
+    assert (caught.value.errno, caught.value.filename) == (number, str(path))
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), OSError(errno.EACCES, "x", "another file"), UserError("x")])
+def test_another_error_stays_what_it_is(tmp_path, error):
+    with pytest.raises(type(error)) as caught, writing(tmp_path / "x"):
+        raise error
+    assert caught.value is error

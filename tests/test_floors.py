@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "rag_jax"
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FLOORS = (
-    ("core", "metrics", "errors", "files", "sole", "remote", "storage", "preemption"),
+    ("core", "metrics", "errors", "files", "compiled", "sole", "remote", "storage", "preemption"),
     ("models", "data", "checkpoint", "parallel", "team", "config", "validation", "command", "workdir", "variants"),
     ("index", "decode", "hub"),
     ("retrieve", "api"),
@@ -20,7 +20,9 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
     ("files", "errors"),
+    ("compiled", "files"),
     ("sole", "errors"),
+    ("sole", "files"),
     ("remote", "errors"),
     ("remote", "files"),
     ("storage", "errors"),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from jax._src import compilation_cache
 
 from rag_jax.errors import UserError
 from rag_jax.parallel import ALONE, Pmap, keep_programs
@@ -116,13 +116,15 @@ def test_a_batch_function_keeps_rows_apart_and_parameters_alive(parallel_on, cou
 def no_cache():
     """jax as a command finds it: no folder for programs; every program is worth keeping."""
     settings = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0}
-    before = {name: getattr(jax.config, name) for name in settings}
+    settings |= {"jax_persistent_cache_enable_xla_caches": "none"}
+    before, file_cache = {name: getattr(jax.config, name) for name in settings}, compilation_cache.get_file_cache
     for name, value in settings.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    compilation_cache.get_file_cache = file_cache
     compilation_cache.reset_cache()
 
 

@@ -245,9 +245,43 @@ def test_a_marker_that_is_cut_vouches_for_nothing(on, monkeypatch):
     with pytest.raises(Killed):
         publish(twin(INDEX))
     quiet(monkeypatch)
-    assert read("there", on) == {}
+    with pytest.raises(UserError, match=r"^flaky://bucket/run/index\.complete\.json: damaged; publish"):
+        read("there", on)
     publish(twin(INDEX))
     assert read("there", on) == FIRST
+
+
+def test_a_flipped_byte_beside_a_part_never_loses_it(on):
+    """Of the marker and of the twin's record: named, or without effect; what was made here and not published stays."""
+    make(FIRST)
+    marker, record = "/bucket/run/index.complete.json", twin(INDEX).with_name(".index.twin.json")
+    objects, known = Flaky.objects(), record.read_bytes()
+    for place in range(0, len(objects[marker]), 5):
+        Flaky.fill(objects | {marker: flipped(objects[marker], place)})
+        try:
+            assert read("there", on) == FIRST, place
+        except UserError as error:
+            assert str(error).startswith("flaky://bucket/run/index.complete.json: damaged"), place
+    Flaky.fill(objects)
+    fill(twin(INDEX), SECOND)
+    record.write_bytes(known.replace(b'"unpublished": false', b'"unpublished": true'))
+    with pytest.raises(UserError, match=r"\.index\.twin\.json: damaged"):
+        pull(twin(INDEX))
+    for place in range(0, len(known), 5):
+        record.write_bytes(flipped(known, place))
+        try:
+            publish(twin(INDEX))
+            assert read("another", on) == SECOND, place
+        except UserError as error:
+            assert str(error).startswith(f"{record}: damaged"), place
+        Flaky.fill(objects)
+        fill(twin(INDEX), SECOND)
+
+
+def flipped(content, place):
+    damaged = bytearray(content)
+    damaged[place] ^= 1 << place % 8
+    return bytes(damaged)
 
 
 def test_a_store_that_keeps_failing_is_one_line_and_loses_nothing(on, monkeypatch):

@@ -17,7 +17,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from rag_jax.errors import UserError, fail
-from rag_jax.files import build_folder, read_json, write_json
+from rag_jax.files import build_folder, check_own, read_json, write_json, write_manifest
 
 BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 BART_SPECIALS = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
@@ -25,6 +25,7 @@ FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.txt", "vocab.json", "merges.txt",
 )  # fmt: skip
+KIND = "tokenizer"
 WORD_START = "▁"
 SMALLEST = 300
 FEW_LETTERS = 8192  # a batch of questions: waking the tokenizer's threads may take longer than the work
@@ -82,8 +83,12 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path, framing: Framing = PLAIN) -> "Tokenizer":
-        """Loads a Hugging Face folder: tokenizer.json, else vocab.txt, else vocab.json with merges.txt."""
+        """Loads a Hugging Face folder: tokenizer.json, else vocab.txt, else vocab.json with merges.txt.
+
+        A run's own is compared with its manifest, `seal`; UserError that names the file which is damaged.
+        """
         folder = Path(folder)
+        check_own(folder, KIND)
         try:
             if (folder / "tokenizer.json").exists():
                 return cls(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), folder, framing)
@@ -153,6 +158,11 @@ class Tokenizer:
             row[: len(ids)] = ids
             row[len(ids)] = self.sep_id
         return out
+
+
+def seal(folder: Path) -> None:
+    """Says of a run's own tokenizer what its files are, when all are there."""
+    write_manifest(folder, {"kind": KIND})
 
 
 def copy_files(source: Path, target: Path) -> None:
@@ -291,5 +301,6 @@ def _write_folder(
         config = {"tokenizer_class": kind, "clean_up_tokenization_spaces": False, **settings, **names}
         write_json(temporary / "tokenizer_config.json", config)
         write_json(temporary / "special_tokens_map.json", names)
+        seal(temporary)
 
     build_folder(folder, write)

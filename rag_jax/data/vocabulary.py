@@ -1,7 +1,6 @@
 """The two tokenizers of a run: one's own Hugging Face folders, or vocabularies trained on the corpus."""
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rag_jax.data import tasks
 from rag_jax.data.formats import Passage
 from rag_jax.data.labels import WORDS
 from rag_jax.data.text import source_string
-from rag_jax.data.tokenizer import Framing, Tokenizer, copy_files, train_byte_bpe, train_wordpiece
+from rag_jax.data.tokenizer import Framing, Tokenizer, copy_files, seal, train_byte_bpe, train_wordpiece
 from rag_jax.errors import UserError
 from rag_jax.files import build_folder
 from rag_jax.storage import publish
@@ -63,9 +62,14 @@ def _parts(config: ConfigDict) -> tuple[str, ...]:
 
 def keep_copy(given: Path, own: Path, part: str) -> None:
     """Copies a tokenizer's files into the run, which is whole without their source; an earlier copy must agree."""
+
+    def copy(temporary: Path) -> None:
+        copy_files(given, temporary)
+        seal(temporary)
+
     if not own.is_dir():
         Tokenizer.load(given)
-        build_folder(own, partial(copy_files, given))
+        build_folder(own, copy)
     elif given.is_dir() and Tokenizer.load(given).fingerprint != Tokenizer.load(own).fingerprint:
         raise UserError(
             f"config.tokenizer.{part}: {given} holds another vocabulary than {own}, with which this run began; "

@@ -10,7 +10,7 @@ from rag_jax.data.formats import Question
 from rag_jax.evaluation.answers import Found, Prediction
 from rag_jax.evaluation.measures import of_one, page_id
 from rag_jax.evaluation.sums import Mean, Rate
-from rag_jax.files import write_atomically
+from rag_jax.files import read_sealed_line, sealed_line, write_atomically
 
 
 def fingerprint(*made_from: Any) -> str:
@@ -47,16 +47,11 @@ def read_lines(path: Path, questions: Sequence[Question]) -> list[tuple[Predicti
 
 def _parse(line: bytes, question: Question) -> Prediction | None:
     """What a line says of the question; None for another question's, a damaged or an unfinished one."""
-    if not line.endswith(b"\n"):
+    record = read_sealed_line(line)
+    if record is None or record["id"] != question.id:
         return None
-    try:
-        record = json.loads(line)
-        if record["id"] != question.id:
-            return None
-        documents = tuple(Found(**document) for document in record["documents"])
-        return Prediction(question, record["prediction"], record["score"], tuple(record["answers"]), documents)
-    except (ValueError, KeyError, TypeError):
-        return None
+    documents = tuple(Found(**document) for document in record["documents"])
+    return Prediction(question, record["prediction"], record["score"], tuple(record["answers"]), documents)
 
 
 def line(prediction: Prediction, names: Sequence[str] = (), places: Sequence[int] = ()) -> str:
@@ -71,7 +66,7 @@ def line(prediction: Prediction, names: Sequence[str] = (), places: Sequence[int
         "measures": {label: part.total for _, label, part in parts if isinstance(part, Rate | Mean)},
         "documents": [document._asdict() for document in prediction.documents],
     }
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    return sealed_line(record)
 
 
 def _provenance(prediction: Prediction) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from rag_jax.evaluation.reading import reading_tests
 from rag_jax.evaluation.sums import Sum
 from rag_jax.evaluation.sweep import sweep
 from rag_jax.evaluation.walks import Walks
-from rag_jax.files import read_object, write_atomically, write_json
+from rag_jax.files import read_sealed, write_atomically, write_sealed
 from rag_jax.storage import local, publish, pull, twin
 from rag_jax.team import SINGLE, Team
 
@@ -198,10 +198,10 @@ def _beside(folder: Path, name: str, asked: Asked) -> Path:
 
 def _written(folder: Path) -> dict[str, Any]:
     path = pull(folder / "metrics.json")
-    return read_object(path) if path.exists() else {}
+    return read_sealed(path) if path.exists() else {}
 
 
 def _write(folder: Path, results: Mapping[str, Any], of: Mapping[str, str]) -> None:
     written = _written(folder)
-    write_json(folder / "metrics.json", written | results | {"of": written.get("of", {}) | of})
+    write_sealed(folder / "metrics.json", written | results | {"of": written.get("of", {}) | of})
     publish(folder / "metrics.json")

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from rag_jax.data.text import DOCUMENT_SEPARATOR, TITLE_SEPARATOR
 from rag_jax.data.tokenizer import Tokenizer, copy_files
 from rag_jax.errors import fail
-from rag_jax.files import MANIFEST, build_folder, link, read_json, write_atomically, write_json
+from rag_jax.files import MANIFEST, build_folder, described, link, read_json, write_atomically, write_json, write_sealed
 from rag_jax.hub import knowledge, rules
 from rag_jax.hub.card import card
 from rag_jax.hub.configs import ARCHITECTURES, TOKENIZERS, bart_json, bert_json
@@ -92,7 +92,7 @@ def write_folder(
         if with_index:
             knowledge.write_knowledge(temporary, trained.index.vectors, trained.index.passages)
             _link_index(trained.index.folder, temporary / INDEX)
-        write_json(temporary / EXPORTED, _ours(trained))
+        write_sealed(temporary / EXPORTED, _ours(trained) | {"files": described(temporary, _read_here(temporary))})
         model, config, name = trained.model, trained.config, folder.resolve().name
         kind = trained.index.manifest.kind
         text = card(name, model, config, trained.decode, settings, kind, with_index=with_index, scores=scores)
@@ -205,6 +205,12 @@ def _ours(trained: Trained) -> dict[str, Any]:
     config = json.loads(trained.config.to_json_best_effort())
     config["retrieval"] |= {"score_scale": 1.0, "learn_score_scale": False}
     return {"version": VERSION, "config": config, "passage_encoder": trained.index.manifest.encoder_fingerprint}
+
+
+def _read_here(folder: Path) -> list[str]:
+    """The files that rag_jax reads too: weights and tokenizers; an index has its own manifest."""
+    tokenizers = (f"{name}/{path.name}" for name in TOKENIZERS for path in (folder / name).iterdir())
+    return [SAFETENSORS, *tokenizers]
 
 
 def _link_index(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import closed_book, default_config
 from rag_jax.data import tasks
 from rag_jax.errors import UserError, fail
-from rag_jax.files import read_json, read_object
+from rag_jax.files import check_files, read_json, read_sealed
 from rag_jax.hub import huggingface, source
 from rag_jax.hub.generation import decode_keys
 from rag_jax.models import rag
@@ -91,14 +91,21 @@ def _run(place: Workdir, checkpoint: str) -> Pretrained:
 
 def _export(folder: Path, name: str) -> Pretrained:
     path = folder / EXPORTED
-    told = read_object(path)
+    told = read_sealed(path)
     if told.get("version") != VERSION:
         raise UserError(
             f"{path}: version {told.get('version')!r}, expected {VERSION}; install the rag_jax that wrote it"
         )
-    config = configuration(told.get("config"), path)
+    config, files = configuration(told.get("config"), path), told.get("files", {})
+    weights = {name: files.pop(name) for name in [*files] if "/" not in name}
+    check_files(folder, files, listed_in=EXPORTED)
+
+    def load(model: rag.RagConfig, parallel: Devices) -> dict[str, Any]:
+        check_files(folder, weights, listed_in=EXPORTED)
+        return _load(folder)(model, parallel)
+
     index = partial(source.find_index, name)
-    return Pretrained(config, *_tokenizers(folder), told.get("passage_encoder"), index, _load(folder))
+    return Pretrained(config, *_tokenizers(folder), told.get("passage_encoder"), index, load)
 
 
 def _foreign(folder: Path) -> Pretrained:

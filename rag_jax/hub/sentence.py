@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rag_jax.errors import UserError
-from rag_jax.files import read_json, read_object
+from rag_jax.files import check_names, read_json, read_object
 
 MODULES = ["Transformer", "Pooling", "Normalize"]  # the last may be absent
 # Pooling's names in its own 'pooling_mode', and as flags in older folders.
@@ -44,6 +44,7 @@ def _modules(path: Path) -> list[dict[str, Any]]:
     modules = read_json(path)
     if not isinstance(modules, list) or not all(isinstance(m, dict) and {"type", "path"} <= set(m) for m in modules):
         raise UserError(f"{path}: found no list of modules with a type and a path; restore the file")
+    check_names(path, [str(module["path"]) for module in modules])
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     for place, kind in enumerate(kinds):
         if place >= len(MODULES) or kind != MODULES[place]:

@@ -10,7 +10,7 @@ import numpy as np
 from rag_jax.data.passages import PassageStore
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import fail
-from rag_jax.files import MANIFEST, read_manifest, write_manifest
+from rag_jax.files import MANIFEST, check_files, read_manifest, write_manifest
 from rag_jax.index import hybrid
 from rag_jax.index.bm25 import Bm25Searcher
 from rag_jax.index.searchers import SEARCHERS, Searcher, has_vectors, open_searchers
@@ -138,9 +138,19 @@ def open_index(
     manifest, vectors, passages = contents
     if searcher is not None and vectors is not None:
         return Index(folder, *contents, searcher(vectors, passages), None)
-    return Index(
-        folder, *contents, *open_searchers(folder, kind or manifest.kind, manifest.kind, manifest.search, vectors)
-    )
+    kind = kind or manifest.kind
+    if not verify:
+        _check_searchers(folder, SEARCHERS.get(kind, ()))
+    return Index(folder, *contents, *open_searchers(folder, kind, manifest.kind, manifest.search, vectors))
+
+
+def _check_searchers(folder: Path, names: tuple[str, ...]) -> None:
+    """Compares the searchers' files, which their libraries load without a check, with the manifest.
+
+    Raises UserError that names the first damaged one.
+    """
+    files = read_manifest(folder, FOLDER_KIND)["files"]
+    check_files(folder, {name: entry for name, entry in files.items() if name.split("/")[0] in names})
 
 
 def open_contents(

@@ -14,7 +14,7 @@ from typing import Any
 from rag_jax.data.embeddings import Embeddings
 from rag_jax.data.passages import PassageStore
 from rag_jax.errors import UserError, fail
-from rag_jax.files import MANIFEST, link_folder, read_json, replace_folder, write_json
+from rag_jax.files import MANIFEST, link_folder, read_json, replace_folder, write_json, writing
 from rag_jax.index import searchers, shards
 from rag_jax.index.base import Contents, IndexManifest, read_index_manifest, write_index_manifest
 from rag_jax.index.encoding import WIDTH, Encoder
@@ -185,9 +185,10 @@ def _finish(
         manifest = replace(manifest, width=shards.width(partial))
         vectors = Vectors(partial, manifest.count, manifest.width, manifest.dtype, manifest.shard_size)
     old = _parameters_of(folder, recipe)
-    searchers.build(partial, vectors, store, manifest.search, old=old and (folder, old), log=log)
-    write_index_manifest(partial, manifest)
-    replace_folder(partial, folder)
+    with writing(partial):
+        searchers.build(partial, vectors, store, manifest.search, old=old and (folder, old), log=log)
+        write_index_manifest(partial, manifest)
+        replace_folder(partial, folder)
 
 
 def _parameters_of(folder: Path, recipe: dict[str, Any]) -> Parameters | None:

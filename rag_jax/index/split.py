@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from rag_jax.files import MANIFEST, build_folder, read_object, write_json
+from rag_jax.errors import UserError
+from rag_jax.files import MANIFEST, build_folder, read_manifest, read_object, write_manifest
 from rag_jax.index import scann
 from rag_jax.index.exact import ExactSearcher
 from rag_jax.index.scann import ScannSearcher
 from rag_jax.index.searchers import Searcher
 from rag_jax.index.vectors import Vectors
 
-MADE_OF = "made_of.json"
+KIND = "part of an index"
 
 
 class Part:
@@ -73,11 +74,20 @@ def open_part(
     parameters = scann.parameters(len(rows), chosen)
     made_of = {"part": [number, parts], "scann": parameters, "seal": read_object(index / MANIFEST)["seal"]}
     folder = kept / f"{number + 1}-of-{parts}"
-    if not (folder / MADE_OF).exists() or read_object(folder / MADE_OF) != made_of:
+    if not _is_made_of(folder, made_of):
 
         def build(temporary: Path) -> None:
             scann.build(rows, temporary, parameters)
-            write_json(temporary / MADE_OF, made_of)
+            write_manifest(temporary, {"kind": KIND, "made_of": made_of})
 
         build_folder(folder, build)
     return ScannSearcher(folder, parameters, rows), first
+
+
+def _is_made_of(folder: Path, made_of: dict[str, Any]) -> bool:
+    """Whether the folder holds ScaNN's files of this part, with no byte changed."""
+    try:
+        return (folder / MANIFEST).exists() and read_manifest(folder, KIND, verify=True)["made_of"] == made_of
+    except UserError as error:
+        print(f"{error}; building it again", flush=True)
+        return False

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rag_jax.data.formats import Question
 from rag_jax.data.targets import Targets
 from rag_jax.data.tasks import Task
 from rag_jax.errors import UserError, fail
-from rag_jax.files import write_atomically
+from rag_jax.files import read_sealed_line, sealed_line, write_atomically, writing
 from rag_jax.models.fingerprint import model_fingerprint
 from rag_jax.storage import publish
 from rag_jax.training.logging import RunLog
@@ -68,14 +69,13 @@ def _searched(
         kept = []
     if len(kept) == len(questions):
         return kept
-    lines = [json.dumps(made_from), *(json.dumps(list(found)) for found in kept)]
-    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    write_atomically(path, "".join([sealed_line(made_from), *map(_line, kept)]))
     log.say(f"{task.name}: looking for answers in the {depth:,} passages that are found for each question")
     began, already = time.monotonic(), len(kept)
-    with path.open("a", encoding="utf-8") as file:
+    with writing(path), path.open("a", encoding="utf-8") as file:
         for batch in _batches(task, questions[already:], rag, depth):
             kept += batch
-            file.write("".join(f"{json.dumps(list(found))}\n" for found in batch))
+            file.write("".join(map(_line, batch)))
             file.flush()
             rate = (len(kept) - already) / max(time.monotonic() - began, 1e-9)
             left = (len(questions) - len(kept)) / rate
@@ -108,12 +108,13 @@ def _made_from(task: Task, questions: Sequence[Question], rag: Rag, depth: int) 
 
 
 def _kept(path: Path) -> tuple[list[Targets], dict[str, Any]]:
-    """The targets of the whole lines of a file, and what they were made from; nothing of a file that is no such."""
+    """The targets at the beginning of a file, up to a line that is damaged or cut, and what they were made from."""
     if not path.is_file():
         return [], {}
-    try:
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")  # the last is empty, or was cut
-        made_from, *kept = map(json.loads, lines)
-        return [Targets(tuple(answers), what) for answers, what in kept], dict(made_from)
-    except (TypeError, ValueError):
-        return [], {}
+    with path.open("rb") as file:
+        whole = list(takewhile(bool, map(read_sealed_line, file)))
+    return [Targets(tuple(found["answers"]), found["what"]) for found in whole[1:]], (whole or [{}])[0]
+
+
+def _line(found: Targets) -> str:
+    return sealed_line(found._asdict())

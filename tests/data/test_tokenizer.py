@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 
 from rag_jax.data.tokenizer import Framing, Tokenizer, train_byte_bpe, train_wordpiece
 from rag_jax.errors import UserError
+from rag_jax.files import MANIFEST
 
 STRINGS = [
     "Marie Curie found radium in 1898.",
@@ -37,7 +38,8 @@ def test_words_that_are_to_be_whole_are_one_token_each_and_other_texts_stay(bpe,
     assert [len(ids) for ids in whole.encode_batch([f" {word}" for word in words])] == [1] * 4
     assert whole.vocab_size <= 700
     theirs = AutoTokenizer.from_pretrained(whole.folder)
-    (whole.folder / "tokenizer.json").unlink()
+    for name in ("tokenizer.json", MANIFEST):
+        (whole.folder / name).unlink()
     again = Tokenizer.load(whole.folder)
     for texts in (STRINGS, corpus[:50], words):
         ids = whole.encode_batch(texts)
@@ -88,7 +90,8 @@ def test_folders_without_tokenizer_json_load_the_same(bpe, wordpiece, tmp_path):
     for tokenizer in (bpe, wordpiece):
         folder = tmp_path / tokenizer.folder.name
         shutil.copytree(tokenizer.folder, folder)
-        (folder / "tokenizer.json").unlink()
+        for name in ("tokenizer.json", MANIFEST):
+            (folder / name).unlink()
         other = Tokenizer.load(folder)
         assert other.encode_batch(STRINGS) == tokenizer.encode_batch(STRINGS)
         assert other.decode(other.encode("Marie, Curie!")) == tokenizer.decode(tokenizer.encode("Marie, Curie!"))

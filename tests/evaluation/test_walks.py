@@ -176,7 +176,7 @@ def test_a_line_a_question_with_all_that_is_known_of_it(whole, asked):
     said, content = whole
     records = [json.loads(line) for line in content.decode().splitlines()]
     assert [record["id"] for record in records] == [question.id for question in asked]
-    assert list(records[0]) == ["id", "question", "answers", "prediction", "score", "measures", "documents"]
+    assert list(records[0]) == ["id", "question", "answers", "prediction", "score", "measures", "documents", "crc"]
     assert list(records[0]["documents"][0]) == ["id", "title", "score", "prior", "posterior", "holds_answer"]
     for record, one in zip(records, said, strict=True):
         assert (record["prediction"], record["score"]) == (one.text, one.log_prob)

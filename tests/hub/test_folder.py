@@ -273,7 +273,7 @@ def test_tokenizers_open_with_our_ids(simple, land, tmp_path, kept):
     for name in ("encoder", "generator"):
         shutil.copytree(land / name, tmp_path / name)
         if kept == "vocabulary":
-            for extra in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+            for extra in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "manifest.json"):
                 (tmp_path / name / extra).unlink()
         tokenizers.append(Tokenizer.load(tmp_path / name))
     write_folder(tmp_path / "out", trained(simple)._replace(tokenizers=tuple(tokenizers)))

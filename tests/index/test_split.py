@@ -62,20 +62,27 @@ def test_the_parts_find_together_what_one_searcher_finds(vectors, tmp_path, kind
         np.testing.assert_array_equal(np.concatenate([score for _, score in found]), scores)
 
 
-def test_a_part_s_searcher_is_kept_until_the_index_or_its_parameters_change(vectors, tmp_path):
+def test_a_part_s_searcher_is_kept_until_the_index_or_its_parameters_change(vectors, tmp_path, capsys):
     pytest.importorskip("scann")
     folder, stored, _ = vectors
 
     def made(parameters):
         open_part(folder, tmp_path, "scann", parameters, stored, (1, PARTS))
-        return (tmp_path / f"2-of-{PARTS}" / "made_of.json").stat().st_mtime_ns
+        return (tmp_path / f"2-of-{PARTS}" / MANIFEST).stat().st_mtime_ns
 
     first = made({})
     assert made({}) == first
     tree = {"method": "tree", "leaves": 2, "leaves_to_search": 2}
     assert (second := made(tree)) != first
     write_json(folder / MANIFEST, {"seal": "another"})
-    assert made(tree) != second
+    assert (third := made(tree)) != second
+    for path in (tmp_path / f"2-of-{PARTS}").iterdir():  # and one that is damaged is named, and made again
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        capsys.readouterr()
+        assert third != (third := made(tree))
+        assert str(path) in capsys.readouterr().out
 
 
 def test_a_part_reads_its_own_rows(vectors):
