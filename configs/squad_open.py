@@ -12,8 +12,8 @@ Files, in data/squad_open: passages.tsv.gz (DPR's table), and train.jsonl, valid
 {"id", "question", "answer", "passage_id"}; no article of one is in another.
 
 The generator learns to write what it reads by repairing passages; then to answer, from the best passage that holds the
-answer, half of the answers being made-up names; then both halves are trained together.
-python -m tests.benchmarks.squad_open runs it with three seeds beside what it must beat.
+answer; then both halves are trained together. python -m tests.benchmarks.squad_open runs it with three seeds beside
+what it must beat.
 """
 
 from rag_jax.config import default_config
@@ -40,16 +40,9 @@ def get_config(words: str = ""):
     config.retrieval.k = 5
     config.denoise.update(steps=250, batch=16, learning_rate=1e-3, warmup=40)
     config.reader.update(
-        steps=2000,
-        batch=16,
-        k=1,
-        depth=5,
-        learning_rate=6e-4,
-        warmup=50,
-        substitution=0.5,
-        train_question_encoder=False,
+        steps=1200, batch=16, k=1, depth=5, learning_rate=4e-4, warmup=50, train_question_encoder=False
     )
-    config.joint.update(steps=80, batch=16, k=5, learning_rate=1e-4, warmup=8)
+    config.joint.update(steps=60, batch=16, k=5, learning_rate=1e-4, warmup=6)
     config.decode.max_length = 16
     config.evaluate.update(batch=32, every=400, questions=160, recall=(1, 5, 20, 100))
     return variant.applied(config)

@@ -47,7 +47,7 @@ class Checkpoints:
                 written = v1.save_checkpointables_async(
                     self.folder / str(step), {"params": params, "optimizer": optimizer}, overwrite=True
                 )
-        except OSError as error:
+        except Exception as error:  # of orbax and what is below it
             self._failed(step, error)
         self._saving = step, self._writer.submit(self._finish, written, told)
 
@@ -59,7 +59,7 @@ class Checkpoints:
                 finished.result()
         except UserError:
             raise
-        except Exception as error:  # of orbax and what is below it
+        except Exception as error:
             self._failed(step, error)
 
     def latest(self) -> int | None:
