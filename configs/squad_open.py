@@ -42,7 +42,7 @@ def get_config(words: str = ""):
     config.reader.update(
         steps=1200, batch=16, k=1, depth=5, learning_rate=4e-4, warmup=50, train_question_encoder=False
     )
-    config.joint.update(steps=60, batch=16, k=5, learning_rate=1e-4, warmup=6)
+    config.joint.update(steps=48, batch=16, k=5, learning_rate=1e-4, warmup=5)
     config.decode.max_length = 16
     config.evaluate.update(batch=32, every=400, questions=160, recall=(1, 5, 20, 100))
     return variant.applied(config)

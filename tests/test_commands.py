@@ -41,7 +41,7 @@ def write_and_tell(self, step, metrics):
 
 RunLog.write = write_and_tell
 """
-TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds"}
+TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds", "crc"}
 
 
 def numbers(records):

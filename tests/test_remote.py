@@ -30,7 +30,7 @@ def put_and_die(self, path, place):
 
 Remote._put = put_and_die
 """
-TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds"}
+TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds", "crc"}
 
 
 def numbers(path):

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from rag_jax.errors import UserError
-from rag_jax.files import write_atomically
+from rag_jax.files import read_sealed_line, sealed_line, write_atomically, writing
 
 
 class RunLog:
@@ -27,18 +27,19 @@ class RunLog:
         if silent:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / name
-        if path.exists():
-            write_atomically(path, "".join(_lines_before(path, resume_at)))
-        self._file = path.open("a", encoding="utf-8")
+        self._path = folder / name
+        if self._path.exists():
+            write_atomically(self._path, b"".join(_lines_before(self._path, resume_at)))
+        self._file = self._path.open("a", encoding="utf-8")
         self._events = _event_writer(folder)
 
     def write(self, step: int, metrics: dict[str, float | str]) -> None:
         """One line of metrics.jsonl, and the numbers as TensorBoard events."""
         if self._silent:
             return
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(sealed_line({"step": step, **metrics}))
+            self._file.flush()
         if self._events:
             for name, value in metrics.items():
                 if not isinstance(value, str):
@@ -153,18 +154,12 @@ def finite(
     return numbers
 
 
-def _lines_before(path: Path, step: int) -> list[str]:
-    """The whole lines of the steps before; says which line is not what was written."""
-    kept = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
-        try:
-            found = json.loads(line)["step"]
-        except (KeyError, TypeError, ValueError):
-            found = "no step"
-        if found != number - 1 and number <= step:
-            print(f"warning: {path}:{number}: damaged: found {found}, expected step {number - 1}", file=sys.stderr)
-        if number <= step and line.endswith("\n"):
-            kept.append(line)
+def _lines_before(path: Path, step: int) -> list[bytes]:
+    """The lines of the steps before; says which of them is not what was written."""
+    kept = path.read_bytes().splitlines(keepends=True)[:step]
+    for number, line in enumerate(kept, 1):
+        if (read_sealed_line(line) or {}).get("step") != number - 1:
+            print(f"warning: {path}:{number}: damaged; expected the numbers of step {number - 1}", file=sys.stderr)
     return kept
 
 

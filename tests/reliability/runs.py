@@ -10,7 +10,7 @@ from orbax.checkpoint import v1
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.parallel import Pmap
 
-TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds"}
+TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds", "crc"}
 
 
 def begun(run, folder, *parts):

@@ -110,6 +110,12 @@ def examples(folder, rag, resumed=True):
     return [(question.id, question.answers) for question in found]
 
 
+def logged(folder, rag):
+    """The numbers of the steps that a run which goes on has made."""
+    with RunLog(folder, resume_at=10):
+        return (folder / "metrics.jsonl").read_bytes()
+
+
 def part(folder, rag):
     """What a process of a split index searches."""
     index = rag.retriever.index
@@ -150,6 +156,7 @@ KINDS = {
     "configuration": Kind("run", "config.json", (opened, resumed)),
     "tokenizers": Kind("run", "tokenizers/*/*", (opened,)),
     "checkpoints": Kind("run", "checkpoints/**/*", (opened, resumed)),
+    "numbers of the steps": Kind("run", "metrics.jsonl", (logged,)),
     "retriever": Kind("run", "retriever/[0-9]*/**/*", (retrievers,)),
     "index": Kind("run", "index/**/*", (opened,), by_folder=True),  # the CRC that a block differs from may be what rots
     "index, verified": Kind("run", "index/**/*", (verified,)),
@@ -247,7 +254,7 @@ def rot(tiny_run, tmp_path_factory):
     """The tiny run, evaluated, stopped in the middle of that, and exported; with the files of other ways to run."""
     folder, cwd = tmp_path_factory.mktemp("rot") / "whole", pytest.MonkeyPatch()
     cwd.chdir(tiny_run.folder)
-    parts = "config.json", "tokenizers", "retriever", "index", "checkpoints"
+    parts = "config.json", "tokenizers", "retriever", "index", "checkpoints", "metrics.jsonl"
     for name in parts:
         copy = shutil.copytree if (tiny_run.workdir / name).is_dir() else shutil.copy
         (folder / "run").mkdir(parents=True, exist_ok=True)

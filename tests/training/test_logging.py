@@ -12,6 +12,8 @@ import pytest
 from rag_jax.errors import UserError
 from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite
 
+CRC = "c22fd71f"  # zlib.crc32 of the line without it
+
 
 def steps(path):
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
@@ -28,7 +30,7 @@ def test_a_resumed_run_goes_on_after_the_restored_step(tmp_path):
         assert steps(path) == [0, 1, 2, 3, 4, 5]
         log.write(6, {"loss": 9.0})
         assert steps(path) == [0, 1, 2, 3, 4, 5, 6]  # to be read while the run goes on
-    assert json.loads(path.read_text().splitlines()[3]) == {"step": 3, "stage": "joint", "loss": 0.75}
+    assert json.loads(path.read_text().splitlines()[3]) == {"step": 3, "stage": "joint", "loss": 0.75, "crc": CRC}
 
 
 def test_a_fresh_run_starts_an_empty_file(tmp_path):
@@ -120,12 +122,15 @@ def test_a_trace_ends_with_the_run(tmp_path, capsys):
 
 def test_damaged_lines_of_metrics_are_named(tmp_path, capsys):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 0, "loss": 1}\n{"step": 7, "loss": 1}\n{"st\xffp": 2}\n{"step": 3}\n{"step": 4')
+    with RunLog(tmp_path) as log:
+        for step in range(5):
+            log.write(step, {"loss": 1.25})
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1], lines[2] = lines[1].replace(b"1.25", b"1.35"), lines[3]
+    path.write_bytes(b"".join(lines))
     with RunLog(tmp_path, resume_at=4):
         pass
-    said = capsys.readouterr().err.splitlines()
-    assert said == [
-        f"warning: {path}:2: damaged: found 7, expected step 1",
-        f"warning: {path}:3: damaged: found no step, expected step 2",
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {path}:{number}: damaged; expected the numbers of step {number - 1}" for number in (2, 3)
     ]
-    assert len(path.read_text(errors="replace").splitlines()) == 4
+    assert path.read_bytes() == b"".join(lines[:4])
