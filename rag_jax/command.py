@@ -104,7 +104,9 @@ def usage() -> str:
     told = [f"--{flag.name}" + (f"={flag.default}" if flag.default else "") for flag in own]
     width = max(map(len, told), default=0) + 4
     lines = [
-        textwrap.fill(flag.help, 120, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width)
+        textwrap.fill(
+            " ".join(flag.help.split()), 120, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width
+        )
         for name, flag in zip(told, own, strict=True)
     ]
     doc = sys.modules["__main__"].__doc__ or sys.argv[0]
