@@ -1,5 +1,6 @@
 """Rag: a trained model with its index, which answers questions; the walk that answer, evaluate and training share."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -135,7 +136,7 @@ def read_batch(
 
 
 class Rag:
-    """Question encoder, index, passages and generator, ready to answer; batches are padded to few shapes."""
+    """Question encoder, index, passages and generator, ready for any thread; batches are padded to few shapes."""
 
     def __init__(self, model: rag.RagConfig, params: Any, retriever: Retriever, config: ConfigDict, parallel: Devices):
         self.model, self.params, self.retriever, self.config = model, params, retriever, config
@@ -180,7 +181,11 @@ class Rag:
         return cls(model, params, Retriever.of(config, opened, encoder, generator), config, parallel)
 
     def swap_index(self, folder: str | Path) -> None:
-        """Answers from another index of the same passage encoder from now on: new knowledge without training."""
+        """Answers from another index of the same passage encoder from now on: new knowledge without training.
+
+        Any thread may swap while others ask. A request that has begun ends with the index that it began with, whose
+        files and memory are let go when the last of these is answered.
+        """
         if self.retriever.index is None:
             fail(f"index: found {folder}, but this is a closed book, index.kind = 'none', which reads no passages")
         fingerprint = self.retriever.index.manifest.encoder_fingerprint
@@ -227,11 +232,12 @@ class Rag:
         if long:
             limit = self.retriever.length.question
             warnings.warn(f"{long} of {len(questions)} questions exceed {limit} tokens and were cut", stacklevel=2)
+        now = copy.copy(self)  # with the index that is open now, whatever swap_index does meanwhile
         for start in range(0, len(questions), self.config.evaluate.batch):
             batch = questions[start : start + self.config.evaluate.batch]
-            found = self.retrieve(batch, k=k)
-            reading = self.read(batch, self.retriever.documents(found.ids_BK), found.prior_BK)
-            yield [self._answers(question, row, found, reading, token_posterior) for row, question in enumerate(batch)]
+            found = now.retrieve(batch, k=k)
+            reading = now.read(batch, now.retriever.documents(found.ids_BK), found.prior_BK)
+            yield [now._answers(question, row, found, reading, token_posterior) for row, question in enumerate(batch)]
 
     def retrieve(self, questions: Sequence[str], *, k: int | None = None) -> Retrieved:
         """The k best passages of each question, and the null document if there is one, with scores and prior."""

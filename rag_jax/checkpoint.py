@@ -43,9 +43,10 @@ class Checkpoints:
         told = {"kind": KIND, "step": step, "score": float(score), "extra": extra}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            written = v1.save_checkpointables_async(
-                self.folder / str(step), {"params": params, "optimizer": optimizer}, overwrite=True
-            )
+            with jax.transfer_guard("allow"):  # of several processes orbax asks each for the folder's name
+                written = v1.save_checkpointables_async(
+                    self.folder / str(step), {"params": params, "optimizer": optimizer}, overwrite=True
+                )
         except OSError as error:
             self._failed(step, error)
         self._saving = step, self._writer.submit(self._finish, written, told)

@@ -18,6 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -46,6 +47,20 @@ def compiled_in_haste():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """The names of all programs compiled from now on."""
+    names = []
+
+    def note(event, _, fun_name="", **__):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(note)
 
 
 class Run:
@@ -216,6 +231,27 @@ def tiny_rag(tiny_run):
     from rag_jax import Rag
 
     return Rag.load(tiny_run.workdir)
+
+
+@pytest.fixture(scope="session")
+def smaller_index(tiny_rag, tiny_run, tmp_path_factory):
+    """An index of the tiny run's encoder, as it says, of 20 passages instead of 30, with vectors of its own."""
+    from rag_jax.data.formats import Passage
+    from rag_jax.data.passages import build_store
+    from rag_jax.index.builder import build_index
+    from rag_jax.index.encoding import Encoder
+
+    folder, index = tmp_path_factory.mktemp("smaller"), tiny_rag.retriever.index
+    vector_NE = np.random.default_rng(0).standard_normal((20, index.manifest.width), np.float32)
+    passages = tiny_run.records("passages_after.jsonl")[5:25]
+    passages = [Passage(f"new {n}", record["title"], record["text"]) for n, record in enumerate(passages)]
+    store = build_store(passages, folder / "passages", tiny_rag.retriever.generator_tokenizer)
+    rows = Encoder(lambda ids: vector_NE[ids[:, 0] - 1], lambda *_: np.arange(1, 21)[:, None], 0, 1, 20)
+    fingerprint = index.manifest.encoder_fingerprint
+    build_index(
+        folder / "index", encoder=rows, store=store, fingerprint=fingerprint, score_scale=1.0, kind="exact", log=len
+    )
+    return folder / "index"
 
 
 @pytest.fixture

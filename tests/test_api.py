@@ -12,12 +12,8 @@ import pytest
 
 import rag_jax
 from rag_jax import Answer, Document, Rag
-from rag_jax.data.formats import Passage
-from rag_jax.data.passages import build_store
 from rag_jax.errors import UserError
 from rag_jax.index.base import open_index
-from rag_jax.index.builder import build_index
-from rag_jax.index.encoding import Encoder
 from rag_jax.workdir import Workdir
 
 QUESTIONS = ["who is mayor of Cladow?", "Jarrow: which year?", "what is the river of Hexwold?", "why?", "Gritsea"]
@@ -176,19 +172,6 @@ def test_words_never_said(decoding, answers):
         assert word not in answer.text.split()
 
 
-@pytest.fixture(scope="module")
-def compiled():
-    """The names of all programs compiled from now on."""
-    names = []
-
-    def note(event, _, fun_name="", **__):
-        if event == "/jax/core/compile/backend_compile_duration":
-            names.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    return names
-
-
 def test_a_stream_of_questions_compiles_a_handful_of_programs(decoding, compiled):
     """Differently many, differently long, in several batches: programs of the encoder and of the reader."""
     rag, before = decoding(beams=2), len(compiled)
@@ -255,22 +238,6 @@ def test_a_swapped_index_brings_its_passages(swapped, tiny_run, answers):
     swapped.swap_index(tiny_run.workdir / "index")
     for old, again in zip(answers, swapped.answer(QUESTIONS), strict=True):
         close(again, old)
-
-
-@pytest.fixture(scope="module")
-def smaller_index(tiny_rag, tiny_run, tmp_path_factory):
-    """An index of the same encoder, as it says, of 20 passages instead of 30, with vectors of its own."""
-    folder, index = tmp_path_factory.mktemp("smaller"), tiny_rag.retriever.index
-    vector_NE = np.random.default_rng(0).standard_normal((20, index.manifest.width), np.float32)
-    passages = tiny_run.records("passages_after.jsonl")[5:25]
-    passages = [Passage(f"new {n}", record["title"], record["text"]) for n, record in enumerate(passages)]
-    store = build_store(passages, folder / "passages", tiny_rag.retriever.generator_tokenizer)
-    rows = Encoder(lambda ids: vector_NE[ids[:, 0] - 1], lambda *_: np.arange(1, 21)[:, None], 0, 1, 20)
-    fingerprint = index.manifest.encoder_fingerprint
-    build_index(
-        folder / "index", encoder=rows, store=store, fingerprint=fingerprint, score_scale=1.0, kind="exact", log=len
-    )
-    return folder / "index"
 
 
 def test_a_swap_compiles_nothing_and_lets_the_old_index_go(swapped, smaller_index, compiled):

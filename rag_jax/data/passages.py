@@ -134,7 +134,8 @@ class PassageStore(Sequence[Passage]):
         self._check(0)
         self._check(len(blocks) - 1)
         self._reader = pa.ipc.open_file(self._file)
-        self._block = functools.lru_cache(maxsize=OPEN_BLOCKS)(self._open_block)
+        # Of no method of the store: it would hold itself, and the file stay open until Python looks for such rings.
+        self._block = functools.lru_cache(maxsize=OPEN_BLOCKS)(self._reader.get_batch)
 
     @classmethod
     def open(cls, folder: str | Path, *, tokenizer: Tokenizer | None = None, verify: bool = False) -> "PassageStore":
@@ -164,6 +165,7 @@ class PassageStore(Sequence[Passage]):
         the last one.
         """
         block, place = self._place(row)
+        self._check(block)
         batch = self._block(block)
         return Passage(*(batch.column(name)[place].as_py() for name in ("id", "title", "text")))
 

@@ -30,7 +30,7 @@ class Compiled(NamedTuple):
     """What the compiler says of a program: bytes on a device beside its arguments, and how long it took.
 
     temporaries: with the results that do not replace arguments. code: the program itself. flops: its own count, which
-    has a scanned layer once. fits: False where it was refused, of which temporaries and nothing else is known.
+    has a scanned layer once. fits: False where it was refused: temporaries are then all that it needs, with arguments.
     """
 
     temporaries: float

@@ -185,7 +185,11 @@ def train_stage(
         pending = step, metrics, found.health
         if not config.retrieval.lag:
             query = source.encode(state.params, step + 1)
-        found = source.search(step + 1, query)
+        try:
+            found = source.search(step + 1, query)
+        except UserError as error:  # an encoder that has diverged, whose last loss tells more
+            report(log, keeper, source, *pending, pace=pace, rates=rates, watched=watched)
+            raise UserError(f"{name} step {step + 1}: {error}") from None
         batch = source.put(step + 1, found)
         pace.prepared()
 

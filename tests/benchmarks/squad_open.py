@@ -5,9 +5,9 @@
 DATA/squad_open has 20,958 passages and questions of 410 articles to train on, of 32 others to test; VALID articles are
 taken out of the training questions to tune on. One reader is trained from one start; from there, with SEEDS and for as
 many steps, the question encoder is trained with it (joint) or not (frozen); the same generator also learns without
-passages (closedbook). What is measured: gold-passage and answer recall of each over all test questions, beside BM25; EM
-and F1 over every fourth; intervals are bootstrapped over articles. Every command can be stopped and given again; what
-was done is kept in --folder.
+passages (closedbook, with the first seed). What is measured: gold-passage and answer recall of each over all test
+questions, beside BM25; EM and F1 over every fourth; intervals are bootstrapped over articles. Every command can be
+stopped and given again; what was done is kept in --folder.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from rag_jax.metrics.retrieval import hits_at
 from rag_jax.metrics.text import exact_match, f1
 from tests.benchmarks.warm_start import warm_start
 
-VALID, SEEDS, ARMS = 32, (0, 1, 2), ("joint", "frozen", "closedbook")
+VALID, SEEDS, ARMS = 32, (0, 1, 2), ("joint", "frozen")
 PLACES, HELD = (1, 5, 20, 100), (1, 5, 20)
 EVERY = 4  # questions of the test that are answered
 Values = dict[str, np.ndarray]  # measure -> what each question adds to it
@@ -233,7 +233,7 @@ def main() -> None:
     places = {"start": start}
     for seed in SEEDS:
         places |= {f"{arm}{seed}": runs.arm(arm, seed, start) for arm in ("joint", "frozen")}
-        places[f"closedbook{seed}"] = runs.closed_book(seed)
+    places[f"closedbook{SEEDS[0]}"] = runs.closed_book(SEEDS[0])
     asked = read_questions(flags.folder / f"{flags.split}.jsonl")
     report(asked, places, words, flags.folder / flags.split, articles(flags.data))
 

@@ -12,6 +12,7 @@ two marks adds a direction of its own.
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import BartConfig, BartForConditionalGeneration, BertModel
 
@@ -20,8 +21,10 @@ from rag_jax.data import tasks
 from rag_jax.data.text import source_string
 from rag_jax.data.tokenizer import BART_SPECIALS, BERT_SPECIALS, Tokenizer, train_byte_bpe
 from rag_jax.files import build_folder
+from tests.benchmarks.copier import start_as_copier
 
 VOCABULARY, ENCODER_LAYERS, DECODER_LAYERS = 16_000, 3, 2
+COPIED, LENGTH = 300, 128  # passages, and tokens of each, that the copier is fitted to
 MARK = 0.3  # length of a mark, of an embedding's
 
 
@@ -29,11 +32,11 @@ def warm_start(bert_folder: Path, passages: str, folder: Path) -> None:
     """Writes a Hugging Face folder of BART with its tokenizer."""
     data = default_config().data
     data.passages = passages
-    texts = (source_string(passage.title, passage.text, "") for passage in tasks.passages(data))
+    texts = [source_string(passage.title, passage.text, "") for passage in tasks.passages(data)]
     build_folder(folder, lambda temporary: _write(bert_folder, texts, temporary))
 
 
-def _write(bert_folder: Path, texts, folder: Path) -> None:
+def _write(bert_folder: Path, texts: list[str], folder: Path) -> None:
     train_byte_bpe(texts, VOCABULARY, folder / "tokenizer")
     for path in (folder / "tokenizer").iterdir():
         path.rename(folder / path.name)
@@ -44,6 +47,7 @@ def _write(bert_folder: Path, texts, folder: Path) -> None:
         bart.model.shared.weight.copy_(embeddings(bert, Tokenizer.load(bert_folder), tokenizer))
         for side in (bart.model.encoder, bart.model.decoder):
             copy_side(bert, side)
+    start_as_copier(bart.eval(), some_ids(texts, tokenizer))
     bart.save_pretrained(folder)
 
 
@@ -87,6 +91,14 @@ def embeddings(bert: BertModel, theirs: Tokenizer, ours: Tokenizer) -> torch.Ten
         row = table[pieces].mean(dim=0)
         rows.append(row + marks[0] * (token[:1] == "Ġ") + marks[1] * text.strip()[:1].isupper())
     return torch.stack(rows)
+
+
+def some_ids(texts: list[str], tokenizer: Tokenizer) -> torch.Tensor:
+    """[B, T] of passages drawn at random, padded on the right."""
+    picked = np.random.default_rng(0).choice(len(texts), min(COPIED, len(texts)), replace=False)
+    ids = [tokenizer.encode(texts[at])[: LENGTH - 2] for at in picked]
+    rows = [torch.tensor([tokenizer.bos_id, *row, tokenizer.eos_id]) for row in ids]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_id)
 
 
 def copy_side(bert: BertModel, side) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from orbax.checkpoint import v1
 
 from rag_jax.checkpoint import Checkpoints
+from rag_jax.parallel import Pmap
 
 TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds"}
 
@@ -26,10 +27,25 @@ def numbers(path):
 
 
 def saved(folder):
-    """Steps of the last and the best checkpoint; all that is in them, as bytes."""
+    """Steps of the last and the best checkpoint, what was saved along with them, and all arrays as bytes."""
     checkpoints = Checkpoints(folder)
     steps = checkpoints.latest(), checkpoints.best()
-    trees = [v1.load_checkpointables(folder / str(step)) for step in steps]
-    arrays = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(trees)}
-    told = [checkpoints.extra(step) for step in steps]
-    return steps, told, {name: (str(leaf.dtype), np.asarray(leaf).tobytes()) for name, leaf in arrays.items()}
+    arrays = [jax.tree.leaves_with_path(whole(checkpoints, step)) for step in steps]
+    content = {
+        (step, jax.tree_util.keystr(path)): bits(leaf)
+        for step, pairs in zip(steps, arrays, strict=True)
+        for path, leaf in pairs
+    }
+    return steps, [checkpoints.extra(step) for step in steps], content
+
+
+def whole(checkpoints, step):
+    """All trees of a checkpoint, whatever is in them."""
+    told = v1.checkpointables_metadata(checkpoints.folder / str(step)).metadata
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(told))
+    return checkpoints.restore(step, **{name: Pmap().abstract_state(tree) for name, tree in shapes.items()})
+
+
+def bits(leaf):
+    """The type and the bytes of an array."""
+    return str(leaf.dtype), np.asarray(leaf).tobytes()
