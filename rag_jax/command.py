@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,10 +14,14 @@ from ml_collections import ConfigDict, config_flags
 from rag_jax.errors import REFUSALS, UserError
 from rag_jax.validation import unknown_keys, validate
 
+HELP = {"--help", "-h"}
+
 
 def define_flags() -> None:
     """--config (a path, or the name of a shipped configuration) and --workdir."""
-    config_flags.DEFINE_config_file("config", None, "Path or name of a configuration, as configs/demo.py or demo.")
+    config_flags.DEFINE_config_file(
+        "config", None, "Path or name of a configuration, as configs/demo.py or demo; --config.joint.k=8 changes a key."
+    )
     flags.DEFINE_string("workdir", None, "Folder that holds everything this run makes; also gs://bucket/runs/demo.")
 
 
@@ -93,6 +98,21 @@ def checked(config: ConfigDict | None) -> ConfigDict:
     return config.lock()
 
 
+def usage() -> str:
+    """The docstring of the program and the flags of its own, not those of the libraries below it."""
+    own = [*flags.FLAGS.get_flags_for_module(__name__), *flags.FLAGS.get_flags_for_module(sys.argv[0])]
+    told = [f"--{flag.name}" + (f"={flag.default}" if flag.default else "") for flag in own]
+    width = max(map(len, told), default=0) + 4
+    lines = [
+        textwrap.fill(
+            " ".join(flag.help.split()), 120, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width
+        )
+        for name, flag in zip(told, own, strict=True)
+    ]
+    doc = sys.modules["__main__"].__doc__ or sys.argv[0]
+    return "\n".join([doc.rstrip(), "", *lines])
+
+
 def run_main(main: Callable[[Sequence[str]], None], *, arguments: bool = False) -> None:
     """Runs an entry point: a UserError becomes its message on standard error and exit code 2, no traceback.
 
@@ -100,6 +120,9 @@ def run_main(main: Callable[[Sequence[str]], None], *, arguments: bool = False) 
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
+        if HELP & set(argv):
+            print(usage())
+            sys.exit(0)
         rest = parse_flags(argv)
         if rest[1:] and not arguments:
             raise UserError(f"command line: found '{rest[1]}', expected flags alone, as --config=demo")
