@@ -21,6 +21,7 @@ EXTRAS = {
         *BM25,
         *HUB,
         *PLOT,
+        "hypothesis>=6.150,<7",
         "pytest>=9,<10",
         "pytest-xdist>=3.8",
         "ruff>=0.15",

@@ -67,6 +67,8 @@ def read_json(path: str | Path) -> Any:
         fail(f"{path}: byte {error.start} is not UTF-8; expected a JSON file; restore it or build it again")
     except json.JSONDecodeError as error:
         fail(f"{path}:{error.lineno}: not JSON ({error.msg}); damaged; restore it or build it again")
+    except (RecursionError, ValueError) as error:  # brackets in brackets, thousands of digits; a NUL byte in the path
+        fail(f"{path}: not JSON ({error}); expected a JSON file; restore it or build it again")
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
