@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 BM25 = ["bm25s>=0.3.16,<0.4", "PyStemmer>=3,<4"]
-HUB = ["datasets>=4,<6", "faiss-cpu>=1.12,<2"]  # an index for transformers' RagRetriever; reading flat faiss files
+HUB = ["datasets>=4,<6", "faiss-cpu>=1.12,<2"]  # an index for transformers' RagRetriever
 PLOT = ["matplotlib>=3.10,<4"]
 EXTRAS = {
     "tensorboard": ["tensorboardX>=2.6.5"],

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rag_jax.data.lines import BadLine, Meter
-from rag_jax.errors import fail
+from rag_jax.errors import UserError, fail
 from rag_jax.files import read_object
 
 SUFFIXES = (".parquet", ".arrow")
@@ -57,9 +57,9 @@ def rows(path: Path, names: Sequence[str], meter: Meter | None = None) -> Iterat
     with _reading(path):
         for portion, batch in _batches(path, list(names)):
             share = portion
+            whole = [_column(batch, name) for name in names]
             for start in range(0, batch.num_rows, BATCH_ROWS):
-                part = batch.slice(start, BATCH_ROWS)
-                values = [_values(part.column(name)) for name in names]
+                values = [_values(column.slice(start, BATCH_ROWS)) for column in whole]
                 for row in zip(*values, strict=True):
                     bad = next((value for value in row if isinstance(value, BadLine)), None)
                     yield bad or dict(zip(names, row, strict=True))
@@ -86,7 +86,8 @@ def vectors(path: Path, name: str) -> Iterator[np.ndarray]:
     width = 0
     for start, array in _arrays(path, name):
         if not isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-            fail(f"{path}: column {name!r} holds {array.type}; expected lists of numbers")
+            with _reading(path):  # a type may have a name that is not UTF-8
+                fail(f"{path}: column {name!r} holds {array.type}; expected lists of numbers")
         values, lengths = array.flatten(), pc.list_value_length(array).to_numpy(zero_copy_only=False)
         width = width or int(np.nan_to_num(lengths[0]))
         if array.null_count or (lengths != width).any():
@@ -103,7 +104,7 @@ def _arrays(path: Path, name: str) -> Iterator[tuple[int, pa.Array]]:
     row = 0
     with _reading(path):
         for _, batch in _batches(path, [name]):
-            whole = batch.column(name)
+            whole = _column(batch, name)
             for start in range(0, len(whole), BATCH_ROWS):
                 yield row + start, whole.slice(start, BATCH_ROWS)
             row += len(whole)
@@ -135,6 +136,16 @@ def _arrow(file: pa.MemoryMappedFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.R
     return pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
 
 
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column whose offsets stay inside of it: Arrow believes a file, and a damaged one would end the process."""
+    column = batch.column(name)
+    column.validate()
+    # Text that is not UTF-8 is told of row by row.
+    plain = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)
+    (column if plain is None else column.view(plain)).validate(full=True)
+    return column
+
+
 def _values(column: pa.Array) -> list[Any]:
     try:
         return column.to_pylist()
@@ -153,6 +164,8 @@ def _value(item: pa.Scalar) -> Any:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # bytes that are no table make it say anything
         said = " ".join(str(error).split())[:200]
         fail(f"{path}: cannot be read as a table ({said}); restore the file or check the path")
