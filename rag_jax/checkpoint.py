@@ -8,7 +8,7 @@ import jax
 from orbax.checkpoint import v1
 
 from rag_jax.errors import UserError
-from rag_jax.files import checksum, read_json, write_json
+from rag_jax.files import checksum, inside, read_object, write_json
 from rag_jax.storage import publish
 
 CHECKSUMS = "checksums.json"
@@ -99,8 +99,8 @@ def _write_checksums(folder: Path) -> None:
 
 def _verify(folder: Path, names: list[str] | None = None) -> None:
     """UserError that names the first file (of all, or of some) that differs from its checksum."""
-    for name, expected in read_json(folder / CHECKSUMS).items():
-        path = folder / name
+    for name, expected in read_object(folder / CHECKSUMS).items():
+        path = inside(folder, name, folder / CHECKSUMS)
         if (names is None or name in names) and not (path.is_file() and checksum(path) == expected):
             raise UserError(
                 f"{path}: damaged, it differs from {CHECKSUMS}; delete the folder {folder} to go on without it"

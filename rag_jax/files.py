@@ -79,6 +79,13 @@ def read_object(path: str | Path) -> dict[str, Any]:
     return value
 
 
+def inside(folder: str | Path, name: Any, teller: str | Path) -> Path:
+    """The path of what the file `teller` names in a folder; UserError for a name that leads out of the folder."""
+    if not isinstance(name, str) or ".." in Path(name).parts or Path(name).is_absolute():
+        fail(f"{teller}: names the file {name!r}; expected one inside {folder}; restore it, or do not trust it")
+    return Path(folder, name)
+
+
 def stamps(paths: Iterable[Path]) -> list[list]:
     """[path, bytes, nanoseconds of the last change] of each file: whether it is still the same, without reading it."""
     stats = [(path, path.stat()) for path in paths]
@@ -142,7 +149,7 @@ def read_manifest(folder: str | Path, kind: str, *, verify: bool = False) -> dic
     if manifest.get("kind") != kind:
         fail(f"{folder}: holds {manifest.get('kind')!r}; expected {kind!r}; check the path")
     for name, entry in manifest["files"].items():
-        _check_file(folder / name, entry, verify)
+        _check_file(inside(folder, name, path), entry, verify)
     return manifest
 
 

@@ -121,7 +121,7 @@ class Remote:
         """The marker; None without one. One that names nothing, or is damaged, has no files."""
         try:
             told = json.loads(self._tried(lambda: self._store.cat_file(self._root + MARKER), MARKER))
-            listing = Listing(told["files"], told["moved"])
+            listing = Listing(dict(told["files"]), list(told["moved"]))
             return listing if told["version"] == VERSION and told["seal"] == listing.seal else Listing({}, [])
         except FileNotFoundError:
             return None

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rag_jax.errors import fail
-from rag_jax.files import checksum, stamps, visible_files, write_json
+from rag_jax.files import checksum, inside, stamps, visible_files, write_json
 from rag_jax.remote import EVENTS, Files, Listing, Remote, together
 
 LARGE = 1 << 28  # bytes; who waits for more is told
@@ -133,6 +133,8 @@ def _mirror(remote: Remote, listing: Listing | None, path: Path) -> None:
         return
     if record.unpublished and record.seal == listing.seal:
         return
+    for name in listing.files:
+        inside(path, name, remote.url)
     wanted = [name for name, entry in listing.files.items() if not record.vouches(path, name, entry)]
     if (size := sum(listing.files[name]["size"] or 0 for name in wanted)) >= LARGE:
         _say(f"{remote.url}: fetching {len(wanted):,} files, {size / 1e9:.1f} GB")

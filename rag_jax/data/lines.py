@@ -9,7 +9,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -199,6 +199,11 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names with commas between, in one line of at most 200 letters; 'none' for none."""
+    return " ".join(", ".join(names).split())[:200] or "none"
 
 
 def brief(value: Any) -> str:

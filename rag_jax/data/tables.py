@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rag_jax.data.lines import BadLine, Meter
+from rag_jax.data.lines import BadLine, Meter, listed
 from rag_jax.errors import UserError, fail
-from rag_jax.files import read_object
+from rag_jax.files import inside, read_object
 
 SUFFIXES = (".parquet", ".arrow")
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -28,15 +28,17 @@ def is_dataset(folder: Path) -> bool:
 def dataset_files(folder: Path) -> list[Path]:
     """The Arrow files of a folder that `datasets` saved, in order; UserError for one of several splits."""
     if not (folder / STATE).is_file():
-        splits = read_object(folder / SPLITS).get("splits", [])
-        fail(f"{folder}: holds splits, expected one of them: {', '.join(f'{folder}/{split}' for split in splits)}")
+        splits = read_object(folder / SPLITS).get("splits")
+        named = listed(f"{folder}/{split}" for split in (splits if isinstance(splits, list) else ()))
+        fail(f"{folder}: holds splits, expected one of them: {named}")
     state = read_object(folder / STATE)
     if state.get("_indices_data_files"):
         fail(f"{folder / STATE}: rows are chosen by an index; call flatten_indices() and save it again")
     try:
-        return [folder / item["filename"] for item in state["_data_files"]]
+        names = [item["filename"] for item in state["_data_files"]]
     except (KeyError, TypeError) as error:
         fail(f"{folder / STATE}: no file names under _data_files ({error}); save the data set again")
+    return [inside(folder, name, folder / STATE) for name in names]
 
 
 def columns(path: Path) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rag_jax.errors import UserError
-from rag_jax.files import read_json, read_object
+from rag_jax.files import inside, read_json, read_object
 
 MODULES = ["Transformer", "Pooling", "Normalize"]  # the last may be absent
 # Pooling's names in its own 'pooling_mode', and as flags in older folders.
@@ -32,9 +32,9 @@ def read_sentence(folder: Path) -> Sentence | None:
     if not path.exists():
         return None
     modules = _modules(path)
-    bert = folder / modules[0]["path"]
+    bert, pooler = (inside(folder, module["path"], path) for module in modules[:2])
     question, passage = _prefixes(folder / "config_sentence_transformers.json")
-    pooling = _pooling(folder / modules[1]["path"] / "config.json", prompted=bool(question or passage))
+    pooling = _pooling(pooler / "config.json", prompted=bool(question or passage))
     limits = _object_or_nothing(bert / "sentence_bert_config.json")
     _check_case(bert, limits)
     return Sentence(bert, pooling, len(modules) == 3, question, passage, limits.get("max_seq_length") or 0)
@@ -42,7 +42,8 @@ def read_sentence(folder: Path) -> Sentence | None:
 
 def _modules(path: Path) -> list[dict[str, Any]]:
     modules = read_json(path)
-    if not isinstance(modules, list) or not all(isinstance(m, dict) and {"type", "path"} <= set(m) for m in modules):
+    listed = modules if isinstance(modules, list) else [None]
+    if not all(isinstance(m, dict) and isinstance(m.get("type"), str) and "path" in m for m in listed):
         raise UserError(f"{path}: found no list of modules with a type and a path; restore the file")
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     for place, kind in enumerate(kinds):
