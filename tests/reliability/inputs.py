@@ -149,6 +149,8 @@ def told(read, *names):
     except UserError as error:
         said = str(error)
         assert any(str(name) in said for name in names), said
+        for name in filter(None, map(str, names)):  # a name that was typed may have lines of its own
+            said = said.replace(name, "")
         assert said and "\n" not in said and "Traceback" not in said, said
         return None
 
