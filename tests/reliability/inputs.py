@@ -151,6 +151,7 @@ def told(read, *names):
         assert any(str(name) in said for name in names), said
         for name in filter(None, map(str, names)):  # a name that was typed may have lines of its own
             said = said.replace(name, "")
+        said = said.replace("\n       ", "; ")  # of a configuration all problems are told, a line each
         assert said and "\n" not in said and "Traceback" not in said, said
         return None
 
