@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rag_jax.data.lines import BadLine, Meter, listed
+from rag_jax.data.lines import BadLine, Meter
 from rag_jax.errors import UserError, fail
 from rag_jax.files import inside, read_object
 
@@ -29,8 +29,8 @@ def dataset_files(folder: Path) -> list[Path]:
     """The Arrow files of a folder that `datasets` saved, in order; UserError for one of several splits."""
     if not (folder / STATE).is_file():
         splits = read_object(folder / SPLITS).get("splits")
-        named = listed(f"{folder}/{split}" for split in (splits if isinstance(splits, list) else ()))
-        fail(f"{folder}: holds splits, expected one of them: {named}")
+        named = [f"{folder}/{split}" for split in (splits if isinstance(splits, list) else ())]
+        fail(f"{folder}: holds splits, expected one of them: {' '.join(', '.join(named).split())}")
     state = read_object(folder / STATE)
     if state.get("_indices_data_files"):
         fail(f"{folder / STATE}: rows are chosen by an index; call flatten_indices() and save it again")
