@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 BM25 = ["bm25s>=0.3.16,<0.4", "PyStemmer>=3,<4"]
-HUB = ["datasets>=4,<6", "faiss-cpu>=1.12,<2"]  # an index for transformers' RagRetriever; reading flat faiss files
+HUB = ["datasets>=4,<6", "faiss-cpu>=1.12,<2"]  # an index for transformers' RagRetriever
 PLOT = ["matplotlib>=3.10,<4"]
 UI = ["gradio>=6.31,<7", "fastapi>=0.165,<1", "fastapi-offline>=1.7.7,<2", "uvicorn>=0.54,<1"]
 EXTRAS = {
@@ -25,6 +25,7 @@ EXTRAS = {
         *PLOT,
         *UI,
         "httpx>=0.28,<1",
+        "hypothesis>=6.150,<7",
         "playwright>=1.65,<2",  # drives a chromium that is on the machine; it brings none
         "pytest>=9,<10",
         "pytest-xdist>=3.8",

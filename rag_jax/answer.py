@@ -26,7 +26,11 @@ def main(argv) -> None:
     if options.k is not None and options.k < 1:
         raise UserError(f"--k: found {options.k}, expected 1 or more")
     if not questions:
-        questions = [line.rstrip("\n") for line in sys.stdin]
+        try:
+            questions = [line.rstrip("\n") for line in sys.stdin]
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise UserError(f"standard input: not UTF-8 (byte 0x{byte:02x}); convert it") from error
     if not questions:
         raise UserError(
             'no question: expected one or more as arguments or lines of standard input, as "who wrote Dracula?"'

@@ -1,6 +1,7 @@
 """The command line that all entry points share: --config by path or name, --workdir, mistakes as one line."""
 
 import importlib.util
+import os
 import re
 import sys
 import textwrap
@@ -46,7 +47,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         raise UserError("\n       ".join(f"--config.{problem}" for problem in unknown))
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # whatever a parser of flags may say about a word
         raise UserError(f"command line: {' '.join(str(error).split())}") from error
 
 
@@ -54,14 +55,16 @@ def load_config(place: str) -> ConfigDict:
     """What get_config of 'path' or 'path:argument' returns; UserError naming the line where it fails."""
     path, _, argument = place.partition(":")
     spec = importlib.util.spec_from_file_location("configuration", path)
+    if spec is None:
+        raise UserError(f"--config: {path} is no file of Python, expected one, as configs/demo.py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         config = module.get_config(*filter(None, [argument]))
     except Exception as error:  # whatever Python may say about a file of Python
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
-        raise UserError(f"{path}:{line}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else lines[-1] if lines else 1
+        raise UserError(f"{path}:{line or 1}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"{path}: get_config returns {type(config).__name__}, expected what rag_jax.config.default_config() returns"
@@ -75,11 +78,11 @@ def find_config(name: str) -> str:
     suffix = f":{argument}" if argument else ""
     shipped = [folder / f"{stem}.py" for folder in _config_folders()]
     for path in (Path(stem), *shipped):
-        if path.is_file():
+        if os.path.isfile(path):  # False for a name that no file can have
             return f"{path}{suffix}"
     known = sorted(path.stem for folder in _config_folders() for path in folder.glob("[a-z]*.py"))
     raise UserError(
-        f"--config: found neither a file '{stem}' nor a configuration of that name; there are {', '.join(known)}"
+        f"--config: found neither a file {stem!r} nor a configuration of that name; there are {', '.join(known)}"
     )
 
 
@@ -125,7 +128,7 @@ def run_main(main: Callable[[Sequence[str]], None], *, arguments: bool = False) 
             sys.exit(0)
         rest = parse_flags(argv)
         if rest[1:] and not arguments:
-            raise UserError(f"command line: found '{rest[1]}', expected flags alone, as --config=demo")
+            raise UserError(f"command line: found {rest[1]!r}, expected flags alone, as --config=demo")
         return rest
 
     def guarded(argv: Sequence[str]) -> None:

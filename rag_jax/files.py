@@ -104,6 +104,8 @@ def read_json(path: str | Path) -> Any:
         fail(f"{path}: byte {error.start} is not UTF-8; expected a JSON file; restore it or build it again")
     except json.JSONDecodeError as error:
         fail(f"{path}:{error.lineno}: not JSON ({error.msg}); damaged; restore it or build it again")
+    except (RecursionError, ValueError) as error:  # brackets in brackets, thousands of digits; a NUL byte in the path
+        fail(f"{path}: not JSON ({error}); expected a JSON file; restore it or build it again")
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
@@ -156,6 +158,11 @@ def _with_crc(text: bytes) -> bytes:
 
 
 _CRC = b', "crc": "'
+def inside(folder: str | Path, name: Any, teller: str | Path) -> Path:
+    """The path of what the file `teller` names in a folder; UserError for a name that leads out of the folder."""
+    if not isinstance(name, str) or ".." in Path(name).parts or Path(name).is_absolute():
+        fail(f"{teller}: names the file {name!r}, expected one inside its folder; nothing was read or written")
+    return Path(folder, name)
 
 
 def stamps(paths: Iterable[Path]) -> list[list]:
@@ -181,11 +188,10 @@ def described(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     return {name: {"size": (folder / name).stat().st_size, "sha256": checksum(folder / name)} for name in sorted(names)}
 
 
-def check_names(source: str | Path, names: Iterable[str]) -> None:
+def check_names(source: str | Path, names: Iterable[Any]) -> None:
     """UserError where `source` names a file that is not inside its folder."""
     for name in names:
-        if name.startswith("/") or ".." in name.split("/"):
-            fail(f"{source}: names the file {name!r}, expected one inside its folder; nothing was read or written")
+        inside("", name, source)
 
 
 def check_files(folder: Path, files: dict[str, Any], *, listed_in: str = MANIFEST, verify: bool = True) -> None:

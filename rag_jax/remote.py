@@ -129,7 +129,7 @@ class Remote:
         """The marker, which may name nothing; None without one, UNREADABLE where it is damaged."""
         try:
             told = json.loads(self._tried(lambda: self._store.cat_file(self._root + MARKER), MARKER))
-            listing = Listing(told["files"], told["moved"])
+            listing = Listing(dict(told["files"]), list(told["moved"]))
             return listing if told["version"] == VERSION and told["seal"] == listing.seal else UNREADABLE
         except FileNotFoundError:
             return None

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from rag_jax.core.bucket import bucket
 from rag_jax.core.marginal import document_log_prior
 from rag_jax.data.formats import Passage
+from rag_jax.data.lines import is_unicode
 from rag_jax.data.text import Document, Marks, fill_sources, inner_pieces, question_sources, round_trip
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
@@ -166,6 +167,8 @@ def check_questions(questions: Sequence[str]) -> None:
     for number, question in enumerate(questions, 1):
         if not question.strip():
             raise UserError(f"question {number}: empty; expected some words")
+        if not is_unicode(question):
+            raise UserError(f"question {number}: not UTF-8, or half a surrogate pair; expected Unicode text")
 
 
 @jax.jit

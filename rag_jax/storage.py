@@ -8,6 +8,7 @@ A path below CACHE stands for its url: pull(path) before it is read, publish(pat
 both do nothing, so that whoever reads and writes parts need not know where they live.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -30,12 +31,23 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.IGNORECASE)
 def twin(name: str | Path) -> Path:
     """Where a url's twin is or will be; of any other name, its path. Touches nothing."""
     if not is_remote(name):
-        return Path(str(name).removeprefix("file://"))
+        return _possible(Path(str(name).removeprefix("file://")))
     scheme, _, rest = str(name).partition("://")
     parts = [part for part in rest.split("/") if part]
     if not parts or {".", ".."} & set(parts) or re.search(r"[?*\[\]]|::", rest):
         fail(f"{name}: not the address of one file or folder; expected one such as gs://bucket/runs/demo")
     return _cache() / scheme / "/".join(parts)
+
+
+def _possible(path: Path) -> Path:
+    """The path; UserError for a name that no file can have."""
+    try:
+        os.lstat(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte
+        if getattr(error, "errno", errno.ENAMETOOLONG) == errno.ENAMETOOLONG:
+            said = getattr(error, "strerror", error)
+            fail(f"{str(path)[:80]}: no file can have this name ({said}); check the path")
+    return path
 
 
 def is_remote(name: str | Path) -> bool:

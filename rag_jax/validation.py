@@ -49,6 +49,8 @@ FROM_0 = (
 )  # fmt: skip
 FROM_MINUS_1 = ("forced_bos_id", "forced_eos_id", "start_id")
 ANY = ("length_penalty",)
+LARGEST = 2**31 - 1
+DIGITS = 9  # of a token's id at most
 KINDS = {
     bool: "True or False",
     int: "a whole number",
@@ -81,7 +83,7 @@ def unknown_keys(keys: Iterable[str]) -> list[str]:
             near = near or [name for name in known if name.endswith(f".{last}")]
             others = ", ".join(beside.values() or default_config())
             hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {others}"
-            problems.append(f"{key}: unknown, {hint}")
+            problems.append(f"{key if key.isprintable() else repr(key)}: unknown, {hint}")
     return problems
 
 
@@ -98,7 +100,8 @@ def _wrong_types(config: ConfigDict) -> Iterator[str]:
         if key not in found:
             yield f"{key}: missing, expected a value like {default!r}"
         elif type(found[key]) is not type(default):
-            yield f"{key}: found {found[key]!r}, expected {KINDS[type(default)]}"
+            shown = KINDS[ConfigDict] if isinstance(found[key], ConfigDict) else repr(found[key])
+            yield f"{key}: found {shown}, expected {KINDS[type(default)]}"
         elif isinstance(default, tuple) and {type(item) for item in found[key]} - {type(default[0])}:
             yield f"{key}: found {found[key]!r}, expected {KINDS[type(default[0])]} at every place"
 
@@ -190,7 +193,7 @@ def _decode_problems(config: ConfigDict) -> Iterator[str]:
         found = decode.num_return_sequences
         yield f"decode.num_return_sequences: found {found}, expected at most {beams} = {candidates}"
     for words in decode.bad_words_ids:
-        if not all(word.isdecimal() for word in words.split()):
+        if not all(word.isdecimal() and len(word) <= DIGITS for word in words.split()):
             yield f"decode.bad_words_ids: found {words!r}, expected token ids with spaces between, as '0 0'"
     if decode.mode == "sample" and decode.beams != 1:
         yield f"decode.beams: found {decode.beams}, expected 1 with decode.mode = 'sample'"
@@ -216,7 +219,9 @@ def _range_problems(key: str, value: Any) -> Iterator[str]:
     for number in value if isinstance(value, tuple) else [value]:
         if isinstance(number, str | bool):
             continue
-        if name in ANY:
+        if not abs(number) <= LARGEST:  # nor NaN
+            right, expected = False, f"a number of at most {LARGEST:,}"
+        elif name in ANY:
             right, expected = True, "any"
         elif name in FROM_ABOVE_0_TO_1:
             right, expected = 0 < number <= 1, "more than 0, at most 1"

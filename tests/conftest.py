@@ -18,9 +18,11 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = Path(__file__).parents[1]
@@ -28,6 +30,17 @@ ROOT = Path(__file__).parents[1]
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="also run the tests marked long (30 minutes on 2 cores)")
+
+
+def pytest_configure(config):
+    """Of every property so many cases are tried, the same in every run, and nothing is kept of them."""
+    cases = 10_000 if config.getoption("--long") else 80
+    slow = hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large  # the machine may be busy
+    hypothesis.settings.register_profile(
+        "house", max_examples=cases, derandomize=True, deadline=None, database=None, suppress_health_check=slow
+    )
+    hypothesis.settings.load_profile("house")
+    set_hypothesis_home_dir(os.devnull)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -51,7 +51,7 @@ OWNERS = {
     "safetensors": "hub/tensors.py",
     "huggingface_hub": "hub/source.py",
     "datasets": "hub/knowledge.py",
-    "faiss": ("data/flat_faiss.py", "hub/knowledge.py"),  # read; written for transformers
+    "faiss": "hub/knowledge.py",
     "pickle": ("data/dpr_pickle.py", "hub/tensors.py"),  # a reader that runs nothing; torch's error
     "matplotlib": "evaluation/plots.py",
     "fsspec": "remote.py",

@@ -15,7 +15,7 @@ from rag_jax.data.formats import Passage
 from rag_jax.data.formats.contexts import contexts
 from rag_jax.data.formats.rows import suffix_of
 from rag_jax.data.ids import IdSet
-from rag_jax.data.lines import BadLine, Meter, identity, read_lines, read_records, string
+from rag_jax.data.lines import BadLine, Meter, identity, is_unicode, read_lines, read_records, string
 from rag_jax.errors import fail
 from rag_jax.files import stamps, visible_files
 from rag_jax.storage import local
@@ -142,9 +142,7 @@ def _checked(row: Passage | BadLine) -> Passage | BadLine:
     whole = f"{row.id}{row.title}{row.text}"
     if "\0" in whole:
         return BadLine("a NUL byte", f", passage {row.id!r}; expected text")
-    try:
-        whole.encode()
-    except UnicodeEncodeError:
+    if not is_unicode(whole):
         return BadLine("half a surrogate pair", f", passage {row.id!r}; expected Unicode text")
     return row
 

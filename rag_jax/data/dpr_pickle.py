@@ -134,8 +134,12 @@ ADMITTED = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype} | {
 }
 
 
-class _Reader(pickle.Unpickler):
-    """Knows ADMITTED and nothing else."""
+class _Reader(pickle._Unpickler):
+    """Knows ADMITTED and nothing else.
+
+    It is pickle's reader in Python: at one damaged byte, the one in C reserves and fills tens of gigabytes for a memo
+    of that many places (CPython's issue 115952). This one takes twice its time.
+    """
 
     def __init__(self, stream: Any, path: Path) -> None:
         super().__init__(stream)
@@ -143,6 +147,12 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> type:
         return ADMITTED.get((module, name)) or self._refuse(f"{module}.{name}")
+
+    def _load_bytearray(self) -> None:
+        """As bytes, which nobody fills before they are read."""
+        self.append(self.read(int.from_bytes(self.read(8), "little")))
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: _load_bytearray}
 
     def persistent_load(self, identity: Any) -> NoReturn:
         self._refuse("a persistent id")

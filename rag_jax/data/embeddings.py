@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rag_jax.data import dpr_pickle, flat_faiss, tables
-from rag_jax.data.lines import BadLine, identity, read_lines
+from rag_jax.data.lines import BadLine, identity, listed, read_lines
 from rag_jax.errors import fail
 from rag_jax.files import read_json, stamps, visible_files
 from rag_jax.storage import is_remote, local
@@ -93,7 +93,7 @@ def open_embeddings(source: str) -> Embeddings:
         files = sorted(files, key=_numbers)
     for path in files:
         if form is TABLE and VECTOR not in (names := tables.columns(path)):
-            fail(f"{path}: has the columns {', '.join(names)}; expected {VECTOR!r} among them")
+            fail(f"{path}: has the columns {listed(names)}; expected {VECTOR!r} among them")
     return Embeddings(source, tuple(files), form)
 
 
@@ -137,7 +137,7 @@ def _table_ids(path: Path) -> Iterator[list[str]] | None:
 def _array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # bytes that are no array make it say anything
         fail(f"{path}: cannot be read as an array ({error}); it is cut, damaged or holds Python objects")
     return array
 

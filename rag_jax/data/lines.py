@@ -9,7 +9,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -187,14 +187,31 @@ def objects(record: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 def identity(value: Any) -> str:
     """An id as a string; BadLine for what is neither text nor a whole number."""
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "" or not is_unicode(str(value)):
         raise BadLine("bad id", f" {brief(value)}; expected a string or a whole number")
     return str(value)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON and Python may spell half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names with commas between, in one line of at most 200 letters; 'none' for none."""
+    return " ".join(", ".join(names).split())[:200] or "none"
+
+
 def brief(value: Any) -> str:
-    """A value as JSON has it, cut to 40 letters."""
-    return json.dumps(value, default=str)[:40]
+    """A value as JSON has it, cut to 40 letters; of one that JSON cannot have, its kind."""
+    try:
+        return json.dumps(value, default=str)[:40]
+    except (RecursionError, TypeError, ValueError):
+        return f"a {type(value).__name__}"
 
 
 def _text(line: bytes) -> str | BadLine:
@@ -229,8 +246,8 @@ def _failures_told(path: str | Path, where: Callable[[], str]) -> Iterator[None]
         fail(f"{path}: damaged gzip file{where()} ({error}); download it again")
     except UnicodeDecodeError as error:
         fail(f"{path}: not UTF-8{where()} (byte 0x{error.object[error.start]:02x}); convert the file to UTF-8")
-    except OSError as error:
-        fail(f"{path}: cannot be read ({error.strerror}); check the path")
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        fail(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path")
 
 
 @contextmanager

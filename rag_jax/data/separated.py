@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rag_jax.data.lines import LONGEST, BadLine, Meter, read_lines
+from rag_jax.data.lines import LONGEST, BadLine, Meter, listed, read_lines
 from rag_jax.errors import fail
 
 TEXT_COLUMNS = ("text", "contents")
@@ -21,7 +21,7 @@ def records(path: Path, delimiter: str, meter: Meter) -> Iterator[tuple[str, int
     check_header(header, place)
     for number, (place, values) in enumerate(stream):
         if isinstance(values, list) and len(values) != len(header):
-            values = BadLine(f"{len(values)} columns", f"; expected {len(header)}: {', '.join(header)}")
+            values = BadLine(f"{len(values)} columns", f"; expected {len(header)}: {listed(header)}")
         yield place, number, values if isinstance(values, BadLine) else dict(zip(header, values, strict=True))
 
 
@@ -29,8 +29,8 @@ def check_header(names: Sequence[str], place: str) -> None:
     """Raises UserError unless the columns of a table, named at `place`, are those of a corpus."""
     doubled = [name for name in ("id", "title", *TEXT_COLUMNS) if names.count(name) > 1]
     if not any(name in names for name in TEXT_COLUMNS) or doubled:
-        found = ", ".join(names)[:200] or "none"
-        fail(f"{place}: columns {found}; expected text (or contents), and id and title if there are any, once each")
+        expected = "text (or contents), and id and title if there are any, once each"
+        fail(f"{place}: columns {listed(names)}; expected {expected}")
 
 
 def table_rows(path: Path, delimiter: str, meter: Meter | None = None) -> Iterator[tuple[str, list[str] | BadLine]]:
@@ -61,19 +61,20 @@ def _longer(
     line: str, delimiter: str, again: list[tuple[int, str | BadLine]], lines: Iterator[tuple[int, str | BadLine]]
 ) -> tuple[list[str] | BadLine, list[tuple[int, str | BadLine]]]:
     """(values of a row that begins with this line, nothing) or (BadLine, the lines looked at)."""
-    ahead, parts = [], [line]
-    while len(ahead) < OPEN_LINES and (following := again.pop() if again else next(lines, None)) is not None:
-        ahead.append(following)
-        if isinstance(following[1], BadLine):
-            break
-        parts.append(following[1])
-        if '"' in following[1]:
-            values = _values("".join(parts), delimiter)
-            if isinstance(values, list):
-                return values, []
-            if values is not None:
-                break
-    return BadLine("a quote is left open", f"; expected its partner within {OPEN_LINES:,} lines"), ahead
+    ahead = []
+
+    def from_here() -> Iterator[str]:
+        yield line
+        while len(ahead) < OPEN_LINES and (following := again.pop() if again else next(lines, None)) is not None:
+            ahead.append(following)
+            if isinstance(following[1], BadLine):
+                return
+            yield following[1]
+
+    try:
+        return next(csv.reader(from_here(), delimiter=delimiter, strict=True)), []
+    except csv.Error:
+        return BadLine("a quote is left open", f"; expected its partner within {OPEN_LINES:,} lines"), ahead
 
 
 def _values(row: str, delimiter: str) -> list[str] | csv.Error | None:

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rag_jax.data.lines import BadLine, Meter
-from rag_jax.errors import fail
-from rag_jax.files import read_object
+from rag_jax.errors import UserError, fail
+from rag_jax.files import inside, read_object
 
 SUFFIXES = (".parquet", ".arrow")
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -28,15 +28,17 @@ def is_dataset(folder: Path) -> bool:
 def dataset_files(folder: Path) -> list[Path]:
     """The Arrow files of a folder that `datasets` saved, in order; UserError for one of several splits."""
     if not (folder / STATE).is_file():
-        splits = read_object(folder / SPLITS).get("splits", [])
-        fail(f"{folder}: holds splits, expected one of them: {', '.join(f'{folder}/{split}' for split in splits)}")
+        splits = read_object(folder / SPLITS).get("splits")
+        named = [f"{folder}/{split}" for split in (splits if isinstance(splits, list) else ())]
+        fail(f"{folder}: holds splits, expected one of them: {' '.join(', '.join(named).split())}")
     state = read_object(folder / STATE)
     if state.get("_indices_data_files"):
         fail(f"{folder / STATE}: rows are chosen by an index; call flatten_indices() and save it again")
     try:
-        return [folder / item["filename"] for item in state["_data_files"]]
+        names = [item["filename"] for item in state["_data_files"]]
     except (KeyError, TypeError) as error:
         fail(f"{folder / STATE}: no file names under _data_files ({error}); save the data set again")
+    return [inside(folder, name, folder / STATE) for name in names]
 
 
 def columns(path: Path) -> list[str]:
@@ -57,9 +59,9 @@ def rows(path: Path, names: Sequence[str], meter: Meter | None = None) -> Iterat
     with _reading(path):
         for portion, batch in _batches(path, list(names)):
             share = portion
+            whole = [_column(batch, name) for name in names]
             for start in range(0, batch.num_rows, BATCH_ROWS):
-                part = batch.slice(start, BATCH_ROWS)
-                values = [_values(part.column(name)) for name in names]
+                values = [_values(column.slice(start, BATCH_ROWS)) for column in whole]
                 for row in zip(*values, strict=True):
                     bad = next((value for value in row if isinstance(value, BadLine)), None)
                     yield bad or dict(zip(names, row, strict=True))
@@ -86,7 +88,8 @@ def vectors(path: Path, name: str) -> Iterator[np.ndarray]:
     width = 0
     for start, array in _arrays(path, name):
         if not isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-            fail(f"{path}: column {name!r} holds {array.type}; expected lists of numbers")
+            with _reading(path):  # a type may have a name that is not UTF-8
+                fail(f"{path}: column {name!r} holds {array.type}; expected lists of numbers")
         values, lengths = array.flatten(), pc.list_value_length(array).to_numpy(zero_copy_only=False)
         width = width or int(np.nan_to_num(lengths[0]))
         if array.null_count or (lengths != width).any():
@@ -103,7 +106,7 @@ def _arrays(path: Path, name: str) -> Iterator[tuple[int, pa.Array]]:
     row = 0
     with _reading(path):
         for _, batch in _batches(path, [name]):
-            whole = batch.column(name)
+            whole = _column(batch, name)
             for start in range(0, len(whole), BATCH_ROWS):
                 yield row + start, whole.slice(start, BATCH_ROWS)
             row += len(whole)
@@ -135,6 +138,16 @@ def _arrow(file: pa.MemoryMappedFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.R
     return pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
 
 
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column whose offsets stay inside of it: Arrow believes a file, and a damaged one would end the process."""
+    column = batch.column(name)
+    column.validate()
+    # Text that is not UTF-8 is told of row by row.
+    plain = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)
+    (column if plain is None else column.view(plain)).validate(full=True)
+    return column
+
+
 def _values(column: pa.Array) -> list[Any]:
     try:
         return column.to_pylist()
@@ -153,6 +166,8 @@ def _value(item: pa.Scalar) -> Any:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # bytes that are no table make it say anything
         said = " ".join(str(error).split())[:200]
         fail(f"{path}: cannot be read as a table ({said}); restore the file or check the path")

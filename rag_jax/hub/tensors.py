@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rag_jax.errors import UserError
-from rag_jax.files import check_names, read_object, write_atomically
+from rag_jax.files import inside, read_object, write_atomically
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -59,14 +59,13 @@ def _open_shards(index: Path, opened: Callable[[Path], Mapping[str, Tensor]]) ->
     placed = read_object(index).get("weight_map")
     if not isinstance(placed, dict):
         raise UserError(f"{index}: found no weight_map, expected one of tensors to files; restore the file")
-    files = sorted(set(map(str, placed.values())))
-    check_names(index, files)
+    files = sorted({inside(index.parent, name, index) for name in placed.values()})
     for file in files:
-        if not (index.parent / file).is_file():
-            raise UserError(f"{index.parent / file}: missing, though {index.name} lists it; restore it")
+        if not file.is_file():
+            raise UserError(f"{file}: missing, though {index.name} lists it; restore it")
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= opened(index.parent / file)
+        tensors |= opened(file)
     if lost := sorted(placed.keys() - tensors.keys()):
         raise UserError(
             f"{index.parent / placed[lost[0]]}: lacks {lost[0]}, which {index.name} places there; restore it"

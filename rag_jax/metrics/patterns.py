@@ -34,7 +34,7 @@ def compile_patterns(answers: Iterable[str]) -> Patterns:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # '[[': a future Python may read it as a nested set
                 compiled.append(re.compile(answer, FLAGS))
-        except (re.error, OverflowError, RecursionError):
+        except (re.error, OverflowError, RecursionError, ValueError):  # ValueError: '(?a)', thousands of digits
             broken.append(answer)
     return Patterns(tuple(compiled), tuple(broken))
 

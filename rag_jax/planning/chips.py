@@ -113,10 +113,10 @@ def topology(name: str) -> Topology:
     family, _, layout = name.partition(":")
     if family in TPUS and layout in TPUS[family].topologies:
         return Topology(name, "tpu", family, TPUS[family], math.prod(map(int, layout.split("x"))))
-    if family == "cpu" and re.fullmatch("[1-9][0-9]*", layout):
+    if family == "cpu" and re.fullmatch("[1-9][0-9]{0,5}", layout):
         devices, memory = int(layout), float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
         return Topology(name, "cpu", "cpu", Chip(0, 0, 0, 0, memory / devices, devices, memory, 0, ""), devices)
-    match = re.fullmatch(f"({'|'.join(GPUS)})x([1-9][0-9]*)", layout) if family == "gpu" else None
+    match = re.fullmatch(f"({'|'.join(GPUS)})x([1-9][0-9]{{0,5}})", layout) if family == "gpu" else None
     if match is None:
         fail(f"--topology: found {name!r}, which does not exist; expected one of {known()}")
     return Topology(name, "gpu", match[1], GPUS[match[1]], int(match[2]))

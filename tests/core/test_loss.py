@@ -223,6 +223,23 @@ def test_isolation_by_gradient(compat):
         assert not by_score[row, 0, 1].any() and by_score[row, 0, [0, 2]].all()
 
 
+@pytest.mark.parametrize("compat", [None, "huggingface"])
+def test_questions_without_documents_and_answers_without_tokens_have_finite_gradients(compat):
+    """A document or all of them missing, an answer of padding alone, and both together."""
+    logit, score = random_inputs(4)
+    score[0], score[2, 1:] = -np.inf, -np.inf
+    target = shifted(WITH_BOS)
+    target[1:] = PAD
+    for case in range(len(CASES)):
+        _, by_logit, by_score = loss_and_gradients(logit, score, target, case, compat)
+        assert np.isfinite(by_logit).all() and np.isfinite(by_score).all()
+        assert not by_logit[1:].any() and not by_score[0].any()
+    score[1:] = -np.inf
+    for case in range(len(CASES)):
+        _, *gradients = loss_and_gradients(logit, score, target, case, compat)
+        assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
 def test_mistakes_are_named():
     likelihood, prior = TokenLikelihood(jnp.zeros((1, 1, 1)), None, None, V), jnp.zeros((1, 1))
     inputs = likelihood, prior, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)

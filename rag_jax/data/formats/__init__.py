@@ -1,11 +1,13 @@
 """Passages and questions, and the reader for questions in one's own form or their publishers'."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 from rag_jax.data.formats import evidence, msmarco, qa
 from rag_jax.data.formats.records import Passage, Question
 from rag_jax.data.formats.rows import rows
-from rag_jax.data.lines import BadLine
+from rag_jax.data.lines import BadLine, is_unicode
 from rag_jax.errors import fail
 
 __all__ = ["Passage", "Question", "read_questions"]
@@ -45,6 +47,8 @@ def read_questions(path: str | Path) -> list[Question]:
             question = next((READERS[key] for key in READERS if key in record), qa.own)(record, number)
             if not question.text.strip():
                 raise BadLine("empty question", "; expected some words; remove the line")
+            if not is_unicode("".join(_strings(question))):
+                raise BadLine("half a surrogate pair", "; expected Unicode text")
             if question.id in questions:
                 raise BadLine(f"question id {question.id!r} stands on an earlier line too", "; ids must differ")
         except BadLine as problem:
@@ -53,3 +57,10 @@ def read_questions(path: str | Path) -> list[Question]:
     if not questions:
         fail(f"{path}: holds no questions; expected some")
     return list(questions.values())
+
+
+def _strings(question: Question) -> Iterator[str]:
+    """All that a question holds."""
+    pages = itertools.chain.from_iterable(question.evidence)
+    yield from (question.id, question.text, question.group)
+    yield from (*question.answers, *question.passage_ids, *question.hard_negatives, *pages)

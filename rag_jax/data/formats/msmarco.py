@@ -7,6 +7,8 @@ from rag_jax.data.formats.records import Question, distinct
 from rag_jax.data.lines import identity, string, strings
 from rag_jax.metrics.msmarco import NO_ANSWER
 
+LONG = 1000  # digits: that is no number of a query, and Python has a limit for it
+
 
 def question(record: dict[str, Any], number: int) -> Question:
     """A query with its well-formed answers (version 2.1), or its answers where a file has no such field (1.1).
@@ -24,5 +26,5 @@ def question(record: dict[str, Any], number: int) -> Question:
 
 def submission(query_id: str, answer: str) -> str:
     """A line of the file that MS-MARCO's evaluator takes: {"query_id": 7, "answers": ["one"]}."""
-    number = int(query_id) if query_id.isdecimal() else query_id
+    number = int(query_id) if query_id.isdecimal() and len(query_id) < LONG else query_id
     return json.dumps({"query_id": number, "answers": [answer]}, ensure_ascii=False) + "\n"

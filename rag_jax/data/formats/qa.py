@@ -69,6 +69,8 @@ def trivia_qa(record: dict[str, Any], number: int) -> Question:
 def squad(record: dict[str, Any], number: int) -> Question:
     """SQuAD (Rajpurkar et al. 2016): {"qas": a question, "title": its article's}."""
     question = record["qas"]
+    if not isinstance(question, dict):
+        raise BadLine(f'"qas" is {brief(question)}', "; expected one question, an object")
     return Question(
         id=identity(question.get("id", number)),
         text=string(question, "question"),

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ def rows(path: Path) -> Iterator[Row]:
 
     Raises UserError for a file of another kind or one that cannot be read to its end.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # False for a name that no file can have
         return _folder(path)
     suffix = suffix_of(path)
     if suffix in TABLES:
@@ -88,7 +89,7 @@ def _object(path: Path) -> Iterator[Row]:
         found = [value]
     elif isinstance(value.get("query"), dict):
         found = ({name: cells[key] for name, cells in _columns(value, key)} for key in value["query"])
-    elif "Data" in value:
+    elif isinstance(value.get("Data"), list):
         found = value["Data"]
     else:
         found = _squad(path, value)
@@ -148,7 +149,7 @@ def _qa_row(row: list[str] | BadLine) -> dict[str, Any] | BadLine:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # '\\s' in a pattern: an escape that Python does not know stays as it is
             answers = ast.literal_eval(row[1].strip())
-    except (MemoryError, RecursionError, SyntaxError, ValueError):
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         return BadLine("bad list of answers", f" {brief(row[1])}; expected a list in Python's form, as ['a', 'b']")
     return {"question": row[0], "answers": answers}
 
