@@ -158,6 +158,8 @@ def _with_crc(text: bytes) -> bytes:
 
 
 _CRC = b', "crc": "'
+
+
 def inside(folder: str | Path, name: Any, teller: str | Path) -> Path:
     """The path of what the file `teller` names in a folder; UserError for a name that leads out of the folder."""
     if not isinstance(name, str) or ".." in Path(name).parts or Path(name).is_absolute():

@@ -115,9 +115,9 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         yield "data.passages: empty, expected a file or folder of passages, or 'demo:2016'"
     if not config.data.overlap < config.data.words:
         yield f"data.overlap: found {config.data.overlap}, expected less than data.words = {config.data.words}"
-    for key, value in _items(config):
-        if not isinstance(value, ConfigDict | str):
-            yield from _range_problems(key, value)
+    for key, default in _items(default_config()):  # what else there is, is unknown
+        if not isinstance(default, ConfigDict | str):
+            yield from _range_problems(key, _get(config, key))
     for part in ("encoder", "generator"):
         width, heads = config[part].width, config[part].heads
         if heads > 0 and width % heads:

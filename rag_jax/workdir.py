@@ -62,7 +62,8 @@ def configuration(saved: Any, path: Path) -> ConfigDict:
     try:
         config.update(saved)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a configuration ({error}); restore it or train again") from error
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not a configuration ({said}); restore it or train again") from error
     try:
         validate(config)
     except UserError as error:

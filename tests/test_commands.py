@@ -159,7 +159,7 @@ def evaluation(tiny_run):
 
 def test_evaluate_measures_every_part(evaluation):
     found, said = evaluation
-    assert set(found) == {"test", "reading", "hot_swap", "of"}
+    assert set(found) == {"test", "reading", "hot_swap", "of", "seal"}
     assert {"EM", "F1", "recall@1", "recall@3", "answer recall@3"} < set(found["test"]) and len(found["reading"]) == 3
     assert len(found["hot_swap"]) == 2 * 2 * 3
     for part, count in (("test", 10), ("reading", 10), ("hot_swap", 8)):
@@ -208,7 +208,7 @@ def test_evaluate_decodes_as_the_command_line_says(tiny_run, evaluation, tmp_pat
     shutil.copytree(tiny_run.workdir, workdir)
     tiny_run.command("evaluate", *COMMON, workdir, "--config.kind=sequence", "--checkpoint=last")
     found = json.loads((workdir / "metrics.json").read_text())
-    assert set(found) == {"test", "reading", "hot_swap", "of"}
+    assert set(found) == {"test", "reading", "hot_swap", "of", "seal"}
     assert found["of"]["test"] != found["of"]["reading"] == evaluation[0]["of"]["reading"]
     token, sequence = tiny_run.records("run/predictions.jsonl"), tiny_run.records(workdir / "predictions.jsonl")
     assert [p["question"] for p in token] == [p["question"] for p in sequence]

@@ -465,6 +465,7 @@ def test_checkpoints_follow_a_run_to_another_machine(on, monkeypatch):
     for step, score in ((1, 0.5), (2, 0.1)):
         place.metrics.write_text(f"step {step}\n")
         kept.save(step, *tree(step), score=score, extra={"stage": str(step)})
+    kept.wait()
 
     def newest():
         there = Workdir("flaky://bucket/run")

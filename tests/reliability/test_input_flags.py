@@ -170,6 +170,8 @@ def numbers(config):
 @given(nearly((json.loads(default_config().to_json_best_effort()),)))
 @example(5)
 @example({"joint": {"learning_rate": float("nan")}})
+@example({"seed": {"": None}})
+@example({"unknown": None})
 def test_saved_configurations(saved):
     """A run's config.json with values of any kind in it: taken whole, or every line names a key."""
     config = told(lambda: configuration(saved, "config.json"), "config.", "config.json")
