@@ -81,7 +81,8 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 def inside(folder: str | Path, name: Any, teller: str | Path) -> Path:
     """The path of what the file `teller` names in a folder; UserError for a name that leads out of the folder."""
-    if not isinstance(name, str) or ".." in Path(name).parts or Path(name).is_absolute():
+    plain = isinstance(name, str) and name == "".join(name.splitlines())
+    if not plain or ".." in Path(name).parts or Path(name).is_absolute():
         fail(f"{teller}: names the file {name!r}; expected one inside {folder}; restore it, or do not trust it")
     return Path(folder, name)
 
