@@ -38,15 +38,18 @@ def define_team_flags() -> None:
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Reads the command line: a configuration's name becomes its path, a mistake becomes a UserError."""
     argv = re.sub(r"(^|\0)(--?config)\0(?!-)", r"\1\2=", "\0".join(argv)).split("\0")  # --config demo
-    argv = [re.sub(r"^(--?config=)(.+)$", lambda match: match[1] + find_config(match[2]), word) for word in argv]
+    argv = [re.sub(r"(?s)^(--?config=)(.*)$", lambda match: match[1] + find_config(match[2]), word) for word in argv]
     for word in argv:
-        if match := re.match(r"--?config=(.+)$", word):
+        if match := re.match(r"(?s)--?config=(.*)$", word):
             load_config(match[1])
     unknown = unknown_keys(match[1] for word in argv if (match := re.match(r"--?(?:no)?config\.([\w.]+)", word)))
     if unknown:
         raise UserError("\n       ".join(f"--config.{problem}" for problem in unknown))
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if flags.FLAGS.config is not None:
+            flags.FLAGS.config.items()  # one that could not be loaded says so only when it is looked at
+        return rest
     except Exception as error:  # whatever a parser of flags may say about a word
         raise UserError(f"command line: {' '.join(str(error).split())}") from error
 

@@ -65,7 +65,7 @@ def swept(sweep: str) -> tuple[int, ...]:
     name, _, numbers = sweep.partition("=")
     words = numbers.split(",")
     if name != "n_docs" or not all(word.isdecimal() and len(word) < 10 and int(word) > 0 for word in words):
-        raise UserError(f"--sweep: found '{sweep}', expected numbers of passages, as n_docs=1,5,10")
+        raise UserError(f"--sweep: found {sweep!r}, expected numbers of passages, as n_docs=1,5,10")
     return tuple(map(int, words))
 
 

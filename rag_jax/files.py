@@ -162,7 +162,8 @@ _CRC = b', "crc": "'
 
 def inside(folder: str | Path, name: Any, teller: str | Path) -> Path:
     """The path of what the file `teller` names in a folder; UserError for a name that leads out of the folder."""
-    if not isinstance(name, str) or ".." in Path(name).parts or Path(name).is_absolute():
+    plain = isinstance(name, str) and name == "".join(name.splitlines())
+    if not plain or ".." in Path(name).parts or Path(name).is_absolute():
         fail(f"{teller}: names the file {name!r}, expected one inside its folder; nothing was read or written")
     return Path(folder, name)
 

@@ -219,4 +219,4 @@ def _check_team(coordinator: str, processes: int, process: int) -> None:
     if processes > 1 and not coordinator:
         fail(f"--coordinator: missing, expected HOST:PORT of process 0 with --processes={processes}")
     if coordinator and not (host and port.isdecimal() and len(port) < 6 and 0 < int(port) < 65536):
-        fail(f"--coordinator: found '{coordinator}', expected HOST:PORT of process 0, as 10.0.0.1:8476")
+        fail(f"--coordinator: found {coordinator!r}, expected HOST:PORT of process 0, as 10.0.0.1:8476")

@@ -42,7 +42,7 @@ def profiled(steps: str) -> tuple[int, int]:
     """First step and count of --profile_steps; UserError for anything else."""
     first, _, count = (steps or "0:0").partition(":")
     if not all(number.isdecimal() and len(number) < 10 for number in (first, count)):
-        fail(f"--profile_steps: found '{steps}', expected FIRST:COUNT, as 20:5")
+        fail(f"--profile_steps: found {steps!r}, expected FIRST:COUNT, as 20:5")
     return int(first), int(count)
 
 

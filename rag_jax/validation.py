@@ -98,12 +98,16 @@ def _wrong_types(config: ConfigDict) -> Iterator[str]:
     found = dict(_items(config))
     for key, default in _items(default_config()):
         if key not in found:
-            yield f"{key}: missing, expected a value like {default!r}"
+            yield f"{key}: missing, expected a value like {_shown(default)}"
         elif type(found[key]) is not type(default):
-            shown = KINDS[ConfigDict] if isinstance(found[key], ConfigDict) else repr(found[key])
-            yield f"{key}: found {shown}, expected {KINDS[type(default)]}"
+            yield f"{key}: found {_shown(found[key])}, expected {KINDS[type(default)]}"
         elif isinstance(default, tuple) and {type(item) for item in found[key]} - {type(default[0])}:
             yield f"{key}: found {found[key]!r}, expected {KINDS[type(default[0])]} at every place"
+
+
+def _shown(value: Any) -> str:
+    """A value in one line."""
+    return KINDS[ConfigDict] if isinstance(value, ConfigDict) else repr(value)
 
 
 def _problems(config: ConfigDict) -> Iterator[str]:

@@ -69,6 +69,8 @@ class Embeddings:
                 if block.dtype not in (np.float16, np.float32, np.float64):
                     fail(f"{path}: vectors of {block.dtype}; expected float32 or float16; convert them")
                 width = width or block.shape[1]
+                if not width:
+                    fail(f"{path}: vectors without any number; expected some in each")
                 if block.shape[1] != width:
                     fail(f"{path}: vectors of width {block.shape[1]}; expected {width}, as before them")
                 yield block

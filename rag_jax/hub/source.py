@@ -51,7 +51,7 @@ def find_index(name: str, flag: str = "folder") -> Path | None:
 def check_name(name: str, flag: str) -> None:
     """UserError for what is not owner/name."""
     if not re.fullmatch(NAME, name):
-        raise UserError(f"{flag}: found '{name}', expected owner/name, as ada/rag-demo")
+        raise UserError(f"{flag}: found {name!r}, expected owner/name, as ada/rag-demo")
 
 
 def upload(folder: Path, name: str, flag: str) -> str:

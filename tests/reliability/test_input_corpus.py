@@ -177,6 +177,7 @@ SPLITS = ({"splits": ["train", "test"]},)
 @given(st.sampled_from(("state.json", "dataset_dict.json")), nearly((*STATES, *SPLITS)), st.booleans())
 @example("state.json", STATES[1], False)
 @example("state.json", STATES[2], False)
+@example("state.json", {"_data_files": [{"filename": "\n"}]}, False)
 @example("dataset_dict.json", {"splits": 5}, False)
 def test_a_folder_that_datasets_saved(folder, name, state, whole):
     place = folder / "set"

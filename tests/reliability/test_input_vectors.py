@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rag_jax.data.embeddings import open_embeddings
 from rag_jax.data.ids import IdRows, IdSet
+from rag_jax.errors import UserError
 
 from .inputs import TEXT, VALUES, as_bytes, as_file, as_json, damaged, is_text, nearly, told
 
@@ -88,6 +89,14 @@ def check(folder, files):
 
 def any_of(contents):
     return st.sampled_from(contents).flatmap(damaged)
+
+
+def test_vectors_without_numbers(folder):
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "v.npy").write_bytes(ARRAYS[6])
+    with pytest.raises(UserError, match=r"v\.npy: vectors without any number"):
+        read(folder)
 
 
 @given(st.dictionaries(st.sampled_from(("v1.npy", "v2.npy")), any_of(ARRAYS), min_size=1), st.data())
