@@ -5,9 +5,10 @@
 DATA/squad_open has 20,958 passages and questions of 410 articles to train on, of 32 others to test; VALID articles are
 taken out of the training questions to tune on. One reader is trained (start), first with made-up names for half of the
 answers; from there, with SEEDS and for as many steps, the question encoder is trained with it (joint), or not (frozen,
-with the first seed: its retrieval is the start's). What is measured: gold-passage and answer recall of each over all
-test questions, beside BM25; EM and F1 over every eighth; intervals are bootstrapped over articles. Every command can be
-stopped and given again; what was done is kept in --folder.
+with the first seed: its retrieval is the start's); and the generator alone, without passages (closedbook). What is
+measured: gold-passage and answer recall of each over all test questions, beside BM25; EM and F1 over every eighth;
+intervals are bootstrapped over articles. Every command can be stopped and given again; what was done is kept in
+--folder.
 """
 
 import argparse
@@ -123,6 +124,15 @@ class Runs:
         if not (place / "done").exists():
             self.begin(place, start, "tokenizers", "checkpoints", "metrics.jsonl")
             self.run("train", place, *self.reading(names), f"--config.seed={seed}", config=config)
+            (place / "done").touch()
+        return place
+
+    def closed_book(self, seed: int) -> Path:
+        """The same generator without passages, for as many steps of true answers; few tokens are a question's."""
+        place = self.folder / f"closedbook{seed}"
+        if not (place / "done").exists():
+            settings = "--config.parts.question_encoder=", "--config.length.source=40", f"--config.seed={seed}"
+            self.run("train", place, *settings, config="squad_open:closedbook")
             (place / "done").touch()
         return place
 
@@ -247,6 +257,7 @@ def main() -> None:
     places = {"start": start}
     for arm, seed in (*(("joint", seed) for seed in SEEDS), ("frozen", SEEDS[0])):
         places[f"{arm}{seed}"] = runs.arm(arm, seed, names, start)
+    places[f"closedbook{SEEDS[0]}"] = runs.closed_book(SEEDS[0])
     asked = read_questions(flags.folder / f"{flags.split}.jsonl")
     report(asked, places, words, flags.folder / flags.split, articles(flags.data))
 
