@@ -46,7 +46,7 @@ def _possible(path: Path) -> Path:
     except (OSError, ValueError) as error:  # ValueError: a NUL byte
         if getattr(error, "errno", errno.ENAMETOOLONG) == errno.ENAMETOOLONG:
             said = getattr(error, "strerror", error)
-            fail(f"{str(path)[:80]}: no file can have this name ({said}); check the path")
+            fail(f"{str(path)[:80]!r}: no file can have this name ({said}); check the path")
     return path
 
 

@@ -14,7 +14,7 @@ from rag_jax.data import dpr_pickle, flat_faiss, tables
 from rag_jax.data.lines import BadLine, identity, listed, read_lines
 from rag_jax.errors import fail
 from rag_jax.files import read_json, stamps, visible_files
-from rag_jax.storage import is_remote, local
+from rag_jax.storage import is_remote, local, twin
 
 ID, VECTOR = "id", "embeddings"  # columns, as in wiki_dpr
 IDS = (".ids.txt", ".ids.npy", ".ids.json")  # in place of the suffix of an npy or faiss file: its ids
@@ -100,7 +100,7 @@ def open_embeddings(source: str) -> Embeddings:
 
 
 def _files(source: str) -> list[Path]:
-    path = local(source) if is_remote(source) else Path(source)
+    path = local(source) if is_remote(source) else twin(source)
     if is_remote(source) and path.is_file() and path.suffix not in tables.SUFFIXES:
         fail(f"--embeddings: {source} is one file, whose ids may lie beside it; expected its folder")
     if path.is_file():

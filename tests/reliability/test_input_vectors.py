@@ -139,9 +139,10 @@ def test_an_id_is_found_in_its_row(ids):
 
 
 @given(TEXT)
+@example("\ud800../*")
 def test_a_source_of_any_name(folder, name):
     for source in (f"{folder}/no{name}", f"{folder}/{name.replace('/', '')}*.npy"):
-        told(lambda source=source: open_embeddings(source), source)
+        told(lambda source=source: open_embeddings(source), source, folder)
 
 
 @given(as_file(json.dumps(["a"] * 4).encode()))
