@@ -1,5 +1,6 @@
 """Checkpoints of one run: parameters and optimizer by orbax, sealed by a manifest of ours; the newest and best stay."""
 
+import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -7,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1
 
 from rag_jax.errors import UserError, fail
 from rag_jax.files import MANIFEST, read_manifest, write_manifest
-from rag_jax.storage import publish
+from rag_jax.storage import address, publish
 
 KIND = "a checkpoint"
 NEWEST = 2  # are kept: where the last is damaged, a run goes on from the one before
+LONGEST_PATH = 4096  # bytes
 
 
 class Checkpoints:
@@ -44,9 +48,9 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with jax.transfer_guard("allow"):  # of several processes orbax asks each for the folder's name
-                written = v1.save_checkpointables_async(
-                    self.folder / str(step), {"params": params, "optimizer": optimizer}, overwrite=True
-                )
+                place = self._named_by_first() / str(step)
+                trees = {"params": params, "optimizer": optimizer}
+                written = v1.save_checkpointables_async(place, trees, overwrite=True)
         except Exception as error:  # of orbax and what is below it
             self._failed(step, error)
         self._saving = step, self._writer.submit(self._finish, written, told)
@@ -112,6 +116,14 @@ class Checkpoints:
         """Waits for what is still being written; publishes what an earlier run could not."""
         self.wait()
         publish(*self._along, self.folder)
+
+    def _named_by_first(self) -> Path:
+        """The folder as all processes must name it to orbax: of disks of their own, process 0's alone is written to."""
+        if jax.process_count() == 1 or not address(self.folder):
+            return self.folder
+        name = np.frombuffer(os.fsencode(self.folder).ljust(LONGEST_PATH, b"\0"), np.uint8)
+        named = np.asarray(multihost_utils.broadcast_one_to_all(name), np.uint8).tobytes()
+        return Path(os.fsdecode(named.rstrip(b"\0")))
 
     def _finish(self, written: Any, told: dict[str, Any]) -> None:
         """In the background: when orbax has written a checkpoint, its manifest; then the others are looked through."""

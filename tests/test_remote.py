@@ -30,6 +30,18 @@ def put_and_die(self, path, place):
 
 Remote._put = put_and_die
 """
+KEEPS_OUT = """
+import os, sys
+os.environ["RAG_JAX_CACHE"] = {own!r}
+
+EVENTS = "open", "os.mkdir", "os.listdir", "os.scandir", "os.rename", "os.remove"
+
+def look(event, arguments):
+    if event in EVENTS and {other!r} in str(arguments[0]):
+        os._exit(9)
+
+sys.addaudithook(look)
+"""
 TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds", "crc"}
 
 
@@ -135,7 +147,8 @@ def files(folder):
 def test_two_machines_with_a_disk_each_train_one_run(four_devices, bucket, tmp_path, mode):
     """Neither sees what the other writes: process 0 saves for both, and publishes."""
     caches = [tmp_path / f"cache of {number}" for number in range(2)]
-    preludes = [f"import os\nos.environ['RAG_JAX_CACHE'] = {str(cache)!r}\n{STORE}" for cache in caches]
+    own_and_other = zip(map(str, caches), map(str, reversed(caches)), strict=True)
+    preludes = [KEEPS_OUT.format(own=own, other=other) + STORE for own, other in own_and_other]
     small = "\nfrom rag_jax import parallel\nparallel.SMALL = 64"
     command = "train", *COMMON, *DATA, f"--config.parallel={mode}"
     four_devices.together(*command, preludes=[prelude + small for prelude in preludes])
