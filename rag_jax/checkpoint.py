@@ -78,8 +78,7 @@ class Checkpoints:
 
     def extra(self, step: int) -> dict:
         """The small JSON saved with a step."""
-        self._verify(step)
-        return self._told(step)["extra"]
+        return self._verify(step)["extra"]
 
     def restore(self, step: int, **abstract: Any) -> dict[str, Any]:
         """The trees asked for, by name, with the shapes, dtypes and shardings of the abstract ones given."""
@@ -135,7 +134,7 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Removes what is neither among the newest nor the best, and what was never finished."""
-        score = {step: self._told(step)["score"] if self._is_readable(step) else -1.0 for step in self._steps()}
+        score = {step: self._score(step) for step in self._steps()}
         kept = {*sorted(score)[-NEWEST:], max(score, key=lambda step: (score[step], step))}
         for path in self.folder.iterdir():
             step, _, unfinished = path.name.partition(".")  # orbax writes beside, under a longer name
@@ -156,17 +155,18 @@ class Checkpoints:
             what = str(error).partition(";")[0]
             raise UserError(f"{what}; damaged; delete the folder {folder} to go on without it") from None
 
-    def _is_readable(self, step: int) -> bool:
+    def _score(self, step: int) -> float:
+        """A checkpoint's score; below all others where its manifest is damaged."""
         try:
-            return bool(self._told(step))
+            return self._told(step)["score"]
         except UserError:
-            return False
+            return -1.0
 
-    def _verify(self, step: int) -> None:
-        """Compares all files of a step with their checksums, once."""
-        if step not in self._verified:
-            self._told(step, verify=True)
-            self._verified.add(step)
+    def _verify(self, step: int) -> dict[str, Any]:
+        """A checkpoint's manifest; all files are compared with their checksums, once."""
+        told = self._told(step, verify=step not in self._verified)
+        self._verified.add(step)
+        return told
 
     def _failed(self, step: int, error: Exception) -> None:
         what = (str(error) or type(error).__name__).splitlines()[0]

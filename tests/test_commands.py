@@ -13,6 +13,8 @@ from rag_jax import Rag
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.index.base import open_index
 
+from .runs import begun, numbers
+
 STAGES = ["denoise"] * 2 + ["reader"] * 4 + ["joint"] * 4
 COMMON = "--config=tiny.py", "--workdir"
 DIES = """
@@ -41,11 +43,6 @@ def write_and_tell(self, step, metrics):
 
 RunLog.write = write_and_tell
 """
-TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds", "crc"}
-
-
-def numbers(records):
-    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
 def snapshot(folder):
@@ -57,13 +54,6 @@ def snapshot(folder):
 def same(left, right):
     assert jax.tree.structure(left) == jax.tree.structure(right)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(left), jax.device_get(right))
-
-
-def beginning(run, folder, *parts):
-    """A workdir that has only come as far as these parts of the trained one."""
-    for part in parts:
-        shutil.copytree(run.workdir / part, folder / part)
-    return folder
 
 
 def test_every_step_is_logged_once(tiny_run):
@@ -94,7 +84,7 @@ def test_a_reader_warm_up_leaves_the_question_encoder_alone(tiny_run, tiny_rag):
 
 
 def test_training_a_finished_run_again_changes_nothing(tiny_run, tmp_path):
-    workdir = beginning(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers", "checkpoints")
+    workdir = begun(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers", "checkpoints")
     for name in ("metrics.jsonl", "config.json"):
         shutil.copy(tiny_run.workdir / name, workdir)
     before = snapshot(workdir)
@@ -104,7 +94,7 @@ def test_training_a_finished_run_again_changes_nothing(tiny_run, tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_end(tiny_run, tmp_path):
     """Killed in a stage between two checkpoints, then told to end in the next one."""
-    workdir = beginning(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers")
+    workdir = begun(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers")
     tiny_run.command("train", *COMMON, workdir, prelude=DIES.format(step=5), code=9)
     assert Checkpoints(workdir / "checkpoints").latest() in (2, 4)  # they are written in the background
     done = tiny_run.command("train", *COMMON, workdir, prelude=TOLD_TO_END.format(step=6), code=85)
@@ -112,7 +102,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tiny_run, tmp_path):
     # Step 6 is reported in step 7, behind which an evaluation is due: it is left for later.
     assert Checkpoints(workdir / "checkpoints").latest() == 8 and "joint step 2: validation" not in done.stdout
     tiny_run.command("train", *COMMON, workdir)
-    assert numbers(tiny_run.records(workdir / "metrics.jsonl")) == numbers(tiny_run.records("run/metrics.jsonl"))
+    assert numbers(workdir / "metrics.jsonl") == numbers(tiny_run.workdir / "metrics.jsonl")
     for checkpoint in ("best", "last"):
         whole, resumed = (Rag.load(folder, checkpoint=checkpoint) for folder in (tiny_run.workdir, workdir))
         same(resumed.params, whole.params)
@@ -121,7 +111,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tiny_run, tmp_path):
 @pytest.mark.long
 def test_answers_to_learn_are_looked_for_once(tiny_run, tmp_path):
     """TriviaQA's answers that no passage holds are not learned; a run that goes on looks for none."""
-    workdir = beginning(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers")
+    workdir = begun(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers")
     asked = tiny_run.records("train.jsonl")
     rows = [f"{record['question']}\t{['Nobody At All', record['answer']]}\n" for record in asked]
     (tmp_path / "train.tsv").write_text("".join([*rows, "who is nobody?\t['Nobody At All']\n"]))
@@ -141,11 +131,10 @@ def test_answers_to_learn_are_looked_for_once(tiny_run, tmp_path):
 
 @pytest.mark.long
 def test_a_killed_retriever_goes_on_to_the_same_end(tiny_run, tmp_path):
-    workdir = beginning(tiny_run, tmp_path / "run", "tokenizers")
+    workdir = begun(tiny_run, tmp_path / "run", "tokenizers")
     tiny_run.command("train_retriever", *COMMON, workdir, prelude=DIES.format(step=3), code=9)
     tiny_run.command("train_retriever", *COMMON, workdir)
-    records = tiny_run.records(workdir / "retriever" / "metrics.jsonl")
-    assert numbers(records) == numbers(tiny_run.records("run/retriever/metrics.jsonl"))
+    assert numbers(workdir / "retriever/metrics.jsonl") == numbers(tiny_run.workdir / "retriever/metrics.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from rag_jax.evaluation.report import Asked, evaluate
 from rag_jax.models import null_document
 from rag_jax.workdir import Workdir
 
-from .test_commands import DIES, beginning, numbers, same
+from .runs import begun, numbers
+from .test_commands import DIES, same
 
 QUESTIONS = ["who is mayor of Cladow?", "Jarrow: which year?", "why?"]
 NAMES = ("exact_match", "f1", "gold_recall", "answer_recall")
@@ -231,7 +232,7 @@ def test_a_closed_book_is_trained_killed_measured_and_asked(tiny_run, tmp_path):
     whole, killed = (Rag.load(place, checkpoint="last") for place in places.values())
     same(killed.params, whole.params)
     assert set(whole.params) == {"generator"} and whole.model.question_encoder is None
-    records = [numbers(tiny_run.records(place / "metrics.jsonl")) for place in places.values()]
+    records = [numbers(place / "metrics.jsonl") for place in places.values()]
     assert records[0] == records[1] and all(record["loss"] > 0 for record in records[0])
     assert "distinct_passages" not in records[0][0]
     said = tiny_run.command("evaluate", f"--workdir={places['whole']}").stdout
@@ -256,7 +257,7 @@ def test_a_closed_book_is_trained_killed_measured_and_asked(tiny_run, tmp_path):
 @pytest.mark.parametrize(("kind", "null"), [("token", "embedding"), ("sequence", "bias"), ("token", "network")])
 def test_a_null_document_is_learned_with_the_question_encoder(tiny_run, tmp_path, kind, null):
     """The denoising stage and the reader's leave it at its start; a checkpoint brings it back."""
-    place = beginning(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers")
+    place = begun(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers")
     common = (
         "--config=tiny.py",
         f"--config.kind={kind}",
@@ -312,11 +313,11 @@ def test_beside_bm25_a_bias_is_learned_in_every_stage_that_reads_passages(tiny_r
 @LONG
 def test_a_null_document_goes_on_from_another_run_s(tiny_run, tmp_path):
     """What is not named is taken over, another kind starts afresh, and a run without one may get one."""
-    first = beginning(tiny_run, tmp_path / "first", "retriever", "index", "tokenizers")
+    first = begun(tiny_run, tmp_path / "first", "retriever", "index", "tokenizers")
     common = "--config=tiny.py", *QUICK
     tiny_run.command("train", *common, "--config.retrieval.null_document=embedding", f"--workdir={first}")
     for name, source, null in (("same", first, ""), ("other", first, "bias"), ("new", tiny_run.workdir, "network")):
-        place = beginning(tiny_run, tmp_path / name, "index", "tokenizers")
+        place = begun(tiny_run, tmp_path / name, "index", "tokenizers")
         more = f"--config.init_from={source}", "--config.joint.learning_rate=1e-9", f"--workdir={place}"
         tiny_run.command("train", *common, *more, *([f"--config.retrieval.null_document={null}"] if null else []))
         rag, whole = Rag.load(place, checkpoint="last"), Rag.load(source)

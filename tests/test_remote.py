@@ -11,6 +11,7 @@ from rag_jax import Rag
 from rag_jax.storage import publish, twin
 
 from . import stores  # noqa: F401 - folder:// is known from here on
+from .runs import numbers
 
 STORE = "import tests.stores\n"
 RUN = "folder://bucket/run"
@@ -42,12 +43,6 @@ def look(event, arguments):
 
 sys.addaudithook(look)
 """
-TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds", "crc"}
-
-
-def numbers(path):
-    records = map(json.loads, path.read_text().splitlines())
-    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
 @pytest.fixture

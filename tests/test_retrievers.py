@@ -13,7 +13,8 @@ from rag_jax.errors import UserError
 from rag_jax.index.base import Queries, open_index
 from rag_jax.models import rag as models
 
-from .test_commands import DIES, beginning, numbers, same
+from .runs import begun, numbers
+from .test_commands import DIES, same
 
 pytest.importorskip("bm25s")
 pytestmark = pytest.mark.long
@@ -80,7 +81,7 @@ def test_a_killed_run_by_words_goes_on_to_the_same_end(tiny_run, by_words, tmp_p
     """Killed between two checkpoints and in the next stage before its first; then evaluated, and asked."""
     places = {}
     for name in ("whole", "killed"):
-        places[name] = beginning(tiny_run, tmp_path / name, "tokenizers")
+        places[name] = begun(tiny_run, tmp_path / name, "tokenizers")
         (places[name] / "index").symlink_to(by_words / "index")
     whole, killed = places.values()
     tiny_run.command("train", *BM25, f"--workdir={whole}")
@@ -88,7 +89,7 @@ def test_a_killed_run_by_words_goes_on_to_the_same_end(tiny_run, by_words, tmp_p
         tiny_run.command("train", *BM25, f"--workdir={killed}", prelude=DIES.format(step=step), code=9)
         assert Checkpoints(killed / "checkpoints").latest() in (latest - 2, latest)  # written in the background
     tiny_run.command("train", *BM25, f"--workdir={killed}")
-    assert numbers(tiny_run.records(killed / "metrics.jsonl")) == numbers(tiny_run.records(whole / "metrics.jsonl"))
+    assert numbers(killed / "metrics.jsonl") == numbers(whole / "metrics.jsonl")
     same(*(Rag.load(place, checkpoint="last").params for place in (whole, killed)))
 
     tiny_run.command("evaluate", f"--workdir={killed}")
@@ -104,7 +105,7 @@ def test_a_killed_run_by_words_goes_on_to_the_same_end(tiny_run, by_words, tmp_p
 def test_a_run_by_words_and_vectors(tiny_run, tmp_path):
     """The vectors are the dense index's, the question encoder is trained, and questions get other passages."""
     pytest.importorskip("scann")
-    workdir = beginning(tiny_run, tmp_path / "run", "retriever", "tokenizers", "index")
+    workdir = begun(tiny_run, tmp_path / "run", "retriever", "tokenizers", "index")
     common = "--config=tiny.py", "--config.index.kind=hybrid", f"--workdir={workdir}"
     assert "vectors taken over" in tiny_run.command("build_index", *common).stdout
     tiny_run.command("train", *common)

@@ -1,6 +1,7 @@
 """Where training starts: this run's checkpoint, a whole model, its parts, or scratch."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from rag_jax.index.base import BUILD, Index, Maker, has_vectors, open_index
 from rag_jax.models import rag
 from rag_jax.parallel import Devices
 from rag_jax.storage import address
+from rag_jax.team import Team
 from rag_jax.training import encoders
 from rag_jax.training.step import TrainState
 from rag_jax.workdir import Workdir
@@ -157,6 +159,13 @@ def resume(
 def saved_trees(state: TrainState) -> dict[str, Any]:
     """A state as the trees 'params' and 'optimizer' of a checkpoint."""
     return {"params": state.params, "optimizer": {"step": state.step, "adam": state.opt_state}}
+
+
+def own_checkpoints(folder: Path, joined: Team, *, along: tuple[Path, ...] = ()) -> Checkpoints:
+    """A run's checkpoints, to go on from; process 0, which writes there, first sets damaged ones aside."""
+    checkpoints = Checkpoints(folder, along=along)
+    joined.first_alone("checkpoints", checkpoints.set_damaged_aside if joined.first else lambda: None)
+    return checkpoints
 
 
 def as_saved(place: Workdir, parallel: Devices) -> Callable[[Any], Any]:

@@ -57,8 +57,7 @@ def train(
     stages = {name: config[name] for name in STAGES if config[name].steps}
     check_batches(config, stages, parallel)
     init.check(config, place)  # before anything is written
-    checkpoints = Checkpoints(place.checkpoints, along=(place.metrics,))
-    joined.first_alone("checkpoints", checkpoints.set_damaged_aside if joined.first else lambda: None)
+    checkpoints = init.own_checkpoints(place.checkpoints, joined, along=(place.metrics,))
     both = joined.first_alone("tokenizers", lambda: load_or_train(config, place.tokenizers))
     encoder_tokenizer, generator_tokenizer = both
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)

@@ -53,8 +53,7 @@ def train_retriever(
 
     shapes = jax.eval_shape(lambda key: init_params(model, key, shared=settings.shared), jax.random.key(0))
     tx = optimizer(settings, tuple(shapes))
-    checkpoints = Checkpoints(place.retriever)
-    joined.first_alone("checkpoints", checkpoints.set_damaged_aside if joined.first else lambda: None)
+    checkpoints = init.own_checkpoints(place.retriever, joined)
     gathered = init.as_saved(place, parallel)
     state = resume(checkpoints, tx, shapes, parallel)
     if state is None:

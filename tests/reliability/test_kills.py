@@ -5,7 +5,7 @@ import signal
 import numpy as np
 import pytest
 
-from .runs import numbers, saved
+from ..runs import numbers, saved
 
 pytestmark = pytest.mark.long
 # Ends the process when a function is called for the n-th time: before it does anything, or when it has returned.

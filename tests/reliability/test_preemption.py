@@ -10,7 +10,7 @@ import pytest
 
 from rag_jax.checkpoint import Checkpoints
 
-from .runs import begun, numbers, saved
+from ..runs import begun, numbers, saved
 
 pytestmark = pytest.mark.long
 # Sends itself the signal when a function is called for the n-th time.
