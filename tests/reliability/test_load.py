@@ -19,7 +19,8 @@ from rag_jax.index.base import Queries, open_index
 from rag_jax.index.builder import build_index
 from rag_jax.index.encoding import Encoder
 
-from ..conftest import ROOT, Run
+from ..conftest import ROOT
+from .conftest import DEMO
 
 THREADS = 8
 ASKED = [
@@ -165,23 +166,12 @@ def test_eight_threads_meet_a_model_that_has_compiled_nothing(tiny_run, rag):
             assert said == alone
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """A run of the demo's sizes that has hardly begun to train, with the indexes of both editions of its passages."""
-    run = Run(tmp_path_factory.mktemp("demo"))
-    run.environment["XLA_FLAGS"] = ""  # as a user has it: one device, programs optimised
-    few = "--config.retriever.steps=30", "--config.reader.steps=1", "--config.joint.steps=1"
-    common = f"--config={ROOT / 'configs' / 'demo.py'}", f"--workdir={run.workdir}", *few
-    run.command("train_retriever", *common)
-    run.command("build_index", *common)
-    run.command("build_index", *common, "--config.data.passages=demo:2018", f"--index={run.index_after}")
-    run.command("train", *common, "--config.evaluate.questions=8")
-    return run
-
-
 @pytest.mark.long
 def test_ten_thousand_answers_leave_nothing_behind(demo):
     """Asked by 8 threads, with a swap every 300 answers: right ones, in as much memory, and no new program."""
+    few = f"--workdir={demo.workdir}", "--config.reader.steps=1", "--config.joint.steps=1"
+    demo.command("build_index", DEMO, "--config.data.passages=demo:2018", *few, f"--index={demo.index_after}")
+    demo.command("train", DEMO, *few, "--config.evaluate.questions=8")
     command = [sys.executable, ROOT / "tests" / "reliability" / "load.py", demo.workdir, demo.index_after]
     done = subprocess.run(command, capture_output=True, text=True, env=demo.environment, timeout=1500)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,6 @@
 """Half precision: what is trained in bf16 follows fp32's losses step by step, and ends with as many right answers."""
 
 import re
-import shutil
 from functools import partial
 
 import jax
@@ -14,9 +13,12 @@ from rag_jax.models import rag
 from rag_jax.parallel import ALONE
 from rag_jax.training.step import Objective, TrainState, train_step
 
+from ..runs import begun
 from ..training.conftest import Tiny
+from .conftest import DEMO
 
 OBJECTIVE = Objective(train_question_encoder=True, label_smoothing=0.0, accumulation=1, seed=0)
+DTYPES = "float32", "bfloat16"
 BATCHES, STEPS, SMOOTHED = 3, 240, 15
 LEARN = (
     "--config=tiny.py",
@@ -53,20 +55,18 @@ def by_heart(kind, dtype):
 @pytest.mark.parametrize("kind", ["token", pytest.param("sequence", marks=pytest.mark.long)])
 def test_bf16_learns_by_heart_as_fp32_does(kind, compiled_in_haste):
     """From 3.6 nats a token to 0.05, over 15 steps each within 0.05 nats of fp32; measured: 0.027 and 0.020."""
-    single, half = (smooth(by_heart(kind, dtype), SMOOTHED) for dtype in ("float32", "bfloat16"))
+    single, half = (smooth(by_heart(kind, dtype), SMOOTHED) for dtype in DTYPES)
     assert single[0] > 2 and single[-1] < 0.1
     assert 0 < np.abs(half - single).max() < 0.05
 
 
-def run(tiny_run, workdir, dtype):
-    """The losses of every step of a run of the tiny one's retriever, and the right answers of 24 at each evaluation."""
-    workdir.mkdir()
-    for name in ("retriever", "index", "tokenizers"):
-        shutil.copytree(tiny_run.workdir / name, workdir / name)
+def train(run, workdir, dtype, *settings):
+    """The losses of every step of a run with another's retriever, and the EM, in percent, of each evaluation."""
+    begun(run, workdir, "retriever", "index", "tokenizers")
     dtypes = f"--config.encoder.dtype={dtype}", f"--config.generator.dtype={dtype}"
-    done = tiny_run.command("train", *LEARN, *dtypes, f"--workdir={workdir}")
-    right = [round(float(share) * 24 / 100) for share in re.findall(r"validation EM ([\d.]+), saved", done.stdout)]
-    return [record["loss"] for record in tiny_run.records(workdir / "metrics.jsonl")], right
+    done = run.command("train", *settings, *dtypes, f"--workdir={workdir}")
+    said = re.findall(r"validation EM ([\d.]+), saved", done.stdout)
+    return [record["loss"] for record in run.records(workdir / "metrics.jsonl")], list(map(float, said))
 
 
 @pytest.mark.long
@@ -76,9 +76,19 @@ def test_a_run_in_bf16_follows_one_in_fp32(tiny_run, tmp_path, monkeypatch):
     evaluation but for 2 (8.4 points of EM). Measured: 0.011, 0.020, and at most 1 question.
     """
     monkeypatch.setitem(tiny_run.environment, "XLA_FLAGS", "")  # programs are optimised, on one device
-    (single, right), (half, also_right) = (run(tiny_run, tmp_path / dtype, dtype) for dtype in ("float32", "bfloat16"))
+    (single, right), (half, also_right) = (train(tiny_run, tmp_path / dtype, dtype, *LEARN) for dtype in DTYPES)
     difference = np.abs(smooth(single, 20) - smooth(half, 20))
     assert len(single) == len(half) == 840 and smooth(single, 20)[0] > 5 and smooth(single, 20)[39] < 0.1
     assert 0 < difference[:40].max() < 0.03 and difference[40:].max() < 0.1, difference
-    assert len(right) == len(also_right) == 9 and right[7] > 12
-    assert max(abs(one - other) for one, other in zip(right, also_right, strict=True)) <= 2, (right, also_right)
+    assert len(right) == len(also_right) == 9 and right[7] > 50
+    assert max(abs(one - other) for one, other in zip(right, also_right, strict=True)) < 8.5, (right, also_right)
+
+
+@pytest.mark.long
+def test_the_demo_in_bf16_follows_fp32(demo, tmp_path):
+    """Its first 150 steps of reading and 10 joint ones, as it has them."""
+    few = "--config.reader.steps=150", "--config.joint.steps=10", "--config.evaluate.questions=8"
+    (single, _), (half, _) = (train(demo, tmp_path / dtype, dtype, DEMO, *few) for dtype in DTYPES)
+    difference = np.abs(smooth(single, 10) - smooth(half, 10))
+    print(smooth(single, 10), difference)
+    assert len(single) == 160 and 0 < difference.max() < 0.05, difference
