@@ -128,7 +128,7 @@ def _warn(index: Index, vector_BE: np.ndarray, exact_BK: np.ndarray, found: floa
     log(f"  !!! recall@10 is {found:.3f}, below {ENOUGH}: passages are missed that exact search would find")
     searcher = index.searcher
     if not isinstance(searcher, ScannSearcher) or not searcher.chosen.keys() >= scann.AT_SEARCH:
-        return  # there is nothing to set: of equal vectors any may be found, and a TPU approximates if it is told to
+        return  # there is nothing to set, as where index.recall_target lets a TPU approximate
     for name in sorted(scann.AT_SEARCH):
         now = searcher.chosen[name]
         more = min(4 * now, searcher.chosen["leaves"] if name == "leaves_to_search" else index.manifest.count)

@@ -58,7 +58,7 @@ def test_a_search_that_misses_nothing_is_quiet(build, vector_NE):
 
 @pytest.mark.parametrize("kind", ["scann", "exact"])
 def test_a_search_without_settings_is_said_to_miss_but_nothing_to_mend_it(build, vector_NE, monkeypatch, kind):
-    """A search by brute force, of equal vectors, or one that a TPU approximates, has none of a tree's parameters."""
+    """Brute force, and exact search that a TPU may approximate, have none of a tree's parameters."""
     if kind == "scann":
         pytest.importorskip("scann")
     monkeypatch.setattr(report_file, "recall_of", lambda found_BK, exact_BK: {10: 0.5})
