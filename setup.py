@@ -26,6 +26,7 @@ EXTRAS = {
         *UI,
         "httpx>=0.28,<1",
         "hypothesis>=6.150,<7",
+        "mypy>=2.4,<3",
         "playwright>=1.65,<2",  # drives a chromium that is on the machine; it brings none
         "pytest>=9,<10",
         "pytest-xdist>=3.8",
@@ -61,7 +62,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["rag_jax", "rag_jax.*"]), "rag_jax.configs"],
     package_dir={"rag_jax.configs": "configs"},
-    package_data={"rag_jax.data.demo": ["*.tsv"], "rag_jax.configs": ["*.py"]},
+    package_data={"rag_jax": ["py.typed"], "rag_jax.data.demo": ["*.tsv"], "rag_jax.configs": ["*.py"]},
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12.8,<0.13",

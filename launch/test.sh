@@ -6,4 +6,5 @@ cd "$(dirname "$0")/.."
 environment test ".[test]"
 export JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1
 ruff check .
+mypy rag_jax
 exec python -m pytest -n 2 --dist loadfile "$@"

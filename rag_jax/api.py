@@ -18,7 +18,7 @@ from rag_jax.data import tasks
 from rag_jax.data.labels import START, decoder_inputs, label_tokens
 from rag_jax.data.text import Document as Pieces
 from rag_jax.data.tokenizer import Tokenizer
-from rag_jax.data.vocabulary import load_both
+from rag_jax.data.vocabulary import Vocabulary, load_both
 from rag_jax.decode.classify import classify, names
 from rag_jax.decode.generate import STOPPING, DecodeConfig, Generated, generate, texts
 from rag_jax.errors import UserError, fail
@@ -82,10 +82,12 @@ class Reading(NamedTuple):
     """What the generator said: the answers' texts by falling score, and all that is known of them, as numpy arrays."""
 
     texts_BN: list[list[str]]
-    generated: Generated
+    generated: Generated[np.ndarray]
 
 
-def rag_config(config: ConfigDict, encoder: Tokenizer | None, generator: Tokenizer) -> rag.RagConfig:
+def rag_config(
+    config: ConfigDict, encoder: Tokenizer | Vocabulary | None, generator: Tokenizer | Vocabulary
+) -> rag.RagConfig:
     """The model that a configuration describes, for two tokenizers' vocabularies and special ids.
 
     A closed book has no encoder.
@@ -95,10 +97,15 @@ def rag_config(config: ConfigDict, encoder: Tokenizer | None, generator: Tokeniz
         if tokenizer is None:
             continue
         sizes[part]["vocab_size"] = sizes[part]["vocab_size"] or tokenizer.vocab_size
-        check_vocabulary(tokenizer, sizes[part]["vocab_size"], f"config.{part}.vocab_size")
+        if not isinstance(tokenizer, Vocabulary):
+            check_vocabulary(tokenizer, sizes[part]["vocab_size"], f"config.{part}.vocab_size")
     if config.generator.start_id < 0:
         sizes["generator"]["start_id"] = generator.eos_id
     special = {name: getattr(generator, name) for name in ("pad_id", "bos_id", "eos_id")}
+    told: tuple[int, ...] = ()
+    if config.data.classify == "token":
+        assert not isinstance(generator, Vocabulary)
+        told = label_tokens(tasks.labels(config.data), generator)
     return rag.RagConfig(
         question_encoder=None if encoder is None else BertConfig(pad_id=encoder.pad_id, **sizes["encoder"]),
         generator=BartConfig(**special, **sizes["generator"]),
@@ -106,7 +113,7 @@ def rag_config(config: ConfigDict, encoder: Tokenizer | None, generator: Tokeniz
         score_scale=score_scale(config),
         learn_score_scale=config.retrieval.learn_score_scale,
         classes=tasks.classes(config.data),
-        label_tokens=label_tokens(tasks.labels(config.data), generator) if config.data.classify == "token" else (),
+        label_tokens=told,
         null_document=config.retrieval.null_document,
     )
 
@@ -130,7 +137,7 @@ def bad_words(decode: ConfigDict, tokenizer: Tokenizer) -> tuple[tuple[int, ...]
 
 def read_batch(
     model: rag.RagConfig, decode: DecodeConfig, labelled: bool, params: Any, batch: tuple[jax.Array, ...]
-) -> Generated:
+) -> Generated[jax.Array]:
     """What the generator says to a batch of sources and priors; with decoder inputs where it tells labels."""
     return classify(model, params, *batch) if labelled else generate(model, decode, params, *batch)
 
@@ -176,7 +183,7 @@ class Rag:
         encoder, generator = load_both(config, found.encoder_tokenizer, found.generator_tokenizer)
         model, parallel = rag_config(config, encoder, generator), Pmap(jax.local_devices())
         params, opened = found.load(model, parallel), None
-        if not closed_book(config):
+        if place is not None and not closed_book(config):
             opened = open_index(place, expect_fingerprint=found.passage_encoder, tokenizer=generator)
         return cls(model, params, Retriever.of(config, opened, encoder, generator), config, parallel)
 
@@ -194,7 +201,8 @@ class Rag:
 
     def identity(self) -> str:
         """16 hexadecimal digits over weights, passages and settings: whose answers were measured."""
-        config, index = self.config, ()
+        config = self.config
+        index: tuple[Any, ...] = ()
         if self.retriever.index is not None:
             manifest = self.retriever.index.manifest
             index = manifest.encoder_fingerprint, manifest.passages_checksum, manifest.search.get("bm25")
@@ -224,8 +232,8 @@ class Rag:
         """
         check_questions(questions)
         if token_posterior and (self.labels or self.decode.kind != "token"):
-            found = "a label" if self.labels else "kind 'sequence'"
-            raise UserError(f"token_posterior: found {found}, which has one posterior for a whole answer")
+            what = "a label" if self.labels else "kind 'sequence'"
+            raise UserError(f"token_posterior: found {what}, which has one posterior for a whole answer")
         if token_posterior and self.retriever.index is None:
             fail("token_posterior: found index.kind 'none', a closed book, whose answers come from no documents")
         long = self.retriever.too_long(questions)
@@ -320,8 +328,9 @@ class Rag:
             tokens=self._tokens(generated, row, n, [place for place, _ in there]) if tokens else (),
         )
 
-    def _tokens(self, generated: Generated, row: int, n: int, order: list[int]) -> tuple[Token, ...]:
+    def _tokens(self, generated: Generated[np.ndarray], row: int, n: int, order: list[int]) -> tuple[Token, ...]:
         tokenizer = self.retriever.generator_tokenizer
+        assert generated.posterior_BNKT is not None  # of RAG-Token, whose answers alone have posteriors of tokens
         share_KT = np.exp(generated.posterior_BNKT[row, n])
         return tuple(
             Token(tokenizer.decode([token]), tuple(share_KT[order, t].tolist()))

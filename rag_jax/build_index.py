@@ -52,7 +52,7 @@ def main(_) -> None:
     from rag_jax.training.indexing import build
 
     folder = pull(twin(given.index)) if given.index else place.index
-    sources = {name: given[name].value for name in ("add", "embeddings", "index_encoder")}
+    sources = {"add": given.add, "embeddings": given.embeddings, "index_encoder": given.index_encoder}
     with (
         team(given.coordinator, given.processes, given.process) as joined,
         sole_writer(folder, joined.first),

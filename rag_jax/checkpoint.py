@@ -3,9 +3,9 @@
 import os
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -34,7 +34,8 @@ class Checkpoints:
     def __init__(self, folder: str | Path, *, along: tuple[Path, ...] = ()):
         self.folder, self._along = Path(folder).resolve(), along
         self._verified: set[int] = set()
-        self._writer, self._saving = ThreadPoolExecutor(1, "checkpoint"), None
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: tuple[int, Future[None]] | None = None
 
     def save(self, step: int, params: Any, optimizer: Any, *, score: float, extra: dict) -> None:
         """Takes the trees as they are now and writes them in the background, whole or not at all.
@@ -57,10 +58,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when what was saved is whole; UserError where it could not be written."""
-        (step, finished), self._saving = self._saving or (None, None), None
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return
+        step, finished = saving
         try:
-            if finished is not None:
-                finished.result()
+            finished.result()
         except UserError:
             raise
         except Exception as error:
@@ -105,11 +108,12 @@ class Checkpoints:
         else:
             if damaged:
                 raise damaged[0][1]
-        for step, error in damaged:
+        for step, problem in damaged:
             aside = self.folder / f".{step}.damaged"
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / str(step)).rename(aside)
-            print(f"warning: {error}; now {aside.name}, the run goes on from the checkpoint before it", file=sys.stderr)
+            said = f"warning: {problem}; now {aside.name}, the run goes on from the checkpoint before it"
+            print(said, file=sys.stderr)
 
     def close(self) -> None:
         """Waits for what is still being written; publishes what an earlier run could not."""
@@ -168,7 +172,7 @@ class Checkpoints:
         self._verified.add(step)
         return told
 
-    def _failed(self, step: int, error: Exception) -> None:
+    def _failed(self, step: int, error: Exception) -> NoReturn:
         what = (str(error) or type(error).__name__).splitlines()[0]
         fail(
             f"{self.folder / str(step)}: the checkpoint could not be written ({what}); those before it are whole: make "

@@ -58,7 +58,7 @@ def load_config(place: str) -> ConfigDict:
     """What get_config of 'path' or 'path:argument' returns; UserError naming the line where it fails."""
     path, _, argument = place.partition(":")
     spec = importlib.util.spec_from_file_location("configuration", path)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise UserError(f"--config: {path} is no file of Python, expected one, as configs/demo.py")
     module = importlib.util.module_from_spec(spec)
     try:
@@ -91,7 +91,7 @@ def find_config(name: str) -> str:
 
 def _config_folders() -> Iterator[Path]:
     spec = importlib.util.find_spec("rag_jax")
-    for package in map(Path, spec.submodule_search_locations):
+    for package in map(Path, (spec and spec.submodule_search_locations) or ()):
         yield package / "configs"
         yield package.parent / "configs"
 

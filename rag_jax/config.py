@@ -205,7 +205,7 @@ def closed_book(config: ConfigDict) -> bool:
 
 def flat(config: ConfigDict, prefix: str = "config.") -> dict[str, Any]:
     """{'config.joint.k': 5, ...}: every value by its whole name."""
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in config.items():
         values |= flat(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {f"{prefix}{key}": value}
     return values

@@ -7,9 +7,10 @@ step; each puts in its own share of the batch.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,8 @@ AXIS = "device"
 SMALL = 1 << 14  # numbers of an array that is not worth splitting
 
 
-class Across(NamedTuple):
+@dataclass(frozen=True)
+class Across:
     """What a step may know of its fellow devices.
 
     sum: adds a tree over all devices.  gather: concatenates arrays of all devices along the first axis.
@@ -39,13 +41,13 @@ class Across(NamedTuple):
     each: Callable[..., Any]
 
 
-ALONE = Across(
+ALONE: Across = Across(
     sum=lambda tree: tree,
     gather=lambda tree: tree,
     index=lambda: 0,
     each=lambda function, *arrays: function(ALONE, *arrays),
 )
-MAPPED = Across(
+MAPPED: Across = Across(
     sum=partial(jax.lax.psum, axis_name=AXIS),
     gather=partial(jax.lax.all_gather, axis_name=AXIS, tiled=True),
     index=partial(jax.lax.axis_index, AXIS),
@@ -53,7 +55,7 @@ MAPPED = Across(
 )
 
 
-class Devices:
+class _Devices:
     """The devices that share a step, of all processes, and those of this process among them."""
 
     def __init__(self, devices: list[jax.Device] | None = None):
@@ -101,11 +103,11 @@ class Devices:
                 placed.append(jax.device_put(jax.tree.map(lambda leaf: leaf[None], part(number)), device))
         return jax.tree.map(joined, *placed)
 
-    def _on(self, *axes: str) -> NamedSharding:
+    def _on(self, *axes: str | None) -> NamedSharding:
         return NamedSharding(self._mesh, PartitionSpec(*axes))
 
 
-class Pmap(Devices):
+class Pmap(_Devices):
     """Runs functions of (replicated state, batch split over devices) on all given devices."""
 
     def __init__(self, devices: list[jax.Device] | None = None):
@@ -183,7 +185,7 @@ class Pmap(Devices):
         return jax.device_get(state)
 
 
-class Sharded(Devices):
+class Sharded(_Devices):
     """The same, with every large array of the state split over the devices along its longest axis that they divide.
 
     Parameters are gathered where a layer needs them, gradients are summed into the parts that stay. Functions see the
@@ -298,14 +300,15 @@ class Sharded(Devices):
 
 def keep_programs(folder: Path) -> None:
     """Compiled programs are kept in the folder and found there again; JAX_COMPILATION_CACHE_DIR goes first."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # XLA's own files have no checksums
         # jax has no other place to put a cache of one's own in.
         compilation_cache.get_file_cache = lambda path: (Programs(path), path)
 
 
-MODES = {"pmap": Pmap, "sharded": Sharded}
+Devices = Pmap | Sharded
+MODES: dict[str, type[Pmap] | type[Sharded]] = {"pmap": Pmap, "sharded": Sharded}
 
 
 def check_rows(array: Any, devices: int) -> None:

@@ -11,7 +11,7 @@ from rag_jax.core.bucket import bucket
 from rag_jax.core.marginal import document_log_prior
 from rag_jax.data.formats import Passage
 from rag_jax.data.lines import is_unicode
-from rag_jax.data.text import Document, Marks, fill_sources, inner_pieces, question_sources, round_trip
+from rag_jax.data.text import Document, Marks, Policy, fill_sources, inner_pieces, question_sources, round_trip
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.index.base import Index, Queries
@@ -28,11 +28,11 @@ class Retriever(NamedTuple):
     in a closed book, as all there is.
     """
 
-    index: Index | None
+    index: Index | None  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     encoder_tokenizer: Tokenizer | None
     generator_tokenizer: Tokenizer
     length: ConfigDict
-    truncation: str
+    truncation: Policy
     question_text: str
     alone: bool = False
 
@@ -50,27 +50,40 @@ class Retriever(NamedTuple):
         """Whether questions must be encoded to find their passages."""
         return self.index is not None and self.index.by_vector
 
+    @property
+    def open_book(self) -> Index:
+        """The index, which nobody asks a closed book for."""
+        assert self.index is not None
+        return self.index
+
+    @property
+    def _encoder(self) -> Tokenizer:
+        """The question encoder's tokenizer, likewise."""
+        assert self.encoder_tokenizer is not None
+        return self.encoder_tokenizer
+
     def question_ids(self, questions: Sequence[str]) -> np.ndarray:
         """Question encoder inputs, ids_BQ int32."""
-        return self.encoder_tokenizer.question_ids(questions, self.length.question)
+        return self._encoder.question_ids(questions, self.length.question)
 
     def too_long(self, questions: Sequence[str]) -> int:
         """How many questions do not fit into the question encoder's input whole; 0 where nothing reads it."""
         if not self.by_vector and not self._round_trip:
             return 0
-        return self.encoder_tokenizer.too_long(questions, self.length.question)
+        return self._encoder.too_long(questions, self.length.question)
 
     def search(self, questions: Sequence[str], query_BE: np.ndarray | None, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the k best passages, ids_BK int64, and their scores; -1 and -inf past the corpus.
 
         query_BE: scaled embeddings, whose inner products are the scores; None where the index has scores of its own.
         """
-        return self.index.search(Queries(list(questions), query_BE), k)
+        return self.open_book.search(Queries(list(questions), query_BE), k)
 
     def vectors(self, ids_BK: np.ndarray) -> np.ndarray:
         """The passages' vectors, document_BKE fp32; zeros where there is none."""
-        found_BK = ids_BK >= 0
-        document_BKE = self.index.vectors.gather(np.where(found_BK, ids_BK, 0).ravel())
+        found_BK, vectors = ids_BK >= 0, self.open_book.vectors
+        assert vectors is not None  # which BM25's index alone has none of
+        document_BKE = vectors.gather(np.where(found_BK, ids_BK, 0).ravel())
         return document_BKE.reshape(*ids_BK.shape, -1) * found_BK[..., None].astype(np.float32)
 
     def documents(self, ids_BK: np.ndarray) -> list[list[Document]]:
@@ -92,7 +105,7 @@ class Retriever(NamedTuple):
         if not self._round_trip:
             return questions
         clean = self.question_text == "round_trip_clean"
-        return round_trip(self.encoder_tokenizer, questions, length=self.length.question, clean=clean)
+        return round_trip(self._encoder, questions, length=self.length.question, clean=clean)
 
     def sources(self, documents_BK: Sequence[Sequence[Document]], questions: Sequence[str]) -> np.ndarray:
         """Generator inputs `<s> title / text // question </s>`, source_BKS int32; the question alone is the last."""
@@ -141,10 +154,10 @@ class Retrieved(NamedTuple):
         ids_BK, rows = self.ids_BK[:, :k], bucket(len(self.ids_BK))
         return Retrieved.of(ids_BK, self.score_BK[:, : ids_BK.shape[1]], self.null_B, rows)
 
-    def documents(self, row: int, index: Index) -> list[tuple[int, Passage]]:
+    def documents(self, row: int, index: Index | None) -> list[tuple[int, Passage]]:
         """A question's documents and where they stand: passages, and behind them the null document, an empty one."""
         ids = enumerate(self.ids_BK[row].tolist())
-        found = [(place, index.passages[number]) for place, number in ids if number >= 0]
+        found = [(place, index.passages[number]) for place, number in ids if index is not None and number >= 0]
         return found if self.null_B is None else [*found, (self.ids_BK.shape[1], NO_PASSAGE)]
 
 

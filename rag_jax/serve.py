@@ -39,7 +39,7 @@ def main(_) -> None:
             keep_programs(place.programs)
         rag = Rag.load(place.folder, index=next(iter(given.values()), None), config=settings)
         own = rag.retriever.index
-        indexes = given or ({own.folder.name: own.folder} if own else {})
+        indexes: dict[str, str | Path] = {**given} or ({own.folder.name: own.folder} if own else {})
         server.serve(Views(rag, indexes), listening, title=f"rag_jax: {place.folder.name}")
 
 

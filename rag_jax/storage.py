@@ -107,20 +107,20 @@ def publish(*paths: Path) -> None:
 
     Errors as pull; what is here stays whole, and the next call goes on.
     """
-    ours = [path for path in paths if address(path)]
+    ours = [(path, url) for path in paths if (url := address(path))]
     if not ours or not _is_first():
         return
-    for path in ours:  # all before the first is sent: from here on a kill costs none of them
+    for path, _ in ours:  # all before the first is sent: from here on a kill costs none of them
         with _locked(path):
             record, found = _Record.of(path), _stamps(path)
             if found and found != record.stamps():
                 record._replace(unpublished=True).write(path)
-    for path in ours:
+    for path, url in ours:
         with _locked(path):
             record, found = _Record.of(path), _stamps(path)
             if record.unpublished and found:
                 files = _described(path, found, record)
-                seal = Remote(address(path)).send(path, files)
+                seal = Remote(url).send(path, files)
                 _Record(seal, False, {name: {**files[name], "stamp": found[name]} for name in found}).write(path)
 
 

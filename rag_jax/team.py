@@ -143,7 +143,8 @@ class Watch:
         self._thread.join(2 * BEAT)
 
     def _run(self) -> None:
-        joined, beat, seen = self._joined, 0, {}
+        joined, beat = self._joined, 0
+        seen: dict[int, tuple[str | None, float]] = {}  # what each said last, and since when
         while not self._leaving.wait(BEAT):
             beat += 1
             try:
@@ -180,7 +181,7 @@ class Watch:
 
 def _join(coordinator: str, processes: int, process: int) -> Team:
     """Waits until all are there."""
-    limits = {"initialization_timeout": 2 * CONNECT, "heartbeat_timeout_seconds": 4 * SILENCE}
+    limits: dict[str, Any] = {"initialization_timeout": 2 * CONNECT, "heartbeat_timeout_seconds": 4 * SILENCE}
     who = "this process" if coordinator == AUTO else f"process {process} of {processes}"
     patience = threading.Timer(CONNECT, _alone, (f"--coordinator={coordinator}: {who} has met",))
     patience.daemon = True

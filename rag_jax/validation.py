@@ -160,7 +160,8 @@ def _index_problems(config: ConfigDict) -> Iterator[str]:
         yield f"index.recall_target: found {config.index.recall_target}, expected 1.0 but for index.kind = 'exact'"
     if kind not in ("scann", "exact") and config.index.split:
         yield "index.split: found True, expected False but for index.kind = 'scann' or 'exact'"
-    stages, right = [name for name in STAGES if config[name].steps > 0], {}
+    stages = [name for name in STAGES if config[name].steps > 0]
+    right: dict[str, tuple[Any, ...]] = {}
     if kind in ("bm25", "none"):
         right |= {f"{name}.train_question_encoder": (False,) for name in stages}
     elif (null := config.retrieval.null_document) != "none":

@@ -52,7 +52,7 @@ def test_the_wheel_holds_the_package_its_licence_and_the_demo(tmp_path):
         [place] = [name for name in files if name.endswith(".dist-info/METADATA")]
         metadata = Parser().parsestr(wheel.read(place).decode())
     assert place.replace("METADATA", "licenses/LICENSE") in files
-    there = [path for path in (source / "rag_jax").rglob("*") if path.suffix in (".py", ".tsv")]
+    there = [path for path in (source / "rag_jax").rglob("*") if path.suffix in (".py", ".tsv", ".typed")]
     assert {path.relative_to(source).as_posix() for path in there} <= files
     assert {f"rag_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")} <= files
     assert not [name for name in files if not name.startswith("rag_jax")]

@@ -78,7 +78,7 @@ def best(score_BMV: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Ar
     return score_BC, (flat_BC // V).astype(jnp.int32), (flat_BC % V).astype(jnp.int32)
 
 
-def step(rules: Rules, state: BeamState, candidates: Candidates) -> tuple[BeamState, jax.Array]:
+def step(rules: Rules[jax.Array], state: BeamState, candidates: Candidates) -> tuple[BeamState, jax.Array]:
     """Takes C >= M candidates of one more token: (state, which candidate every running beam now is [B, M]).
 
     Among the first M, those that end become answers if they beat the worst finished; the best that do not end go on.
@@ -104,7 +104,7 @@ def step(rules: Rules, state: BeamState, candidates: Candidates) -> tuple[BeamSt
     return state._replace(open_B=state.open_B & _can_improve(rules, state)), chosen_BM
 
 
-def _can_improve(rules: Rules, state: BeamState) -> jax.Array:
+def _can_improve(rules: Rules[jax.Array], state: BeamState) -> jax.Array:
     """Whether a question's search goes on: a beam may yet beat the worst finished answer, or a place is free.
 
     What the best beam may reach is judged at its present length; under NEVER and a penalty that favours long

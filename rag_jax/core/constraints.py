@@ -4,13 +4,15 @@ All rules are arrays, so that a compiled search serves every setting. Letters be
 L its tokens, H places of the history, the token before the answer included.
 """
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+Leaf = TypeVar("Leaf")  # an array of jax, or one of numpy that will become one
 
-class Rules(NamedTuple):
+
+class Rules(NamedTuple, Generic[Leaf]):
     """Scalars int32, but for `length_penalty`, `temperature` and `top_p` (fp32).
 
     An answer has at most `max_length` tokens and at least `min_length` before `</s>`. Forced ids: -1 for none.
@@ -19,22 +21,24 @@ class Rules(NamedTuple):
     -1 for nothing.
     """
 
-    max_length: jax.Array
-    min_length: jax.Array
-    length_penalty: jax.Array
-    early_stopping: jax.Array
-    forced_bos_id: jax.Array
-    forced_eos_id: jax.Array
-    no_repeat: jax.Array
-    bad_word_NL: jax.Array
-    before: jax.Array
-    temperature: jax.Array
-    top_k: jax.Array
-    top_p: jax.Array
-    seed: jax.Array
+    max_length: Leaf
+    min_length: Leaf
+    length_penalty: Leaf
+    early_stopping: Leaf
+    forced_bos_id: Leaf
+    forced_eos_id: Leaf
+    no_repeat: Leaf
+    bad_word_NL: Leaf
+    before: Leaf
+    temperature: Leaf
+    top_k: Leaf
+    top_p: Leaf
+    seed: Leaf
 
 
-def constrain(rules: Rules, eos_id: int, logp_BMV: jax.Array, token_BMT: jax.Array, position: jax.Array) -> jax.Array:
+def constrain(
+    rules: Rules[jax.Array], eos_id: int, logp_BMV: jax.Array, token_BMT: jax.Array, position: jax.Array
+) -> jax.Array:
     """Log-probabilities of the token at `position` after token_BMT[:, :, :position]: forbidden ones become -inf.
 
     Where a token is forced it becomes 0 and all others -inf, whatever was forbidden.
@@ -84,7 +88,7 @@ def _bad(word_NL: jax.Array, history_BMH: jax.Array, position: jax.Array, V: int
     return jnp.where(jnp.all(same_BMNL, axis=3) & (last_BMN >= 0), last_BMN, V)
 
 
-def warp(rules: Rules, logp_BMV: jax.Array) -> jax.Array:
+def warp(rules: Rules[jax.Array], logp_BMV: jax.Array) -> jax.Array:
     """Scores to sample from, not normalised: divided by the temperature, -inf outside the top k and the top p.
 
     top_k: the likeliest tokens, equals of the last of them included; 0 keeps all. top_p: the fewest likeliest tokens

@@ -47,7 +47,7 @@ def rag_loss(
     Raises:
         ValueError: an unknown kind or compat, smoothing without its terms, exclude_bos without bos_id.
     """
-    _check(kind, likelihood, label_smoothing, exclude_bos, bos_id, compat)
+    _check(kind, exclude_bos, bos_id, compat)
     if compat == "huggingface":
         if kind == "token":
             return _huggingface_token(likelihood, prior_BK, mask_BT, label_smoothing)
@@ -58,7 +58,7 @@ def rag_loss(
         mask_BT = mask_BT & ~(first_T[None, :] & (target_BT[:, :1] == bos_id))
     logp_BKT = likelihood.logp_BKT
     if label_smoothing:
-        logp_BKT = (1 - label_smoothing) * logp_BKT + label_smoothing * likelihood.mean_logp_BKT
+        logp_BKT = (1 - label_smoothing) * logp_BKT + label_smoothing * _there(likelihood.mean_logp_BKT)
     return -_LOG_LIKELIHOOD[kind](logp_BKT, prior_BK, mask_BT)
 
 
@@ -66,7 +66,7 @@ def _huggingface_token(likelihood: TokenLikelihood, prior_BK: Array, mask_BT: Ar
     nll_B = -rag_token_log_likelihood(likelihood.logp_BKT, prior_BK, mask_BT)
     if not label_smoothing:
         return nll_B
-    smooth_B = -jnp.sum(jnp.where(mask_BT, likelihood.marginal_sum_BT, 0.0), axis=1)
+    smooth_B = -jnp.sum(jnp.where(mask_BT, _there(likelihood.marginal_sum_BT), 0.0), axis=1)
     return (1 - label_smoothing) * nll_B + label_smoothing / likelihood.vocabulary * smooth_B
 
 
@@ -86,17 +86,21 @@ def _huggingface_sequence(
     nll_B = -rag_sequence_log_likelihood(likelihood.logp_BKT, placed_BK, kept_BT)
     if not label_smoothing:
         return nll_B
-    mean_BK = jnp.sum(jnp.where(mask_BT[:, None, :], likelihood.mean_logp_BKT, 0.0), axis=2)
+    mean_BK = jnp.sum(jnp.where(mask_BT[:, None, :], _there(likelihood.mean_logp_BKT), 0.0), axis=2)
     smooth_B = -logsumexp(likelihood.vocabulary * (mean_BK + placed_BK), axis=1)
     return (1 - label_smoothing) * nll_B + label_smoothing / likelihood.vocabulary * smooth_B
 
 
-def _check(kind, likelihood, label_smoothing, exclude_bos, bos_id, compat) -> None:
+def _there(term: Array | None) -> Array:
+    if term is None:
+        raise ValueError("label_smoothing needs token_log_likelihood(..., smoothing=True)")
+    return term
+
+
+def _check(kind: str, exclude_bos: bool, bos_id: int | None, compat: str | None) -> None:
     if kind not in _LOG_LIKELIHOOD:
         raise ValueError(f"kind is {kind!r}, expected 'sequence' or 'token'")
     if compat not in (None, "huggingface"):
         raise ValueError(f"compat is {compat!r}, expected None or 'huggingface'")
-    if label_smoothing and likelihood.mean_logp_BKT is None:
-        raise ValueError("label_smoothing needs token_log_likelihood(..., smoothing=True)")
     if exclude_bos and bos_id is None:
         raise ValueError("exclude_bos needs bos_id")

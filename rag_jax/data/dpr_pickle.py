@@ -134,6 +134,11 @@ ADMITTED = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype} | {
 }
 
 
+def _load_bytearray(reader: Any) -> None:
+    """As bytes, which nobody fills before they are read."""
+    reader.append(reader.read(int.from_bytes(reader.read(8), "little")))
+
+
 class _Reader(pickle._Unpickler):
     """Knows ADMITTED and nothing else.
 
@@ -147,10 +152,6 @@ class _Reader(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> type:
         return ADMITTED.get((module, name)) or self._refuse(f"{module}.{name}")
-
-    def _load_bytearray(self) -> None:
-        """As bytes, which nobody fills before they are read."""
-        self.append(self.read(int.from_bytes(self.read(8), "little")))
 
     dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: _load_bytearray}
 

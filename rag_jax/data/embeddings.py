@@ -50,12 +50,13 @@ class Embeddings:
     def ids(self) -> Iterator[list[str]] | None:
         """The vectors' ids in chunks; None where there are none. UserError where only some files have them."""
         found = [self.form.ids(path) for path in self.files]
-        if all(chunks is None for chunks in found):
+        there = [chunks for chunks in found if chunks is not None]
+        if not there:
             return None
         for path, chunks in zip(self.files, found, strict=True):
             if chunks is None:
                 fail(f"{path}: has no ids, though others of {self.source} have; expected ids for all, or for none")
-        return itertools.chain.from_iterable(found)
+        return itertools.chain.from_iterable(there)
 
     def count(self) -> int:
         """How many vectors there are."""
@@ -183,8 +184,8 @@ def _values(path: Path) -> Iterator[Sequence[Any]]:
     if not isinstance(whole, list) and not (isinstance(whole, np.ndarray) and whole.ndim == 1):
         fail(f"{path}: expected a list of ids")
     for start in range(0, len(whole), ROWS):
-        chunk = whole[start : start + ROWS]
-        yield chunk if isinstance(chunk, list) else chunk.tolist()
+        part = whole[start : start + ROWS]
+        yield part if isinstance(part, list) else part.tolist()
 
 
 def _named(path: Path, chunks: Iterator[Sequence[Any]]) -> Iterator[list[str]]:

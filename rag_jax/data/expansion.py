@@ -3,8 +3,10 @@
 import itertools
 import warnings
 from collections.abc import Iterable
-from re import _constants as kind  # the parse tree of `re` has no public name; this one is as old as Python 3.11
-from re import _parser as parser
+
+# The parse tree of `re` has no public name; this one is as old as Python 3.11.
+from re import _constants as kind  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
 
 from rag_jax.metrics.patterns import FLAGS, compile_patterns
 

@@ -65,7 +65,7 @@ def _open(path: Path) -> _File:
                 )
             values = _array(path, stream, np.dtype("<f4"))
             id_N = _array(path, stream, np.dtype("<i8")) if mapped else None
-        if count < 0 or width < 1 or len(values) != count * width or (mapped and len(id_N) != count):
+        if count < 0 or width < 1 or len(values) != count * width or (id_N is not None and len(id_N) != count):
             raise ValueError(f"{count} vectors of width {width} do not make {len(values)} numbers")
     except (OSError, OverflowError, ValueError, struct.error) as error:
         fail(f"{path}: cannot be read as a faiss index ({error}); it is cut, damaged or of another kind")

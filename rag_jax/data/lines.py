@@ -113,7 +113,9 @@ class _Array:
 
     def symbol(self) -> str:
         """The next character that is not white space, '' at the end."""
-        self._at = _SPACE.match(self._text, self._at).end()
+        space = _SPACE.match(self._text, self._at)
+        assert space is not None  # it matches nothing, too
+        self._at = space.end()
         if self._at == len(self._text):
             self._text, self._at = self._stream.read(CHUNK), 0
             return self.symbol() if self._text else ""

@@ -160,7 +160,7 @@ class PassageStore(Sequence[Passage]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, row: int) -> Passage:
+    def __getitem__(self, row: int) -> Passage:  # type: ignore[override]  # a row at a time, no slices
         """The passage of a row; IndexError outside 0 <= row < len, so that -1 for "none found" is never
         the last one.
         """
@@ -261,7 +261,9 @@ class PassageStore(Sequence[Passage]):
 
 def _old_batches(store: PassageStore | None) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
     """The full blocks of a store, with the checksums of their rows' tokens."""
-    for number, batch in enumerate(store.batches() if store else ()):
+    if not store:
+        return
+    for number, batch in enumerate(store.batches()):
         if len(batch) == BLOCK_ROWS:
             yield batch, store.row_crcs(number)
 
@@ -270,8 +272,8 @@ def _new_batches(
     after: PassageStore | None, passages: Iterable[Passage], tokenizer: Tokenizer
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
     """Blocks of passages, the first filled up with those that do not fill one of `after`."""
-    rest = range(len(after) // BLOCK_ROWS * BLOCK_ROWS, len(after)) if after else ()
-    stream = itertools.chain((after[row] for row in rest), passages)
+    rest = (after[row] for row in range(len(after) // BLOCK_ROWS * BLOCK_ROWS, len(after))) if after else ()
+    stream = itertools.chain(rest, passages)
     while chunk := list(itertools.islice(stream, TOKENISED * BLOCK_ROWS)):
         titles = title_pieces(tokenizer, [passage.title for passage in chunk])
         texts = inner_pieces(tokenizer, [passage.text for passage in chunk])
@@ -284,7 +286,7 @@ def _new_batches(
 
 
 def _row_crc(title: np.ndarray, text: np.ndarray) -> int:
-    return zlib.crc32(text, zlib.crc32(title))
+    return zlib.crc32(text.data, zlib.crc32(title.data))
 
 
 def _content(batch: pa.RecordBatch) -> bytes:
@@ -318,6 +320,10 @@ def _write_blocks(folder: Path, ends: Sequence[int]) -> None:
 
 def _token_places(batch: pa.RecordBatch, base: int) -> tuple[int, int, int, int]:
     """Where the int32 offsets and values of title and text tokens begin in the mapped file."""
-    columns = (batch.column(name).buffers() for name in ("title_tokens", "text_tokens"))
     # buffers: validity, offsets, validity of the values, values; empty ones may have no address.
-    return tuple((b.address - base) // TOKEN_BYTES if b.size else 0 for c in columns for b in (c[1], c[3]))
+    title, text = (batch.column(name).buffers() for name in ("title_tokens", "text_tokens"))
+
+    def place(buffer: pa.Buffer) -> int:
+        return (buffer.address - base) // TOKEN_BYTES if buffer.size else 0
+
+    return place(title[1]), place(title[3]), place(text[1]), place(text[3])

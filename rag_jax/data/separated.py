@@ -48,7 +48,7 @@ def table_rows(path: Path, delimiter: str, meter: Meter | None = None) -> Iterat
         if isinstance(line, BadLine):
             yield place, line
         elif line.rstrip("\r\n"):
-            values = _values(line, delimiter)
+            values: list[str] | BadLine | csv.Error | None = _values(line, delimiter)
             if values is None:
                 values, ahead = _longer(line, delimiter, again, lines)
                 again += reversed(ahead)
@@ -61,7 +61,7 @@ def _longer(
     line: str, delimiter: str, again: list[tuple[int, str | BadLine]], lines: Iterator[tuple[int, str | BadLine]]
 ) -> tuple[list[str] | BadLine, list[tuple[int, str | BadLine]]]:
     """(values of a row that begins with this line, nothing) or (BadLine, the lines looked at)."""
-    ahead = []
+    ahead: list[tuple[int, str | BadLine]] = []
 
     def from_here() -> Iterator[str]:
         yield line

@@ -74,9 +74,10 @@ class NameMaker:
         if named and rng.random() < RESIZED:
             words = [words[i] for i in rng.integers(len(words), size=rng.integers(1, WORDS + 1))]
         drawn = [self._shaped(word, rng) if _has_shape(word) else self._word(word, rng) for word in words]
-        if not words or None in drawn or drawn == words:
+        name = [word for word in drawn if word is not None]
+        if not words or len(name) < len(drawn) or name == words:
             return None
-        return Form.of(self._tokenizer, " ".join(drawn))
+        return Form.of(self._tokenizer, " ".join(name))
 
     def _word(self, like: str, rng: np.random.Generator) -> str:
         word = "-".join(self._bank[rng.integers(len(self._bank))] for _ in re.split("[-'’]", like)[:2])
@@ -197,4 +198,4 @@ def _bank(rng: np.random.Generator, tokenizer: Tokenizer, blocked: Collection[st
 
 
 def _one(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]

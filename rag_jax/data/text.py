@@ -118,7 +118,8 @@ def fill_sources(
 
     A missing document (k larger than the corpus) is given as two empty pieces.
     """
-    frame, pieces, lengths = Frame.of(marks), [], []
+    pieces: list[Ids] = []
+    frame, lengths = Frame.of(marks), []
     bos, before_text, before_question, eos, around = frame
     for documents, question in zip(documents_BK, questions_B, strict=True):
         for title, text in documents:

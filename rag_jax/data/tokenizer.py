@@ -63,15 +63,14 @@ class Tokenizer:
         # A passage that spells "</s>" is text about markup, not an end of sequence.
         backend.encode_special_tokens = True
         names = BERT_SPECIALS if backend.token_to_id(BERT_SPECIALS["cls"]) is not None else BART_SPECIALS
-        ids = {role: backend.token_to_id(token) for role, token in names.items()}
-        missing = [names[role] for role, token_id in ids.items() if token_id is None]
+        found = {role: backend.token_to_id(token) for role, token in names.items()}
+        ids = {role: token_id for role, token_id in found.items() if token_id is not None}
+        missing = [names[role] for role in names if role not in ids]
         if missing:
             fail(f"{folder}: no token {' '.join(missing)}; expected a BERT or BART tokenizer")
-        self.pad_id: int = ids["pad"]
-        self.unk_id: int = ids["unk"]
-        self.mask_id: int = ids["mask"]
-        self.bos_id: int = ids.get("bos", ids.get("cls"))
-        self.eos_id: int = ids.get("eos", ids.get("sep"))
+        self.pad_id, self.unk_id, self.mask_id = ids["pad"], ids["unk"], ids["mask"]
+        self.bos_id = ids["bos"] if "bos" in ids else ids["cls"]
+        self.eos_id = ids["eos"] if "eos" in ids else ids["sep"]
         self.cls_id, self.sep_id = self.bos_id, self.eos_id
         self.special_ids = frozenset(ids.values())
         self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values())
@@ -186,7 +185,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, folder: str | Path) -
     mark = pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always", split=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), mark])
     bpe.train_from_iterator(texts, trainer)
-    learned = [bpe.id_to_token(i) for i in range(bpe.get_vocab_size())]
+    learned = [token for i in range(bpe.get_vocab_size()) if (token := bpe.id_to_token(i)) is not None]
     # Questions hold letters that a small corpus lacks: ASCII is always there.
     letters = sorted({*string.ascii_lowercase, *string.digits, *(t for t in learned if len(t) == 1)} - {WORD_START})
     pieces = [t[1:] if t.startswith(WORD_START) else "##" + t for t in learned if t != WORD_START]
@@ -229,7 +228,8 @@ def _make_whole(backend: tokenizers.Tokenizer, text: str) -> None:
     while len(pieces := backend.encode(text, add_special_tokens=False).tokens) > 1:
         model = json.loads(backend.to_str())["model"]
         model["vocab"].setdefault("".join(pieces[:2]), len(model["vocab"]))
-        backend.model = models.BPE(model["vocab"], [*map(tuple, model["merges"]), tuple(pieces[:2])])
+        merges = [*((left, right) for left, right in model["merges"]), (pieces[0], pieces[1])]
+        backend.model = models.BPE(model["vocab"], merges)
 
 
 def _check_size(vocab_size: int) -> None:
@@ -264,9 +264,10 @@ def _byte_bpe(model: models.Model) -> tokenizers.Tokenizer:
 
 
 def _frame(backend: tokenizers.Tokenizer, bos: str, eos: str) -> None:
-    backend.post_processor = processors.RobertaProcessing(
-        (eos, backend.token_to_id(eos)), (bos, backend.token_to_id(bos)), add_prefix_space=False
-    )
+    """Puts two special tokens, which it was trained with, around a text."""
+    bos_id, eos_id = backend.token_to_id(bos), backend.token_to_id(eos)
+    assert bos_id is not None and eos_id is not None
+    backend.post_processor = processors.RobertaProcessing((eos, eos_id), (bos, bos_id), add_prefix_space=False)
 
 
 def _wordpiece_from_files(folder: Path) -> tokenizers.Tokenizer:

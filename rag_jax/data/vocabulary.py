@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -39,12 +40,12 @@ def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer | None, T
             texts = chain((f"{passage.title} {passage.text}" for passage in passages()), questions)
             train_wordpiece(texts, config.tokenizer.encoder_vocab, folder / "encoder")
         if "generator" in missing:
-            texts = (
+            sources = (
                 source_string(passage.title, passage.text, questions[row % len(questions)])
                 for row, passage in enumerate(passages())
             )
             whole = WORDS.values() if config.data.classify == "token" else ()
-            train_byte_bpe(texts, config.tokenizer.generator_vocab, folder / "generator", whole)
+            train_byte_bpe(sources, config.tokenizer.generator_vocab, folder / "generator", whole)
     publish(folder)
     return load_both(config, *(folder / part for part in PARTS))
 
@@ -58,6 +59,15 @@ def load_both(config: ConfigDict, encoder: Path, generator: Path) -> tuple[Token
 def _parts(config: ConfigDict) -> tuple[str, ...]:
     """Whose tokenizers a run has: in a closed book no question is encoded."""
     return PARTS[1:] if config.index.kind == "none" else PARTS
+
+
+class Vocabulary(NamedTuple):
+    """What of a tokenizer the model's shapes depend on, where there is none."""
+
+    vocab_size: int
+    pad_id: int
+    bos_id: int
+    eos_id: int
 
 
 def keep_copy(given: Path, own: Path, part: str) -> None:

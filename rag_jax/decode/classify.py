@@ -13,7 +13,7 @@ from rag_jax.models.rag import RagConfig, label_log_probs
 
 def classify(
     config: RagConfig, params: dict, source_BKS: jax.Array, prior_BK: jax.Array, token_BT: jax.Array
-) -> Generated:
+) -> Generated[jax.Array]:
     """All C labels of each question by falling probability, in the form of `generate`: token_BNT holds their numbers.
 
     Log-probabilities are normalised over the labels; posterior_BNK is p(z|x,label). token_BT: what the decoder reads
@@ -27,7 +27,7 @@ def classify(
     return Generated(label_BN[:, :, None], log_prob_BN, log_prob_BN, jnp.exp(jnp.swapaxes(posterior_BKN, 1, 2)), None)
 
 
-def names(generated: Generated, labels: Sequence[str]) -> list[list[str]]:
+def names(generated: Generated[np.ndarray], labels: Sequence[str]) -> list[list[str]]:
     """The labels of each question as strings, for numpy arrays; "" for a question without documents."""
     label_BN, there_BN = generated.token_BNT[:, :, 0], generated.log_prob_BN > -np.inf
     return np.where(there_BN, np.array(labels)[label_BN], "").tolist()

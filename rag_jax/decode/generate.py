@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,10 @@ class DecodeConfig:
     compat: str | None = None
 
 
-class Generated(NamedTuple):
+Leaf = TypeVar("Leaf")  # an array of jax, or of numpy once it is fetched
+
+
+class Generated(NamedTuple, Generic[Leaf]):
     """The N best answers of each question, by falling `score_BN`.
 
     token_BNT: without the start token, pads after `</s>`. log_prob_BN: log p(y|x) in nats, `</s>` counted, a leading
@@ -66,11 +69,11 @@ class Generated(NamedTuple):
     posterior_BNKT: for a token model log p(z|x,y_1..y_t) as far as token t tells, the prior after the end; else None.
     """
 
-    token_BNT: jax.Array
-    log_prob_BN: jax.Array
-    score_BN: jax.Array
-    posterior_BNK: jax.Array
-    posterior_BNKT: jax.Array | None
+    token_BNT: Leaf
+    log_prob_BN: Leaf
+    score_BN: Leaf
+    posterior_BNK: Leaf
+    posterior_BNKT: Leaf | None
 
 
 class _Plan(NamedTuple):
@@ -79,14 +82,14 @@ class _Plan(NamedTuple):
     kind: str
     mode: str
     beams: int
-    count: int
+    answers: int
     length: int
     compat: str | None
 
 
 def generate(
     config: RagConfig, decode: DecodeConfig, params: dict, source_BKS: jax.Array, prior_BK: jax.Array
-) -> Generated:
+) -> Generated[jax.Array]:
     """Decodes answers from generator inputs [B, K, S] and log p(z|x) [B, K]; compiled once per shape and plan.
 
     A document whose prior is -inf is not there. Raises UserError for settings that cannot be.
@@ -118,20 +121,22 @@ def room(generator: BartConfig, max_length: int) -> int:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _compiled(config: RagConfig, plan: _Plan, params, source_BKS, prior_BK, rules: Rules) -> Generated:
+def _compiled(
+    config: RagConfig, plan: _Plan, params, source_BKS, prior_BK, rules: Rules[jax.Array]
+) -> Generated[jax.Array]:
     if plan.kind == "sequence":
         decoding = {"thorough": rag_sequence.thorough, "fast": rag_sequence.fast}[plan.mode]
         if plan.compat == "huggingface" and plan.mode == "thorough":
             decoding = rag_sequence.as_huggingface
-        sizes = {"length": plan.length, "beams": plan.beams, "count": plan.count}
+        sizes = {"length": plan.length, "beams": plan.beams, "count": plan.answers}
         token_BNT, log_prob_BN, posterior_BNK = decoding(config, params, source_BKS, prior_BK, rules, **sizes)
         return Generated(token_BNT, log_prob_BN, log_prob_BN, jnp.exp(posterior_BNK), None)
     memory = rag_token.read(config, params, source_BKS)
     if plan.mode == "sample":
-        found = rag_token.sample(config, params, memory, prior_BK, rules, length=plan.length, draws=plan.count)
+        found = rag_token.sample(config, params, memory, prior_BK, rules, length=plan.length, draws=plan.answers)
     else:
         found = rag_token.search(config, params, memory, prior_BK, rules, length=plan.length, beams=plan.beams)
-    score_BN, (token_BNT, log_prob_BN, posterior_BNKT) = jax.tree.map(lambda x: x[:, : plan.count], found)
+    score_BN, (token_BNT, log_prob_BN, posterior_BNKT) = jax.tree.map(lambda x: x[:, : plan.answers], found)
     log_prob_BN = jnp.where(score_BN > -jnp.inf, log_prob_BN, -jnp.inf)
     ranked_BN = score_BN if plan.beams > 1 else log_prob_BN
     posterior_BNK = _mean_posterior(config.generator, token_BNT, posterior_BNKT)
@@ -145,7 +150,7 @@ def _mean_posterior(generator: BartConfig, token_BNT: jax.Array, posterior_BNKT:
     return mean.reshape(B, N, K)
 
 
-def operands(config: RagConfig, decode: DecodeConfig) -> Rules:
+def operands(config: RagConfig, decode: DecodeConfig) -> Rules[np.generic | np.ndarray]:
     """The numbers of a decoding as arrays, so that programs are compiled for none of them."""
     words = [word for word in decode.bad_words if list(word) != [config.generator.eos_id]]  # an answer may always end
     longest = max(map(len, words), default=0)

@@ -15,6 +15,7 @@ from rag_jax.core import beam
 from rag_jax.core.constraints import Rules, constrain, warp
 from rag_jax.core.marginal import logsumexp, next_token_marginal
 from rag_jax.models.bart import Bart, BartConfig, apart, init_cache
+from rag_jax.models.layers import applied
 from rag_jax.models.rag import RagConfig
 
 
@@ -51,9 +52,9 @@ def read(config: RagConfig, params: dict, source_BKS: jax.Array, *, padding: boo
     """
     source_RS = source_BKS.reshape(-1, source_BKS.shape[-1])
     mask_RS = (source_RS != config.generator.pad_id) | padding
-    model, variables = Bart(config.generator), {"params": params["generator"]}
-    memory_RSD = model.apply(variables, source_RS, mask_RS, method="encode")
-    return Memory(model.apply(variables, memory_RSD, method="cross"), mask_RS)
+    generator = Bart(config.generator)
+    memory_RSD = applied(generator, params["generator"], source_RS, mask_RS, method="encode")
+    return Memory(applied(generator, params["generator"], memory_RSD, method="cross"), mask_RS)
 
 
 def search(
@@ -61,7 +62,7 @@ def search(
     params: dict,
     memory: Memory,
     prior_BK: jax.Array,
-    rules: Rules,
+    rules: Rules[jax.Array],
     *,
     length: int,
     beams: int,
@@ -86,7 +87,7 @@ def sample(
     params: dict,
     memory: Memory,
     prior_BK: jax.Array,
-    rules: Rules,
+    rules: Rules[jax.Array],
     *,
     length: int,
     draws: int,
@@ -111,7 +112,7 @@ def sample(
     return jax.tree.map(lambda x: x.reshape(B, draws, *x.shape[2:]), beam.finish(state, 1))
 
 
-def _run(config, params, memory, prior_BK, rules: Rules, length: int, groups: int, beams: int, choose):
+def _run(config, params, memory, prior_BK, rules: Rules[jax.Array], length: int, groups: int, beams: int, choose):
     """Searches G = B * groups times with M beams each: groups of a question share its documents, not their beams.
 
     choose: (scores [G, M, V] of all continuations, position) -> (score, beam, token) of the candidates [G, C].
@@ -173,9 +174,9 @@ def _next_logits(config, params, layers, mask_RS, state: _State, groups: int) ->
     sees_BQTQ = slot_GMT.reshape(B, Q, T)[..., None] == jnp.arange(Q)[None, None, None]
     sees_BQTQ = sees_BQTQ & (place_T <= position)[None, None, :, None]
 
-    model, variables = Bart(generator), {"params": params["generator"]}
-    hidden_RQD, cache = model.apply(
-        variables,
+    hidden_RQD, cache = applied(
+        Bart(generator),
+        params["generator"],
         token_RQ,
         layers,
         mask_RS,
@@ -185,7 +186,7 @@ def _next_logits(config, params, layers, mask_RS, state: _State, groups: int) ->
         slot=position * Q,
         method="step",
     )
-    return model.apply(variables, hidden_RQD, method="logits"), cache
+    return applied(Bart(generator), params["generator"], hidden_RQD, method="logits"), cache
 
 
 def _by_group(logits_RQV: jax.Array, B: int, K: int, groups: int) -> jax.Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from rag_jax.core.likelihood import log_normaliser
 from rag_jax.decode.rag_token import Memory
 from rag_jax.models.bart import Bart, BartConfig
+from rag_jax.models.layers import applied
 from rag_jax.models.rag import RagConfig
 
 # Tokens judged at once: enough to fill a device, and few enough that the widest layer's states stay small.
@@ -105,8 +106,9 @@ def _decode_tree(config, params, memory: Memory, token_RGT, home_RGT, node_RGT, 
     step_RNN = jnp.take_along_axis(path_RNT, jnp.broadcast_to(place_RN[:, None], (R, N, N)), axis=2)
     sees_RNN = (step_RNN == jnp.arange(N)[None, None]) & (place_RN[:, None] <= place_RN[:, :, None])
 
-    hidden_RND = Bart(generator).apply(
-        {"params": params["generator"]},
+    hidden_RND = applied(
+        Bart(generator),
+        params["generator"],
         input_RGT.reshape(R, G * T)[row_R1, flat_RN],
         memory.cross,
         memory.mask_RS,

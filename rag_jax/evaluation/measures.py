@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rag_jax.evaluation.answers import Found, Holding, Prediction
 from rag_jax.evaluation.sums import Bleu, Count, Diversity, Mean, Rate, Sum, added
@@ -84,8 +84,10 @@ def headline(predictions: Iterable[Prediction], names: Sequence[str]) -> Headlin
     totals = Totals(names[:1], ())
     for prediction in predictions:
         totals.add(prediction)
-    found = [(label, part) for label, part in totals.sums()[names[0]].items() if not isinstance(part, Count)]
-    return Headline(found[0][0], found[0][1].percent / 100) if found else Headline()
+    for label, part in totals.sums()[names[0]].items():
+        if hasattr(part, "percent"):
+            return Headline(label, part.percent / 100)
+    return Headline()
 
 
 def page_id(document: Found) -> str:
@@ -110,7 +112,7 @@ def _of_strings(
     yield label, kind.of([value(prediction.text, prediction.answers)])
 
 
-def _pattern(label: str, how: str, prediction: Prediction, _) -> Named:
+def _pattern(label: str, how: Literal["match", "search", "fullmatch"], prediction: Prediction, _) -> Named:
     patterns = compile_patterns(prediction.answers)
     if patterns.compiled:
         yield label, Rate.of([regex_match(prediction.text, patterns, how)])
@@ -161,9 +163,9 @@ def _distinct(prediction: Prediction, _) -> Named:
 
 
 def _answer_recall(prediction: Prediction, places: Sequence[int]) -> Named:
-    held = [document.holds_answer for document in prediction.passages]
+    held = [document.holds_answer for document in prediction.passages if document.holds_answer is not None]
     for k in places:
-        if None not in held:
+        if len(held) == len(prediction.passages):
             yield f"answer recall@{k}", Rate.of(answer_hits_at([held], k))
 
 

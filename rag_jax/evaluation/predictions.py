@@ -33,7 +33,8 @@ def write_kilt(path: Path, predictions: Sequence[Prediction]) -> None:
 
 def read_lines(path: Path, questions: Sequence[Question]) -> list[tuple[Prediction, int]]:
     """The predictions at the beginning of the file, with the bytes up to each one's end."""
-    held, end = [], 0
+    held: list[tuple[Prediction, int]] = []
+    end = 0
     if not path.exists():
         return held
     with path.open("rb") as file:

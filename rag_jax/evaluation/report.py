@@ -148,7 +148,7 @@ def _answers(walks: Walks, config: ConfigDict, asked: Asked, folder: Path) -> Li
 def _retrieval(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
     """Searches as deep as the places looked at; nothing is generated."""
     rag, names, places = walks.rag, measures.of_retrieval(asked.names), config.evaluate.recall
-    k = min(max(measures.KILT_PLACES, *places), len(rag.retriever.index.passages))
+    k = min(max(measures.KILT_PLACES, *places), len(rag.retriever.open_book.passages))
     readings = {"retrieval": partial(answers.unread, rag, holding=measures.holding(asked.names))}
     walked = walks.walk("retrieval", _questions(config, asked)[: asked.limit], readings, k=k, about=asked.names)
     totals = Totals(names, places)
@@ -163,7 +163,8 @@ def _reading(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
 
 def _hot_swap(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
     editions = [tasks.questions(config.data, source) for source in config.hot_swap.questions]
-    rates = square(walks, [walks.rag.retriever.index.folder, local(asked.swap_index)], editions)
+    assert asked.swap_index is not None  # without it this part is not asked for
+    rates = square(walks, [walks.rag.retriever.open_book.folder, local(asked.swap_index)], editions)
     yield from ((name, rate, None) for name, rate in rates)
 
 
@@ -203,5 +204,5 @@ def _written(folder: Path) -> dict[str, Any]:
 
 def _write(folder: Path, results: Mapping[str, Any], of: Mapping[str, str]) -> None:
     written = _written(folder)
-    write_sealed(folder / "metrics.json", written | results | {"of": written.get("of", {}) | of})
+    write_sealed(folder / "metrics.json", {**written, **results, "of": {**written.get("of", {}), **of}})
     publish(folder / "metrics.json")

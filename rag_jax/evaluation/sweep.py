@@ -31,14 +31,17 @@ def sweep(
     if not walks.team.first:
         return
     sums = {k: _by_label(walked.predictions(str(k)), names, k) for k in depths}
-    labels = [label for label, found in sums[max(sums)].items() if hasattr(found, "percent")]
+    percents = {
+        k: {label: one.percent for label, one in found.items() if hasattr(one, "percent")} for k, found in sums.items()
+    }
+    labels = list(percents[max(sums)])
     print("  ".join([f"{'passages':>8}", *labels]))
-    for k, found in sums.items():
-        cells = [f"{found[label].percent:{len(label)}.1f}" for label in labels]
+    for k, found in percents.items():
+        cells = [f"{found[label]:{len(label)}.1f}" for label in labels]
         print("  ".join([f"{k:8}", *cells]), flush=True)
     rows = {str(k): {label: one.json() for label, one in found.items()} for k, found in sums.items()}
     write_json(path, {**about, "questions": len(questions), "n_docs": rows})
-    series = {label: [found[label].percent for found in sums.values()] for label in labels}
+    series = {label: [found[label] for found in percents.values()] for label in labels}
     picture = path.with_suffix(".png")
     if plots.installed():
         plots.against_k(picture, list(sums), series)

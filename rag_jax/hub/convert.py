@@ -49,10 +49,10 @@ def from_huggingface(
     naming a tensor that no row explains, a parameter that no tensor gives, a tensor of another shape, or tied
     tensors that differ.
     """
-    shapes = flatten_dict(shapes, sep="/")
+    flat: dict[str, Any] = flatten_dict(shapes, sep="/")
     left = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    plan = {row: _find(row, left, shapes[row.ours].shape, source) for row in rows if row.ours in shapes}
-    if missing := shapes.keys() - {row.ours for row in plan}:
+    plan = {row.ours: (row, _find(row, left, flat[row.ours].shape, source)) for row in rows if row.ours in flat}
+    if missing := flat.keys() - plan.keys():
         raise UserError(
             f"import: parameter {_listed(missing)} has no row in the table of names, expected one for each; "
             "import with the table of this model"
@@ -63,7 +63,7 @@ def from_huggingface(
             f"{source}: tensor {_listed(surplus)} has no place in this model, expected only the model's own; "
             "check the model's kind, its number of layers and its projection"
         )
-    params = {row.ours: _read(row, found, tensors, shapes[row.ours], source) for row, found in plan.items()}
+    params = {ours: _read(row, found, tensors, flat[ours], source) for ours, (row, found) in plan.items()}
     return unflatten_dict(params, sep="/")
 
 

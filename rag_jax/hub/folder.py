@@ -54,7 +54,7 @@ class Trained(NamedTuple):
     params: Mapping[str, Any]
     config: ConfigDict
     decode: Any
-    tokenizers: tuple[Tokenizer, Tokenizer]
+    tokenizers: tuple[Tokenizer | None, Tokenizer]
     index: Any
 
 
@@ -74,7 +74,7 @@ def write_folder(
     folder = pull(twin(folder))
     check_folder(folder)
     check_alone(trained.model)
-    check_encoder(trained.model.question_encoder)
+    check_encoder(trained.model.encoder)
     check_classifier(trained.model)
     if with_index:
         check_vectors(trained.index)
@@ -87,6 +87,7 @@ def write_folder(
         write_json(temporary / "config.json", rag_json(trained.model, trained.config, with_index=with_index))
         write_json(temporary / "generation_config.json", settings)
         for name, tokenizer in zip(TOKENIZERS, trained.tokenizers, strict=True):
+            assert tokenizer is not None  # an encoder's, which is missing in a closed book alone
             (temporary / name).mkdir()
             copy_files(tokenizer.folder, temporary / name)
         if with_index:
@@ -182,7 +183,7 @@ def rag_json(model: rag.RagConfig, config: ConfigDict, *, with_index: bool) -> d
         "architectures": [ARCHITECTURES[model.kind]],
         "model_type": "rag",
         "is_encoder_decoder": True,
-        "question_encoder": {"model_type": "dpr", **bert_json(model.question_encoder)},
+        "question_encoder": {"model_type": "dpr", **bert_json(model.encoder)},
         "generator": {"model_type": "bart", **bart_json(generator), "forced_eos_token_id": None},
         "vocab_size": generator.vocab_size,
         "bos_token_id": generator.bos_id,
@@ -193,7 +194,7 @@ def rag_json(model: rag.RagConfig, config: ConfigDict, *, with_index: bool) -> d
         "doc_sep": f"{DOCUMENT_SEPARATOR} ",
         "n_docs": config.retrieval.k,
         "max_combined_length": config.length.source,
-        "retrieval_vector_size": model.question_encoder.embedding_width,
+        "retrieval_vector_size": model.encoder.embedding_width,
         "index_name": "custom",
         "passages_path": knowledge.DATASET if with_index else None,
         "index_path": knowledge.FAISS if with_index else None,

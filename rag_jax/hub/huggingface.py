@@ -163,7 +163,7 @@ def rag_settings(folder: str | Path) -> RagSettings:
         if found != expected:
             raise UserError(f"{source}: {key} is {found!r}, expected {expected!r}, the only one that is built here")
     return RagSettings(
-        KINDS.get(next(iter(config.get("architectures") or []), None)),
+        KINDS.get(next(iter(config.get("architectures") or []), "")),
         config.get("dataset") or "wiki_dpr",
         config.get("n_docs", 5),
         config.get("max_combined_length", 300),

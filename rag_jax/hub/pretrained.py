@@ -1,10 +1,10 @@
 """What a name stands for: a run's folder, an exported folder, a Hugging Face RAG folder or a hub name."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -24,7 +24,8 @@ from rag_jax.workdir import Workdir, configuration
 EXPORTED, VERSION = "rag_jax.json", 1
 
 
-class Pretrained(NamedTuple):
+@dataclass(frozen=True)
+class Pretrained:
     """A trained model that is not in memory yet.
 
     config: what it was trained with, or what its folder says of itself. encoder_tokenizer, generator_tokenizer:

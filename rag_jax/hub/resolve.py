@@ -1,6 +1,6 @@
 """A configuration made whole: sizes, tokenizers and prefixes of the models that it starts from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def _take_tokenizer(config: ConfigDict, part: str, folder: Path, model: BertConf
 
 SIZES = {"encoder": tuple(sizes(BertConfig())), "generator": tuple(sizes(BartConfig()))}
 # Of config.parts: the group of keys that it fills in, and what reads its config and finds its tokenizer.
-PARTS = {
+PARTS: dict[str, tuple[str, Callable[[Path], BertConfig | BartConfig], Callable[[Path], Path]]] = {
     "question_encoder": (
         "encoder", partial(huggingface.encoder_config, part="question_encoder"), huggingface.encoder_tokenizer
     ),

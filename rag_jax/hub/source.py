@@ -89,7 +89,7 @@ def _download(name: str, patterns: list[str], flag: str, ignore: Sequence[str] =
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The first cause's first line."""
     while error.__cause__:
         error = error.__cause__

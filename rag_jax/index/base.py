@@ -82,6 +82,7 @@ class Index:
         if k < 1:
             fail(f"retrieval.k: {k}; expected at least 1")
         if self.searcher is None:
+            assert self.bm25 is not None  # there is one of both at least
             return self.bm25.search(queries.text_B, k)
         vector_BE = self._checked(queries.vector_BE)
         if self.bm25 is None:
@@ -89,6 +90,7 @@ class Index:
         depth = max(k, hybrid.DEPTH)
         by_vector_BD, _ = self.searcher.search(vector_BE, depth)
         id_BK = hybrid.fuse((by_vector_BD, self.bm25.matches(queries.text_B, depth)), k)
+        assert self.vectors is not None  # what the searcher compares
         score_BK = np.einsum("BE,BKE->BK", vector_BE, self.vectors.gather(id_BK))
         return id_BK, np.where(id_BK >= 0, score_BK, np.float32(-np.inf))
 

@@ -161,7 +161,8 @@ class _Corpus(NamedTuple):
 
 
 def _corpus(store: PassageStore, tokenizer: Callable[[str], list[str]]) -> _Corpus:
-    numbers, ends, vocab = array("i"), array("q"), {}
+    vocab: dict[str, int] = {}
+    numbers, ends = array("i"), array("q")
     for batch in store.batches():
         for title, text in zip(batch.column("title").to_pylist(), batch.column("text").to_pylist(), strict=True):
             numbers.extend(vocab.setdefault(word, len(vocab)) for word in tokenizer(f"{title} {text}"))

@@ -76,11 +76,11 @@ def build_index(
         return found
     partial, given = folder.with_name(folder.name + ".partial"), None
     if team.first:
-        given = embeddings and Given(embeddings, store, recipe, first=base.manifest.count if base else 0, log=log)
+        given = _aligned(embeddings, store, recipe, base, log)
         _start(partial, recipe, log)
         _take_over(folder, partial, recipe, base, log)
     team.wait("the start of the build")
-    if has_vectors(kind) and (given or not embeddings):  # given vectors are process 0's alone
+    if encoder and has_vectors(kind) and (given or not embeddings):  # given vectors are process 0's alone
         shards.write_missing(partial, encoder, store, recipe, base, given, team, log)
     team.wait("the last vectors")
     if team.first:
@@ -113,6 +113,15 @@ def _recipe(
     if encoder:
         recipe |= {"batch_size": encoder.batch_size, "length": encoder.length, "width": WIDTH}
     return recipe | ({"embeddings": embeddings.stamps()} if embeddings else {})
+
+
+def _aligned(
+    embeddings: Embeddings | None, store: PassageStore, recipe: dict[str, Any], base: Contents | None, log: Log
+) -> Given | None:
+    """Vectors that exist already, by the passages that follow those of `base`; None where all are encoded."""
+    if embeddings is None:
+        return None
+    return Given(embeddings, store, recipe, first=base.manifest.count if base else 0, log=log)
 
 
 def _check_base(base: Contents, recipe: dict[str, Any]) -> None:
@@ -186,7 +195,7 @@ def _finish(
         vectors = Vectors(partial, manifest.count, manifest.width, manifest.dtype, manifest.shard_size)
     old = _parameters_of(folder, recipe)
     with writing(partial):
-        searchers.build(partial, vectors, store, manifest.search, old=old and (folder, old), log=log)
+        searchers.build(partial, vectors, store, manifest.search, old=None if old is None else (folder, old), log=log)
         write_index_manifest(partial, manifest)
         replace_folder(partial, folder)
 

@@ -36,7 +36,7 @@ class Encoder(NamedTuple):
         """
         length_C = lengths(ids_CP, self.pad_id)
         work.expect(len(length_C), int(length_C.sum()))
-        out = None
+        out: np.ndarray | None = None
         for row_B, found in self._batches(ids_CP, length_C, np.argsort(-length_C, kind="stable")):
             vector_BE = np.asarray(jax.device_get(found))
             vector_BE = vector_BE.reshape(-1, vector_BE.shape[-1])
@@ -47,9 +47,12 @@ class Encoder(NamedTuple):
             out[row_B] = vector_BE[: len(row_B)]
             work.add(len(row_B), int(length_C[row_B].sum()))
             check()
+        assert out is not None  # there is no shard without rows
         return out
 
-    def _batches(self, ids_CP, length_C, order_C) -> Iterator[tuple[np.ndarray, Any]]:
+    def _batches(
+        self, ids_CP: np.ndarray, length_C: np.ndarray, order_C: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Any]]:
         """(rows, vectors) of each batch, one behind: the devices have work while the last vectors are fetched."""
         before = None
         for at in range(0, len(order_C), self.batch_size):
@@ -61,7 +64,8 @@ class Encoder(NamedTuple):
             if before is not None:
                 yield before
             before = row_B, found
-        yield before
+        if before is not None:
+            yield before
 
 
 def lengths(ids_CP: np.ndarray, pad_id: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Exact search on the accelerators: vectors lie split over the process's devices, each finds its winners."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,13 +11,13 @@ import numpy as np
 from rag_jax.core.bucket import bucket
 from rag_jax.core.topk import MISSING, merge, topk
 from rag_jax.errors import fail
-from rag_jax.index.vectors import Vectors
+from rag_jax.index.vectors import Stored
 
 BLOCK = 8192  # passages scored at a time; also the least that is worth a further device
 LIMIT = 2**31 - 1  # ids are int32 on a device
 
 
-def parameters(overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+def parameters(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """How to search: recall_target, 1 for exact search; below it see core.topk. Raises UserError for another name."""
     chosen = {"recall_target": 1.0, **(overrides or {})}
     if unknown := sorted(chosen.keys() - {"recall_target"}):
@@ -35,7 +35,7 @@ class ExactSearcher:
 
     def __init__(
         self,
-        vectors: Vectors,
+        vectors: Stored,
         *,
         recall_target: float = 1.0,
         devices: Sequence[jax.Device] | None = None,
@@ -77,7 +77,7 @@ def padded(rows: int, block: int = BLOCK) -> int:
     return -(-rows // step) * step
 
 
-def read(vectors: Vectors, start: int, count: int, rows: int) -> np.ndarray:
+def read(vectors: Stored, start: int, count: int, rows: int) -> np.ndarray:
     """Vectors [rows, E] from `start` on, `count` of them and then zeros, with no second copy in memory."""
     shard_NE = np.zeros((rows, vectors.shape[1]), vectors.dtype)
     for at in range(0, count, BLOCK):

@@ -79,7 +79,8 @@ class Given:
     def _collect(self, rows: range, folder: Path) -> np.ndarray:
         """The vectors of `rows`: those that wait, then the stream's, until all are there."""
         path = folder / f".given-{rows.start // self._shard_size:05d}.tmp"
-        waits_C, vector_CE = self._waits_N[rows.start : rows.stop], None
+        waits_C = self._waits_N[rows.start : rows.stop]
+        vector_CE: np.ndarray | None = None
         missing = len(rows) - int(waits_C.sum())
         if path in self._early:
             waiting = np.memmap(path, self._dtype, "r").reshape(self._shard_size, -1)
@@ -97,6 +98,7 @@ class Given:
             missing -= int(here.sum())
             early = row_R >= rows.stop
             self._set_aside(row_R[early], vector_RE[early], folder)
+        assert vector_CE is not None  # there is no shard without rows
         return vector_CE
 
     def _set_aside(self, row_R: np.ndarray, vector_RE: np.ndarray, folder: Path) -> None:
@@ -160,7 +162,8 @@ def align(
             )
         log(f"{embeddings.source}: without ids; its vectors are taken in the order of the passages")
         return np.arange(first, len(store))
-    known, parts, others = IdRows(store.ids()), [np.zeros(0, np.int64)], []
+    known, parts = IdRows(store.ids()), [np.zeros(0, np.int64)]
+    others: list[str] = []
     for ids in chunks:
         row_R = known.rows(ids)
         if (row_R < first).any():

@@ -4,9 +4,10 @@ Nothing leaves the devices between a question and its passages. Every function r
 (parallel.Across), and knows the others through `across`.
 """
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,28 +21,30 @@ from rag_jax.index.exact import BLOCK, LIMIT, padded, read
 from rag_jax.index.vectors import Vectors
 from rag_jax.parallel import Across, Devices
 
+Leaf = TypeVar("Leaf")  # an array of jax, one of numpy that will become one, or its shape
 
-class Rows(NamedTuple):
-    """Which passages a device has, `count` of them from `start` on, and their vectors; what is behind is padding.
+
+class Rows(NamedTuple, Generic[Leaf]):
+    """Which passages a device has, `held` of them from `start` on, and their vectors; what is behind is padding.
 
     As all arrays here, with one more axis in front where that is not mapped away.
     """
 
-    start: jax.Array
-    count: jax.Array
-    vector_NE: jax.Array
+    start: Leaf
+    held: Leaf
+    vector_NE: Leaf
 
 
-class Texts(NamedTuple):
+class Texts(NamedTuple, Generic[Leaf]):
     """The passages' generator tokens, one behind the other: of each the title's, then the text's, as many as fit.
 
     start_N: where a passage's begin; title_N, text_N: how many it would have.
     """
 
-    token_F: jax.Array
-    start_N: jax.Array
-    title_N: jax.Array
-    text_N: jax.Array
+    token_F: Leaf
+    start_N: Leaf
+    title_N: Leaf
+    text_N: Leaf
 
 
 class Documents(NamedTuple):
@@ -53,7 +56,9 @@ class Documents(NamedTuple):
     text_BK: jax.Array
 
 
-def winners(across: Across, rows: Rows, query_BE: jax.Array, *, k: int, recall: float = 1.0) -> tuple[Any, Any]:
+def winners(
+    across: Across, rows: Rows[jax.Array], query_BE: jax.Array, *, k: int, recall: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
     """Returns (score_BK fp32, id_BK int32) of this device's questions among the passages of all; as core.topk."""
     start, count, vector_NE = _plain(rows)
     held = vector_NE.shape[0]
@@ -66,7 +71,9 @@ def winners(across: Across, rows: Rows, query_BE: jax.Array, *, k: int, recall: 
     return own(score_AK), own(id_AK)
 
 
-def fetch(across: Across, rows: Rows, texts: Texts, id_BK: jax.Array, *, tokens: int) -> Documents:
+def fetch(
+    across: Across, rows: Rows[jax.Array], texts: Texts[jax.Array], id_BK: jax.Array, *, tokens: int
+) -> Documents:
     """The passages of this device's ids, from whichever devices have them; zeros where there is none."""
     start, count, vector_NE = _plain(rows)
     token_F, start_N, title_N, text_N = (array.reshape(-1) for array in texts)
@@ -111,19 +118,20 @@ class OnDevices:
             fail(f"exact index: {count} passages; at most {LIMIT} have int32 ids; use index.kind = 'scann'")
         share = -(-count // len(parallel.devices))
         held = padded(share)
-        self._parallel, self._programs, self._recall = parallel, {}, recall_target
+        self._parallel, self._recall = parallel, recall_target
+        self._programs: dict[int, Callable[..., Any]] = {}  # by k
         starts = [min(number * share, count) for number in range(len(parallel.devices) + 1)]
         own = [range(*pair) for pair in pairwise(starts)]
         longest = max(int(_kept(passages, numbers, tokens).sum()) for numbers in own)
         dtype = np.uint16 if vocabulary <= 1 << 16 else np.int32
 
-        def rows(device: int) -> Rows:
+        def rows(device: int) -> Rows[np.generic | np.ndarray]:
             numbers = own[device]
             return Rows(
                 np.int32(numbers.start), np.int32(len(numbers)), read(vectors, numbers.start, len(numbers), held)
             )
 
-        def texts(device: int) -> Texts:
+        def texts(device: int) -> Texts[np.ndarray]:
             return _texts(passages, own[device], held, tokens, np.zeros(longest + tokens, dtype))
 
         self.rows, self.texts = parallel.put_parts(rows), parallel.put_parts(texts)
@@ -145,7 +153,7 @@ def _kept(passages: PassageStore, numbers: range, tokens: int) -> np.ndarray:
     return np.minimum(sum(passages.token_counts(numbers)), tokens)
 
 
-def _texts(passages: PassageStore, numbers: range, held: int, tokens: int, token_F: np.ndarray) -> Texts:
+def _texts(passages: PassageStore, numbers: range, held: int, tokens: int, token_F: np.ndarray) -> Texts[np.ndarray]:
     start_N, title_N, text_N = np.zeros((3, held), np.int32)
     kept, at = _kept(passages, numbers, tokens), 0
     start_N[: len(numbers)] = np.cumsum(kept) - kept
@@ -158,9 +166,9 @@ def _texts(passages: PassageStore, numbers: range, held: int, tokens: int, token
     return Texts(token_F, start_N, title_N, text_N)
 
 
-def _plain(rows: Rows) -> Rows:
+def _plain(rows: Rows[jax.Array]) -> Rows[jax.Array]:
     vector_NE = rows.vector_NE
-    return Rows(rows.start.reshape(()), rows.count.reshape(()), vector_NE.reshape(vector_NE.shape[-2:]))
+    return Rows(rows.start.reshape(()), rows.held.reshape(()), vector_NE.reshape(vector_NE.shape[-2:]))
 
 
 def _own(across: Across, rows: int, array: jax.Array) -> jax.Array:

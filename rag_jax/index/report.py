@@ -32,10 +32,11 @@ def report(
     with the largest inner products that the searcher has among its first n; a hybrid index is asked by vector alone.
     """
     log(f"{index.folder}: {index.manifest.count:,} passages, asked with {asked}")
-    recall = {}
-    if index.by_vector:
-        exact_BK = exact_search(index.vectors, queries.vector_BE, max(RECALL_AT))
-        recall = recall_of(index.searcher.search(queries.vector_BE, exact_BK.shape[1])[0], exact_BK)
+    recall: dict[int, float] = {}
+    query_BE, exact_BK = queries.vector_BE, np.zeros((0, 0), np.int32)
+    if index.searcher is not None and index.vectors is not None and query_BE is not None:
+        exact_BK = exact_search(index.vectors, query_BE, max(RECALL_AT))
+        recall = recall_of(index.searcher.search(query_BE, exact_BK.shape[1])[0], exact_BK)
         log("  recall against exact search " + ", ".join(f"@{at} {share:.3f}" for at, share in recall.items()))
     else:
         log("  searched by words: there is nothing approximate")
@@ -44,8 +45,8 @@ def report(
     log(f"  {'':<34}{'now':>10} {'at ' + format(WIKIPEDIA, ',') + ' passages':>26}")
     for name in now:
         log(f"  {name:<34}{_size(now[name]):>10} {_size(then[name]):>26}")
-    if recall.get(10, 1.0) < ENOUGH:
-        _warn(index, queries.vector_BE, exact_BK, recall[10], log)
+    if query_BE is not None and recall.get(10, 1.0) < ENOUGH:
+        _warn(index, query_BE, exact_BK, recall[10], log)
     return recall
 
 
@@ -86,8 +87,9 @@ def per_second(index: Index, queries: Queries, batch: int, k: int) -> float:
 
 def _bytes(index: Index, count: int) -> dict[str, float]:
     """Bytes by what holds them, of an index of `count` passages that is otherwise like this one."""
-    growth, held, searcher = count / index.manifest.count, {}, index.searcher
-    if index.by_vector:
+    held: dict[str, float] = {}
+    growth, searcher, stored = count / index.manifest.count, index.searcher, 0
+    if searcher is not None and index.vectors is not None:
         itemsize = index.vectors.dtype.itemsize
         stored = count * index.manifest.width * itemsize
         if isinstance(searcher, ScannSearcher):
@@ -123,8 +125,10 @@ def _size(count: float) -> str:
 
 def _warn(index: Index, vector_BE: np.ndarray, exact_BK: np.ndarray, found: float, log: Callable[[str], None]) -> None:
     """Says loudly that recall@10 is low, and what four times each setting of the search would make of it."""
-    searcher = index.searcher
     log(f"  !!! recall@10 is {found:.3f}, below {ENOUGH}: passages are missed that exact search would find")
+    searcher = index.searcher
+    if not isinstance(searcher, ScannSearcher) or not searcher.chosen.keys() >= scann.AT_SEARCH:
+        return  # there is nothing to set, as where index.recall_target lets a TPU approximate
     for name in sorted(scann.AT_SEARCH):
         now = searcher.chosen[name]
         more = min(4 * now, searcher.chosen["leaves"] if name == "leaves_to_search" else index.manifest.count)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rag_jax.errors import fail
-from rag_jax.index.vectors import Vectors
+from rag_jax.index.vectors import Stored
 
 BRUTE_FORCE_BELOW = 20_000  # passages; a batch of 64 takes a few milliseconds there and nothing is missed
 LEAST_LEAVES = 100  # questions lie further from the passages than these from each other: benchmarks/retrieval.py
@@ -71,18 +71,18 @@ def parameters(count: int, overrides: Mapping[str, Any] | None = None) -> dict[s
     return {"method": method, **chosen}
 
 
-def stated(chosen: dict[str, Any]) -> str:
+def stated(chosen: Mapping[str, Any]) -> str:
     """The parameters in words, for people."""
     return "ScaNN: " + ", ".join(f"{name} {value}" for name, value in chosen.items() if value != "")
 
 
-def same_files(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def same_files(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two sets of parameters make the same searcher of the same vectors, and differ when it searches."""
     differ = {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
     return differ <= AT_SEARCH
 
 
-def memory(chosen: dict[str, Any], count: int, width: int, itemsize: int) -> int:
+def memory(chosen: Mapping[str, Any], count: int, width: int, itemsize: int) -> int:
     """Bytes that an open searcher of `count` vectors [E] holds, which the index stores in `itemsize` bytes a number."""
     scored = count * width * (1 if chosen.get("reorder_dtype") == "int8" else itemsize)
     if chosen["method"] == "brute_force":
@@ -91,7 +91,7 @@ def memory(chosen: dict[str, Any], count: int, width: int, itemsize: int) -> int
     return scored + count * 2 * (-(-codes // 2) + 4) + chosen["leaves"] * width * 4
 
 
-def build(vectors: Vectors, folder: Path, chosen: dict[str, Any]) -> None:
+def build(vectors: Stored, folder: Path, chosen: Mapping[str, Any]) -> None:
     """Trains a searcher over all vectors (held in memory as fp32) and saves it in the empty `folder`."""
     ops = require()
     vector_NE = np.asarray(vectors.read(0, len(vectors)), np.float32)
@@ -118,9 +118,9 @@ def build(vectors: Vectors, folder: Path, chosen: dict[str, Any]) -> None:
 class ScannSearcher:
     """A saved searcher of `vectors`, opened."""
 
-    def __init__(self, folder: Path, chosen: dict[str, Any], vectors: Vectors):
+    def __init__(self, folder: Path, chosen: Mapping[str, Any], vectors: Stored):
         ops = require()
-        self.chosen = chosen
+        self.chosen = dict(chosen)
         self._vectors = vectors
         self._threads = len(os.sched_getaffinity(0))
         # Not ops.load_searcher: it unpickles a file if it finds one.

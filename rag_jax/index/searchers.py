@@ -3,7 +3,6 @@
 import operator
 import shutil
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,18 +65,21 @@ def build(
     """
     same = {"scann": scann.same_files, "bm25": operator.eq}
     stated = {"scann": scann.stated, "bm25": bm25.stated}
-    makers = {"scann": partial(scann.build, vectors), "bm25": partial(bm25.build, store)}
-    for name, make in makers.items():
+    for name in ("scann", "bm25"):
         shutil.rmtree(folder / name, ignore_errors=True)
         if name not in chosen:
             continue
-        ready = old and name in old[1] and same[name](old[1][name], chosen[name])
+        ready = old if old and name in old[1] and same[name](old[1][name], chosen[name]) else None
         log(f"{folder}: {stated[name](chosen[name])}{'; its files are taken over' if ready else ''}")
         if ready:
-            link_folder(old[0] / name, folder / name)
+            link_folder(ready[0] / name, folder / name)
+            continue
+        (folder / name).mkdir()
+        if name == "bm25":
+            bm25.build(store, folder / name, chosen[name])
         else:
-            (folder / name).mkdir()
-            make(folder / name, chosen[name])
+            assert vectors is not None  # which every kind with ScaNN has
+            scann.build(vectors, folder / name, chosen[name])
 
 
 def open_searchers(
@@ -95,7 +97,8 @@ def open_searchers(
             f"{folder}: made for index.kind = {made!r}, it cannot be searched as {kind!r}; build it again with "
             "`python -m rag_jax.build_index`"
         )
-    return (
-        ScannSearcher(folder / "scann", chosen["scann"], vectors) if "scann" in needed else None,
-        Bm25Searcher(folder / "bm25", chosen["bm25"]) if "bm25" in needed else None,
-    )
+    by_vector = None
+    if "scann" in needed:
+        assert vectors is not None  # which every kind with ScaNN has
+        by_vector = ScannSearcher(folder / "scann", chosen["scann"], vectors)
+    return by_vector, Bm25Searcher(folder / "bm25", chosen["bm25"]) if "bm25" in needed else None

@@ -1,6 +1,6 @@
 """The vectors of an index, shard by shard: encoded, or given; a shard that is there whole is kept."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial as bind
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def write_missing(
         vectors = _given(partial, encoder, store, given, missing, log)
     for (shard, rows), vector_CE in zip(missing.items(), vectors, strict=True):
         if rows.start > shard * size:
+            assert base is not None and base.vectors is not None  # else shards begin where they begin
             vector_CE = np.concatenate([base.vectors.read(shard * size, rows.start), vector_CE])
         write_shard(partial, shard, vector_CE)
 
@@ -94,7 +95,7 @@ def _encoded(
 def _given(
     partial: Path, encoder: Encoder, store: PassageStore, given: Given, missing: dict[int, range], log: Log
 ) -> Iterator[np.ndarray]:
-    def again(rows: Sequence[int]) -> np.ndarray:
+    def again(rows: np.ndarray) -> np.ndarray:
         silent = Work(partial, len(rows), lambda line: None)
         return encoder.vectors(_ids(encoder, store, rows), silent, lambda: None)
 
@@ -104,6 +105,6 @@ def _given(
     given.close()
 
 
-def _ids(encoder: Encoder, store: PassageStore, rows: Sequence[int]) -> np.ndarray:
+def _ids(encoder: Encoder, store: PassageStore, rows: Iterable[int]) -> np.ndarray:
     passages = [store[int(row)] for row in rows]
     return encoder.passage_ids([p.title for p in passages], [p.text for p in passages])

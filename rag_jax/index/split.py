@@ -12,7 +12,7 @@ from rag_jax.index import scann
 from rag_jax.index.exact import ExactSearcher
 from rag_jax.index.scann import ScannSearcher
 from rag_jax.index.searchers import Searcher
-from rag_jax.index.vectors import Vectors
+from rag_jax.index.vectors import Stored
 
 KIND = "part of an index"
 
@@ -20,7 +20,7 @@ KIND = "part of an index"
 class Part:
     """The rows [first, stop) of an index's vectors, as if they were all."""
 
-    def __init__(self, vectors: Vectors, first: int, stop: int):
+    def __init__(self, vectors: Stored, first: int, stop: int):
         self._vectors, self._first = vectors, first
         self.shape, self.dtype = (stop - first, vectors.shape[1]), vectors.dtype
 
@@ -59,7 +59,7 @@ class SplitSearcher:
 
 
 def open_part(
-    index: Path, kept: Path, kind: str, chosen: dict[str, Any], vectors: Vectors, part: tuple[int, int]
+    index: Path, kept: Path, kind: str, chosen: dict[str, Any], vectors: Stored, part: tuple[int, int]
 ) -> tuple[Searcher, int]:
     """The searcher of part (number, of how many), and its first row.
 

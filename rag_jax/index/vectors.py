@@ -2,6 +2,7 @@
 
 import zlib
 from pathlib import Path
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +14,7 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 BLOCK = 256  # rows under one CRC: a random read touches at most this many
 
 
-def shard_path(folder: Path, shard: int) -> Path:
+def shard_path(folder: str | Path, shard: int) -> Path:
     """Where shard number `shard` lies; it is there only when it is whole."""
     return Path(folder) / f"vectors-{shard:05d}.npy"
 
@@ -37,6 +38,19 @@ def first_not_finite(vector_CE: np.ndarray) -> int | None:
     """The first row with an infinite number or none at all; None where all is well."""
     bad = np.flatnonzero(~np.isfinite(vector_CE.astype(np.float32)).all(axis=1))
     return int(bad[0]) if len(bad) else None
+
+
+class Stored(Protocol):
+    """Vectors [N, E] that are read where they are touched: those of an index, or a part of them."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> np.ndarray: ...
+
+    def gather(self, id_: np.ndarray) -> np.ndarray: ...
 
 
 class Vectors:
@@ -103,14 +117,14 @@ class Vectors:
 
 
 def _crc(rows: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(rows).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(rows).view(np.uint8).data)
 
 
 def _crcs(vector_CE: np.ndarray) -> np.ndarray:
     return np.array([_crc(vector_CE[at : at + BLOCK]) for at in range(0, len(vector_CE), BLOCK)], np.uint32)
 
 
-def crc_path(folder: Path, shard: int) -> Path:
+def crc_path(folder: str | Path, shard: int) -> Path:
     """Where the CRCs of shard number `shard` lie."""
     return Path(folder) / f"vectors-{shard:05d}.crc.npy"
 

@@ -57,7 +57,8 @@ def bleu_sums(prediction: str, references: Iterable[str], tokenise: Tokenise) ->
     words, references_words = tokenise(prediction), [tokenise(reference) for reference in several(references)]
     matches, ngrams = [], []
     for n in range(1, MOST_WORDS + 1):
-        said, allowed = _ngrams(words, n), Counter()
+        said = _ngrams(words, n)
+        allowed: Counter[tuple[str, ...]] = Counter()
         for reference_words in references_words:
             allowed |= _ngrams(reference_words, n)
         matches.append((said & allowed).total())

@@ -18,6 +18,7 @@ from rag_jax.models.layers import (
     EncoderLayer,
     FeedForward,
     LayerNorm,
+    applied,
     check_length,
     embed,
     scan_layers,
@@ -210,7 +211,7 @@ class Decoder(nn.Module):
         x_RTD, written = self.placement(x_RTD, place_RT, True), []
         for (params, cross), cache_of_layer in zip(layers, cache, strict=True):
             layer = DecoderLayer(self.config.block, parent=None)
-            x_RTD, new = layer.apply({"params": params}, x_RTD, cross, cache_of_layer, slot, bias, memory, True)
+            x_RTD, new = applied(layer, params, x_RTD, cross, cache_of_layer, slot, bias, memory, True)
             written.append(new)
         return x_RTD, tuple(written)
 

@@ -36,6 +36,11 @@ class Block:
     dtype: str
 
 
+def applied(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
+    """What a module, or its `method`, makes of the arguments with these parameters, all that modules here have."""
+    return module.apply({"params": params}, *args, **kwargs)
+
+
 class Dense(nn.Module):
     """A dense layer [..., D] -> [..., features] with bias, computed in `dtype`."""
 

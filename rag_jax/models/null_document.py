@@ -41,6 +41,7 @@ def learned(kind: str, params: dict[str, Any], query_BE: jax.Array | None) -> ja
     """
     if kind == "bias":
         return BIAS_UNIT * params["bias"]
+    assert query_BE is not None  # all others read the question
     query_BE = widen(query_BE)
     if kind == "embedding":
         return jnp.einsum("BE,E->B", query_BE, params["embedding"], precision=jax.lax.Precision.HIGHEST)

@@ -14,6 +14,7 @@ from rag_jax.models import null_document
 from rag_jax.models.bart import Bart, BartConfig
 from rag_jax.models.bert import BertConfig, BertEncoder
 from rag_jax.models.classifier import Classifier
+from rag_jax.models.layers import applied
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class RagConfig:
     classes: int = 0
     label_tokens: tuple[int, ...] = ()
     null_document: str = "none"
+
+    @property
+    def encoder(self) -> BertConfig:
+        """The question encoder's config, which nobody asks a closed book for."""
+        assert self.question_encoder is not None
+        return self.question_encoder
 
 
 def init_params(config: RagConfig, key: jax.Array) -> dict[str, Any]:
@@ -80,7 +87,7 @@ def init_null_document(config: RagConfig, key: jax.Array) -> dict[str, Any]:
     """Fresh parameters {'null_document'} where there is one, else nothing."""
     if config.null_document == "none":
         return {}
-    width = config.question_encoder.embedding_width
+    width = config.encoder.embedding_width
     # 3: folding in 0 or 1 would give a half of the split key.
     return {"null_document": null_document.init(config.null_document, width, jax.random.fold_in(key, 3))}
 
@@ -104,9 +111,9 @@ def encode_questions(
     A positive factor changes the prior, never the order. Padding is told by the encoder's pad id; dropout only when
     given a key.
     """
-    encoder = BertEncoder(config.question_encoder)
-    mask_BQ = ids_BQ != config.question_encoder.pad_id
-    embedding_BE = encoder.apply({"params": params["question_encoder"]}, ids_BQ, mask_BQ, **_rngs(dropout_key))
+    encoder = BertEncoder(config.encoder)
+    mask_BQ = ids_BQ != config.encoder.pad_id
+    embedding_BE = applied(encoder, params["question_encoder"], ids_BQ, mask_BQ, **_rngs(dropout_key))
     return score_scale(params, config.score_scale) * embedding_BE
 
 
@@ -159,8 +166,8 @@ def label_log_probs(
     last_B = jnp.sum(token_BT != config.generator.pad_id, axis=1) - 1
     hidden_BK1D = jnp.take_along_axis(hidden_BKTD, last_B[:, None, None, None], axis=2)
     if config.classes:
-        variables = {"params": params["classifier"]}
-        return jax.nn.log_softmax(_classifier(config).apply(variables, hidden_BK1D[:, :, 0], **_rngs(head_key)))
+        head, states_BKD = _classifier(config), hidden_BK1D[:, :, 0]
+        return jax.nn.log_softmax(applied(head, params["classifier"], states_BKD, **_rngs(head_key)))
     (B, K, _, D), C = hidden_BK1D.shape, len(config.label_tokens)
     hidden_BKCD = jnp.broadcast_to(hidden_BK1D, (B, K, C, D))  # all labels at the one place
     label_BC = jnp.broadcast_to(jnp.array([config.label_tokens]), (B, C))
@@ -182,14 +189,21 @@ def label_likelihood(
     return likelihood.TokenLikelihood(logp_BK1, jnp.mean(logp_BKC, axis=2, keepdims=True), None, config.classes)
 
 
-def _states(config, params, source_BKS, token_BT, dropout_key) -> jax.Array:
+def _states(
+    config: RagConfig,
+    params: dict[str, Any],
+    source_BKS: jax.Array,
+    token_BT: jax.Array,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
     """The decoder's states under every document, hidden_BKTD."""
     B, K, S = source_BKS.shape
     T = token_BT.shape[1]
     source_RS = source_BKS.reshape(B * K, S)
     token_RT = jnp.broadcast_to(token_BT[:, None], (B, K, T)).reshape(B * K, T)
-    hidden_RTD = Bart(config.generator).apply(
-        {"params": params["generator"]},
+    hidden_RTD = applied(
+        Bart(config.generator),
+        params["generator"],
         source_RS,
         source_RS != config.generator.pad_id,
         token_RT,

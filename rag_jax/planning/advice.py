@@ -37,7 +37,7 @@ class _State(NamedTuple):
 
     @property
     def largest(self) -> str:
-        return max(self.temporaries, key=self.temporaries.get)
+        return max(self.temporaries, key=self.temporaries.__getitem__)
 
 
 class Adviser:
@@ -56,7 +56,8 @@ class Adviser:
 
     def advise(self) -> list[Advice]:
         """Single changes that help, those that suffice first; where none does, several together."""
-        found, least = [], {}
+        found: list[Advice] = []
+        least: dict[tuple[str, ...], float] = {}
         for change in _changes(self._start):
             before = least.get(tuple(change), self._start.total)  # with a smaller change of the same kind
             if before <= self._limit:
@@ -71,7 +72,8 @@ class Adviser:
 
     def _together(self) -> Advice | None:
         """Each time, the first change that makes the largest program fit, else the one that helps most."""
-        state, changes = self._start, {}
+        state = self._start
+        changes: dict[str, Any] = {}
         for _ in range(STEPS):
             options = [(change, self._after(state, change)) for change in _changes(state)]
             options = [(change, after) for change, after in options if after.total < state.total]
@@ -98,8 +100,8 @@ class Adviser:
             (config[group] if group else config)[name] = value
             place = place._replace(split=value == "sharded") if key == "parallel" else place
         described, topology = describe(config, self._run), place.topology
-        found = programs(described, self._passages, topology.devices, topology.on_host)
-        found = {program.name: program for program in found if self._phase in program.phases}
+        every = programs(described, self._passages, topology.devices, topology.on_host)
+        found = {program.name: program for program in every if self._phase in program.phases}
         largest, resident = state.largest, memory.held_by(found.values(), place) | self._code
         estimate = cost.peak(found[largest].trace(topology.devices))
         own = self._measured[largest]

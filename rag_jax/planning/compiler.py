@@ -50,7 +50,7 @@ def devices(topology: Topology) -> list[Any]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # A v4 chip's two cores are one device there; a single chip is a host's only one.
-    options = {"chip_config_name": "megacore"} if topology.family == "v4" else {}
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if topology.family == "v4" else {}
     options |= {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
     try:
         found = topologies.get_topology_desc(topology.name, platform="tpu", **options).devices
@@ -80,6 +80,7 @@ def compiled(lowered: jax.stages.Lowered) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         return Compiled(too_much(error)[0], 0.0, 0.0, time.monotonic() - began, fits=False)
     seconds, memory, cost = time.monotonic() - began, program.memory_analysis(), program.cost_analysis() or {}
+    assert memory is not None  # which every compiler of ours tells
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
         memory.temp_size_in_bytes + new, memory.generated_code_size_in_bytes, cost.get("flops", 0.0), seconds

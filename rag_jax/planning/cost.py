@@ -7,7 +7,8 @@ are nearly all of a transformer's work, as two operations for each multiply-and-
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,8 @@ FUSED = frozenset(
 )
 
 
-class Work(NamedTuple):
+@dataclass(frozen=True)
+class Work:
     """flops: operations by the kind of their numbers; moved: bytes that products and gathers read and write."""
 
     flops: Counter
@@ -77,14 +79,16 @@ def _count(jaxpr: core.Jaxpr, loops: Iterator[int]) -> Work:
 
 def _product(eqn: core.JaxprEqn, maker: dict) -> Work:
     (contracted, _), _ = eqn.params["dimension_numbers"]
-    left, out = eqn.invars[0].aval, eqn.outvars[0].aval
+    left: Any = eqn.invars[0].aval  # of arrays, as products have
+    out: Any = eqn.outvars[0].aval
     flops = 2 * math.prod(out.shape) * math.prod(left.shape[axis] for axis in contracted)
     moved = _bytes(eqn.outvars[0]) + sum(_bytes(_source(var, maker)) for var in eqn.invars)
     return Work(Counter({_kind(eqn): flops}), float(moved))
 
 
 def _kind(eqn: core.JaxprEqn) -> str:
-    if max(var.aval.dtype.itemsize for var in eqn.invars) <= 2:
+    arrays: list[Any] = [var.aval for var in eqn.invars]
+    if max(aval.dtype.itemsize for aval in arrays) <= 2:
         return HALF
     precision = eqn.params["precision"]
     highest = precision is not None and jax.lax.Precision.HIGHEST in tuple(precision)
@@ -111,7 +115,8 @@ def _peak(jaxpr: core.Jaxpr, free: frozenset | set = frozenset()) -> float:
     last, kept = {}, {id(root) for var in jaxpr.outvars for root in held_by(var)}
     for at, eqn in enumerate(jaxpr.eqns):
         last.update({id(root): at for var in eqn.invars for root in held_by(var)})
-    ends, live, most = {}, 0.0, 0.0
+    ends: dict[int, list[int]] = {}
+    live, most = 0.0, 0.0
     for at, eqn in enumerate(jaxpr.eqns):
         inner = max(map(_peak, _inside(eqn)), default=0.0)
         own = [var for var in eqn.outvars if [*map(id, held_by(var))] == [id(var)] and id(var) not in free]

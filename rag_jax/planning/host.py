@@ -33,7 +33,7 @@ class Host(NamedTuple):
 class Corpus(NamedTuple):
     """How many passages, and whose number that is."""
 
-    count: int
+    passages: int
     said_by: str
 
 

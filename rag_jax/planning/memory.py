@@ -1,6 +1,6 @@
 """What lies in a device's memory while a run trains, answers or builds its index: compiled, or estimated."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -130,7 +130,7 @@ def _phase(name: str, measured: list[Measured], place: Place) -> Phase:
     return Phase(name, resident, largest.temporaries, largest.program.name)
 
 
-def held_by(programs: Sequence[Program], place: Place) -> dict[str, float]:
+def held_by(programs: Iterable[Program], place: Place) -> dict[str, float]:
     """Bytes of a device that the programs of a phase share all the time, by name."""
     resident: dict[str, float] = {}
     for program in programs:

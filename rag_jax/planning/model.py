@@ -11,19 +11,10 @@ from rag_jax.api import rag_config
 from rag_jax.config import closed_book
 from rag_jax.data import tasks
 from rag_jax.data.tokenizer import Tokenizer
+from rag_jax.data.vocabulary import Vocabulary
 from rag_jax.hub.resolve import resolve
 from rag_jax.models.rag import RagConfig
 from rag_jax.workdir import Workdir
-
-
-class Vocabulary(NamedTuple):
-    """What of a tokenizer the model's shapes depend on."""
-
-    vocab_size: int
-    pad_id: int
-    bos_id: int
-    eos_id: int
-
 
 # Of bert-base-uncased, which DPR has too, and of facebook/bart-base and bart-large.
 PUBLISHED = {"encoder": Vocabulary(30522, 0, 101, 102), "generator": Vocabulary(50265, 1, 0, 2)}
@@ -46,7 +37,7 @@ def describe(config: ConfigDict, place: Workdir | None) -> Described:
     absent = list(_absent(config))
     assumed = [f"{key} = {name} is not here: the sizes are the configuration's own" for key, name in absent]
     config = config if absent else resolve(config)
-    tokenizers = {}
+    tokenizers: dict[str, Tokenizer | Vocabulary] = {}
     for part in ("generator",) if closed_book(config) else PUBLISHED:
         tokenizers[part] = _tokenizer(config, place, part) or _vocabulary(config, part)
         if isinstance(tokenizers[part], Vocabulary):

@@ -44,10 +44,10 @@ def plan(
     place = _place(config, topology)
     described = describe(config, run)
     check_batches(described.config, place.parallel)
-    corpus = host.corpus(config, run and run.index, passages)
-    found = programs(described, corpus.count, topology.devices, topology.on_host)
+    corpus = host.corpus(config, None if run is None else run.index, passages)
+    found = programs(described, corpus.passages, topology.devices, topology.on_host)
     measured = [_measured(program, place, log) for program in found]
-    tried = _fit(described, corpus.count, measured, place, log) if fits else {}
+    tried = _fit(described, corpus.passages, measured, place, log) if fits else {}
     phases = memory.phases(measured, place)
     return Plan(described, place, corpus, measured, phases, _host(described, corpus, measured, place), tried)
 
@@ -75,7 +75,7 @@ def _measured(program: Program, place: Place, log: Callable[[str], None]) -> Mea
     measured = memory.measure(program, place)
     if place.compiles:
         told = "compiled" if measured.fits else "found not to fit"
-        log(f"{program.name}, {program.count} at a time: {told} in {measured.seconds:.0f} s")
+        log(f"{program.name}, {program.rows} at a time: {told} in {measured.seconds:.0f} s")
     return measured
 
 
@@ -110,4 +110,4 @@ def _host(described: Described, corpus: host.Corpus, measured: list[Measured], p
                 state, sum(memory.total(held.tree) for held in one.program.held.values() if held.how == "whole")
             )
     width = model.question_encoder.embedding_width if model.question_encoder else 0
-    return host.host(described.config, corpus.count, width, place.topology.on_host, state)
+    return host.host(described.config, corpus.passages, width, place.topology.on_host, state)

@@ -44,14 +44,14 @@ class Held(NamedTuple):
 class Program(NamedTuple):
     """A program and where it runs.
 
-    count: the questions or passages of one call, over all devices. held: by name. rewrites: whether it replaces what
+    rows: the questions or passages of one call, over all devices. held: by name. rewrites: whether it replaces what
     is held WHOLE. lower: for the devices of `parallel`. trace: its equations on one device of so many. loops: how often
     its while loops run at most, as cost.count asks for.
     """
 
     name: str
     phases: tuple[str, ...]
-    count: int
+    rows: int
     held: dict[str, Held]
     lower: Callable[[Any], jax.stages.Lowered]
     trace: Callable[[int], core.ClosedJaxpr]
@@ -123,7 +123,7 @@ def searching_step(described: Described, name: str, passages: int, devices: int)
     held = exact.padded(-(-passages // devices))
     per_passage, tokens = Shape((held,), jnp.int32), min(TOKENS, length.source)
     narrow = jnp.uint16 if generator.vocab_size <= 1 << 16 else jnp.int32
-    vector_NE = Shape((held, model.question_encoder.embedding_width), jnp.dtype(config.index.dtype))
+    vector_NE = Shape((held, model.encoder.embedding_width), jnp.dtype(config.index.dtype))
     own = Rows(scalar, scalar, vector_NE), Texts(Shape((held * tokens,), narrow), *[per_passage] * 3)
     frame = Frame(generator.bos_id, generator.eos_id, generator.pad_id, (0,), (0,))  # of separators of one token
     settings = {
@@ -132,6 +132,7 @@ def searching_step(described: Described, name: str, passages: int, devices: int)
         "search": Search(stage.k, config.index.recall_target, length.source, frame, True),
     }  # fmt: skip
     whole, B = asked(described, stage.batch, stage.k), stage.batch
+    assert whole.question_BQ is not None  # exact search is by vector
     batch = Asked(
         whole.question_BQ, Shape((B, length.source), jnp.int32), Shape((B,), jnp.int32),
         whole.token_BT, whole.target_BT, whole.weight_B, whole.label_B,
@@ -161,7 +162,7 @@ def retriever_step(described: Described) -> Program:
     tx, B, N = optimizer(settings, tuple(shapes)), settings.batch, 1 + settings.hard_negatives
     function = partial(
         retriever.retriever_step,
-        config=model.question_encoder, optimizer=tx, scale=model.score_scale, seed=config.seed,
+        config=model.encoder, optimizer=tx, scale=model.score_scale, seed=config.seed,
     )  # fmt: skip
     batch = retriever.PairBatch(
         Shape((B, length.question), jnp.int32), Shape((B, N, length.passage), jnp.int32), Shape((B, B * N), bool)
@@ -192,7 +193,7 @@ def encode_passages(described: Described) -> Program:
     """The passage encoder at its greatest width."""
     config, model, _ = described
     shapes, batch = params(model)["question_encoder"], Shape((config.index.batch, config.length.passage), jnp.int32)
-    function = partial(retriever.encode_passages, model.question_encoder)
+    function = partial(retriever.encode_passages, model.encoder)
     program = _batch("encode passages", (BUILDING,), function, shapes, batch, config.index.batch)
     both = Held(WHOLE, retriever_params(model, config.retriever.shared))
     return program._replace(held=program.held | {"parameters": both})
@@ -203,7 +204,7 @@ def answer(described: Described, devices: int) -> Program:
     config, model, _ = described
     decode, labels, count = decode_config(config), tasks.labels(config.data), rows(config.evaluate.batch, devices)
     K, S = documents(config, config.retrieval.k), config.length.source
-    batch = Shape((count, K, S), jnp.int32), Shape((count, K), jnp.float32)
+    batch: tuple[Shape, ...] = Shape((count, K, S), jnp.int32), Shape((count, K), jnp.float32)
     if labels:
         batch = *batch, Shape((count, config.length.target if model.classes else START), jnp.int32)
     function = partial(read_batch, model, decode, bool(labels))
@@ -223,7 +224,7 @@ def _loops(model: rag.RagConfig, decode: generate.DecodeConfig, questions: int, 
 def search(described: Described, passages: int, asked: int, on_host: int) -> Program:
     """Exact search in one device's share of the passages, of a process that has all of them."""
     config, model, _ = described
-    E, k = model.question_encoder.embedding_width, max(config.retrieval.k, *(config[name].k for name in STAGES))
+    E, k = model.encoder.embedding_width, max(config.retrieval.k, *(config[name].k for name in STAGES))
     share = max(-(-passages // on_host), min(exact.BLOCK, passages))
     held = exact.padded(share)
     shard_NE, scalar = Shape((held, E), jnp.dtype(config.index.dtype)), Shape((), jnp.int32)
@@ -274,7 +275,7 @@ def documents(config: ConfigDict, k: int) -> int:
     return 1 if closed_book(config) else k + (config.retrieval.null_document != "none")
 
 
-def asked(described: Described, B: int, k: int) -> Batch:
+def asked(described: Described, B: int, k: int) -> Batch[Shape]:
     """The shapes of training.sources.QuestionSource.batch."""
     config, model, _ = described
     length, by_vector = config.length, not closed_book(config) and has_vectors(config.index.kind)
@@ -282,7 +283,7 @@ def asked(described: Described, B: int, k: int) -> Batch:
     token_BT = Shape((B, length.target), jnp.int32)
     return Batch(
         question_BQ=Shape((B, length.question), jnp.int32) if by_vector else None,
-        document_BKE=Shape((B, k, model.question_encoder.embedding_width), jnp.float32) if by_vector else None,
+        document_BKE=Shape((B, k, model.encoder.embedding_width), jnp.float32) if by_vector else None,
         mask_BK=Shape((B, k), bool),
         source_BKS=Shape((B, documents(config, k), length.source), jnp.int32),
         token_BT=token_BT,
@@ -293,7 +294,7 @@ def asked(described: Described, B: int, k: int) -> Batch:
     )
 
 
-def holed(config: ConfigDict, B: int) -> Batch:
+def holed(config: ConfigDict, B: int) -> Batch[Shape]:
     """The shapes of training.sources.PassageSource.batch."""
     whole_BS, score_BK = Shape((B, config.length.source), jnp.int32), Shape((B, 1), jnp.float32)
     source_BKS = Shape((B, 1, config.length.source), jnp.int32)

@@ -46,7 +46,7 @@ def _head(plan: Plan) -> Iterator[str]:
     yield f"{topology.name}: {topology.devices} {topology.device}s{peaks}, each with {usable}; {mode}"
     if not plan.place.compiles:
         yield f"ESTIMATES: there is no compiler for {topology.name} here; {ESTIMATED}"
-    yield f"{config.kind} model, {config.index.kind} index; {plan.corpus.count:,} passages ({plan.corpus.said_by})"
+    yield f"{config.kind} model, {config.index.kind} index; {plan.corpus.passages:,} passages ({plan.corpus.said_by})"
     for assumption in plan.described.assumed:
         yield f"assumed: {assumption}"
 
@@ -57,7 +57,7 @@ def _programs(plan: Plan) -> Iterator[str]:
     for one in plan.measured:
         seconds, program = memory.bound(one, plan.place), one.program
         cells = (
-            f"  {program.name:<29}{program.count:>9,}",
+            f"  {program.name:<29}{program.rows:>9,}",
             f"{one.temporaries / GIB:>9.2f} GiB",
             f"{one.estimate / GIB:>8.2f}   ",
             f"{one.work.total / 1e12:>7.3g}",
@@ -81,7 +81,7 @@ def _phase(plan: Plan, phase: Phase, run: Workdir | None) -> Iterator[str]:
         yield f"  {name:<22}{size / GIB:>8.2f}"
     yield f"  {'temporaries':<22}{phase.temporaries / GIB:>8.2f}  the most that one program needs: {phase.largest}"
     if not fits:
-        adviser = Adviser(phase, plan.measured, plan.described, plan.place, plan.corpus.count, run)
+        adviser = Adviser(phase, plan.measured, plan.described, plan.place, plan.corpus.passages, run)
         for advice in adviser.advise():
             then = "fits" if advice.total <= limit else "does not fit by itself"
             yield f"  {advice.change}: about {advice.total / GIB:,.2f} GiB, {then}"
@@ -134,7 +134,7 @@ def _seconds(plan: Plan) -> Iterator[tuple[str, float]]:
         steps = config.retriever.steps
         yield f"train_retriever: {steps:,} steps", steps * seconds("retriever step", RETRIEVER)
     if (encode := by_name.get(("encode passages", BUILDING))) is not None:
-        count = plan.corpus.count
+        count = plan.corpus.passages
         yield f"build_index: {count:,} passages of {config.length.passage} tokens", count / _per_second(plan, encode)
     for name in STAGES:
         if steps := config[name].steps:
@@ -147,7 +147,7 @@ def _seconds(plan: Plan) -> Iterator[tuple[str, float]]:
 
 
 def _per_second(plan: Plan, one: Measured) -> float:
-    return one.program.count / memory.bound(one, plan.place)
+    return one.program.rows / memory.bound(one, plan.place)
 
 
 def _host(plan: Plan) -> Iterator[str]:
@@ -164,7 +164,7 @@ def _host(plan: Plan) -> Iterator[str]:
         if topology.hosts > 1
         else "the host"
     )
-    shares = {}
+    shares: dict[str, float] = {}
     for name, (held, beside, limit) in lines.items():
         if not held:
             continue
@@ -177,5 +177,5 @@ def _host(plan: Plan) -> Iterator[str]:
         shares |= {name: total / limit} if limit else {}
     for phase in plan.phases:
         shares[f"a {topology.device}'s memory, {phase.name}"] = phase.total / plan.place.limit
-    first = max(shares, key=shares.get)
+    first = max(shares, key=shares.__getitem__)
     yield f"what binds first: {first}, {shares[first]:.0%} of what is there"

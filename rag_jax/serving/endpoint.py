@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 from starlette.exceptions import HTTPException
 
 from rag_jax.api import Answer
@@ -20,7 +21,7 @@ from rag_jax.serving.views import MOST_LETTERS, Settings, Views
 
 MOST_BYTES, MOST_QUESTIONS = 1 << 20, 64
 JSON = "application/json"
-EXAMPLE = {"questions": ["who wrote Dracula?"], "k": 5}
+EXAMPLE: JsonDict = {"questions": ["who wrote Dracula?"], "k": 5}
 
 
 class Asked(BaseModel):
@@ -85,7 +86,7 @@ def make_app(views: Views, batcher: Batcher, *, title: str) -> FastAPI:
         if problems := [*_problems(views, asked, settings)]:
             raise UserError("\n".join(problems))
         answers = await asyncio.wrap_future(batcher.submit(settings, asked.questions))
-        return Answers(answers=answers if asked.tokens else map(_without_tokens, answers), settings=settings)
+        return Answers(answers=answers if asked.tokens else list(map(_without_tokens, answers)), settings=settings)
 
     @app.get("/healthz", summary="Whether the server answers, and what it serves")
     async def health() -> Health:

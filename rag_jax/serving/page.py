@@ -35,9 +35,9 @@ def mount(app: FastAPI, views: Views, batcher: Batcher, *, title: str) -> None:
         async def ask(asked: str, *values: Any) -> str:
             return await _ask(views, batcher, asked, dict(zip(controls, values, strict=True)))
 
-        asking = {"fn": ask, "inputs": [question, *controls.values()], "outputs": answer}
+        asking: dict[str, Any] = {"fn": ask, "inputs": [question, *controls.values()], "outputs": answer}
         # Without gradio's queue: there is one of our own, and an answer is an answer to a request.
-        plain = {"queue": False, "api_visibility": "private"}
+        plain: dict[str, Any] = {"queue": False, "api_visibility": "private"}
         gradio.on([button.click, question.submit], **asking, **plain)
         for name, control in controls.items():
             if name == "kind" and "mode" in controls:
@@ -47,29 +47,34 @@ def mount(app: FastAPI, views: Views, batcher: Batcher, *, title: str) -> None:
                 control.release(**asking, **plain)
             else:
                 control.input(**asking, **plain)
-    closed = {"ssr_mode": False, "mcp_server": False, "pwa": False, "enable_monitoring": False, "run_history": False}
     system = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     gradio.mount_gradio_app(
-        app, blocks, path="/", theme=system, css=CSS, footer_links=[], max_file_size=MOST_BYTES, **closed
-    )
+        app, blocks, path="/", theme=system, css=CSS, footer_links=[], max_file_size=MOST_BYTES, ssr_mode=False,
+        mcp_server=False, pwa=False, enable_monitoring=False, run_history=False,
+    )  # fmt: skip
 
 
 def _controls(views: Views) -> dict[str, Any]:
     """What can be chosen of this model, by the names of Settings."""
-    own, controls = views.own, {}
+    own = views.own
+    controls: dict[str, Any] = {}
     if views.indexes:
         controls["index"] = gradio.Radio(views.indexes, value=own.index, label="index", elem_id="index")
     kinds = [(label, kind) for kind, label in KINDS.items()]
     controls["kind"] = gradio.Radio(kinds, value=own.kind, label="marginal", elem_id="kind")
     if not views.labelled:
         controls["mode"] = gradio.Radio(MODES[own.kind], value=own.mode, label="decoding", elem_id="mode")
-        beams = {"minimum": 1, "maximum": max(MOST_BEAMS, own.beams), "step": 1, "precision": 0, "buttons": []}
-        controls["beams"] = gradio.Slider(value=own.beams, label="beams", elem_id="beams", **beams)
+        most = max(MOST_BEAMS, own.beams)
+        controls["beams"] = _slider("beams", most, value=own.beams, label="beams")
     if views.indexes:
         most = max(map(views.most_k, views.indexes))
-        k = {"minimum": 1, "maximum": most, "step": 1, "precision": 0, "buttons": []}
-        controls["k"] = gradio.Slider(value=own.k, label="passages", elem_id="k", **k)
+        controls["k"] = _slider("k", most, value=own.k, label="passages")
     return controls
+
+
+def _slider(name: str, most: int, *, value: int, label: str) -> gradio.Slider:
+    """Whole numbers from 1 on."""
+    return gradio.Slider(1, most, value, step=1, precision=0, label=label, buttons=[], elem_id=name)
 
 
 def _modes(kind: str) -> Any:

@@ -17,7 +17,8 @@ def refusal(status: int, problems: Iterable[str], headers: Mapping[str, str] | N
 
 def explain(error: Mapping[str, Any], fields: Iterable[str], example: Any) -> str:
     """One of pydantic's errors as a sentence; fields: the names that the body may have. example: a body."""
-    found, about = error.get("input"), error.get("ctx", {})
+    found: Any = error.get("input")
+    about = error.get("ctx", {})
     field, kind = _named(error["loc"][1:]), error["type"]
     expected = f"an object as {json.dumps(example)}"
     if kind == "json_invalid":

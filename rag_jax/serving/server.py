@@ -51,8 +51,10 @@ def serve(views: Views, listening: socket.socket, *, title: str) -> None:
 async def _serve(views: Views, batcher: Batcher, listening: socket.socket, title: str) -> None:
     app, where = make_app(views, batcher, title=title), address(listening)
     # Without uvicorn's logging, whose set-up closes everybody else's, and with it standard error.
-    settings = {"log_config": None, "log_level": "warning", "ws": "none"}
-    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=LONGEST_FAREWELL, **settings))
+    settings = uvicorn.Config(
+        app, timeout_graceful_shutdown=LONGEST_FAREWELL, log_config=None, log_level="warning", ws="none"
+    )
+    server = uvicorn.Server(settings)
     with _signals_to(server.handle_exit):
         mount(app, views, batcher, title=title)  # here, as gradio makes its locks for the loop that runs
         print(f"page {where}  HTTP {where}/answer  described at {where}/docs  Ctrl-C stops", flush=True)

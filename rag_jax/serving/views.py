@@ -70,7 +70,7 @@ class Views:
 
     def most_k(self, index: str) -> int:
         """The most passages that can be read."""
-        return min(MOST_K, len(self._retrievers[index].index.passages)) if index else 0
+        return min(MOST_K, len(self._retrievers[index].open_book.passages)) if index else 0
 
     def settings(self, **asked: Any) -> Settings:
         """The run's own settings but for those that are asked for (None: its own); UserError with all that is wrong.

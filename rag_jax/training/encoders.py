@@ -90,7 +90,7 @@ def given_fingerprint(config: ConfigDict, model: rag.RagConfig) -> str | None:
     """The name of parts.passage_encoder, None where it is not given."""
     if not (name := config.parts.passage_encoder):
         return None
-    return encoder_fingerprint(model.question_encoder, _load(name, "passage_encoder", model))
+    return encoder_fingerprint(model.encoder, _load(name, "passage_encoder", model))
 
 
 def _given(config: ConfigDict, model: rag.RagConfig, parallel: Devices) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _given(config: ConfigDict, model: rag.RagConfig, parallel: Devices) -> dict[
 
 
 def _load(name: str, part: str, model: rag.RagConfig) -> Any:
-    return huggingface.load_encoder(source.find(name, f"config.parts.{part}"), part, model.question_encoder)
+    return huggingface.load_encoder(source.find(name, f"config.parts.{part}"), part, model.encoder)
 
 
 def _trained(config: ConfigDict, place: Workdir) -> tuple[Checkpoints, int] | None:

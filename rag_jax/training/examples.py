@@ -85,7 +85,7 @@ def _searched(
 
 
 def _batches(task: Task, questions: Sequence[Question], rag: Rag, depth: int) -> Iterator[list[Targets]]:
-    passages = rag.retriever.index.passages
+    passages = rag.retriever.open_book.passages
     for start in range(0, len(questions), rag.config.evaluate.batch):
         batch = questions[start : start + rag.config.evaluate.batch]
         ids_BK = rag.retrieve([question.text for question in batch], k=depth).ids_BK
@@ -96,7 +96,7 @@ def _batches(task: Task, questions: Sequence[Question], rag: Rag, depth: int) ->
 def _made_from(task: Task, questions: Sequence[Question], rag: Rag, depth: int) -> dict[str, Any]:
     """What the targets depend on."""
     asked = json.dumps([[question.text, question.answers] for question in questions])
-    manifest, encoder = rag.retriever.index.manifest, rag.params["question_encoder"]
+    manifest, encoder = rag.retriever.open_book.manifest, rag.params["question_encoder"]
     return {
         "task": task.name,
         "questions": hashlib.sha256(asked.encode()).hexdigest(),
@@ -112,7 +112,7 @@ def _kept(path: Path) -> tuple[list[Targets], dict[str, Any]]:
     if not path.is_file():
         return [], {}
     with path.open("rb") as file:
-        whole = list(takewhile(bool, map(read_sealed_line, file)))
+        whole = [line for line in takewhile(bool, map(read_sealed_line, file)) if line is not None]
     return [Targets(tuple(found["answers"]), found["what"]) for found in whole[1:]], (whole or [{}])[0]
 
 

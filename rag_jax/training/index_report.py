@@ -40,13 +40,14 @@ def _questions(config: ConfigDict, place: Workdir, index: Index) -> tuple[Querie
     if not index.by_vector:
         return Queries(texts, None), f"{len(texts):,} questions of {source}"
     parallel = Pmap(jax.local_devices())
-    tokenizers = load_or_train(config, place.tokenizers)
-    model = rag_config(config, *tokenizers)
+    encoder, generator = load_or_train(config, place.tokenizers)
+    assert encoder is not None  # vectors are of no closed book
+    model = rag_config(config, encoder, generator)
     params = encoders.known_params(config, place, model, parallel)
     trained = index.manifest.encoder_fingerprint
-    if "question_encoder" not in params or encoders.passage_fingerprint(model.question_encoder, params) != trained:
+    if "question_encoder" not in params or encoders.passage_fingerprint(model.encoder, params) != trained:
         return None
-    ids_BQ = tokenizers[0].question_ids(texts, config.length.question)
+    ids_BQ = encoder.question_ids(texts, config.length.question)
     vector_BE = encoders.question_vectors(model, params, ids_BQ, parallel)
     return Queries(texts, vector_BE), f"{len(texts):,} questions of {source}"
 
@@ -55,5 +56,5 @@ def _own_vectors(index: Index) -> tuple[Queries, str]:
     count = index.manifest.count
     ids_B = np.arange(0, count, -(-count // SAMPLE))
     said = f"{len(ids_B):,} of its own passages, which are found more easily than by questions"
-    vector_BE = index.vectors.gather(ids_B) if index.by_vector else None
+    vector_BE = index.vectors.gather(ids_B) if index.by_vector and index.vectors is not None else None
     return Queries([index.passages[row].text for row in ids_B.tolist()], vector_BE), said

@@ -129,11 +129,12 @@ def _encoders(
 
 
 def _maker(
-    config: ConfigDict, model: rag.RagConfig, params: dict[str, Any] | None, tokenizer: Tokenizer, parallel: Pmap
+    config: ConfigDict, model: rag.RagConfig, params: dict[str, Any] | None, tokenizer: Tokenizer | None, parallel: Pmap
 ) -> Maker:
     if params is None:
         return Maker(None, bm25.fingerprint(config.index.bm25), 1.0)
-    weights, run = passage_encoder(params), parallel.batch(partial(encode_passages, model.question_encoder))
+    assert tokenizer is not None  # vectors are of no closed book
+    weights, run = passage_encoder(params), parallel.batch(partial(encode_passages, model.encoder))
     length = config.length.passage
     encoder = Encoder(
         encode=lambda ids_BP: run(weights, parallel.put_batch(ids_BP)),
@@ -142,7 +143,7 @@ def _maker(
         length=length,
         batch_size=config.index.batch,
     )
-    fingerprint = encoders.passage_fingerprint(model.question_encoder, params)
+    fingerprint = encoders.passage_fingerprint(model.encoder, params)
     return Maker(encoder, fingerprint, float(rag.score_scale(params, model.score_scale)))
 
 

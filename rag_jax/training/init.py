@@ -21,7 +21,7 @@ from rag_jax.parallel import Devices
 from rag_jax.storage import address
 from rag_jax.team import Team
 from rag_jax.training import encoders
-from rag_jax.training.step import TrainState
+from rag_jax.training.step import Leaf, TrainState
 from rag_jax.workdir import Workdir
 
 
@@ -33,7 +33,7 @@ class Progress(NamedTuple):
     """
 
     stage: str
-    state: TrainState
+    state: TrainState[jax.Array]
     next_ids: list
     next_health: list | None
     next_scores: list | None
@@ -72,8 +72,9 @@ def start(
     A classifier is fresh where init_from has none of the same labels. Writes nothing.
     """
     saved = Checkpoints(place.checkpoints)
-    if (progress := resume(saved, model, optimizers, parallel)) is not None:
-        return Start(progress.state.params, saved.extra(saved.latest())["passage_encoder"], progress)
+    progress = resume(saved, model, optimizers, parallel)
+    if progress is not None and (step := saved.latest()) is not None:
+        return Start(progress.state.params, saved.extra(step)["passage_encoder"], progress)
     by_words = bm25.fingerprint(config.index.bm25) if config.index.kind == "bm25" else None
     if config.init_from:
         whole = open_pretrained(config.init_from, "config.init_from")
@@ -156,7 +157,7 @@ def resume(
     )
 
 
-def saved_trees(state: TrainState) -> dict[str, Any]:
+def saved_trees(state: TrainState[Leaf]) -> dict[str, Any]:
     """A state as the trees 'params' and 'optimizer' of a checkpoint."""
     return {"params": state.params, "optimizer": {"step": state.step, "adam": state.opt_state}}
 
@@ -173,7 +174,9 @@ def as_saved(place: Workdir, parallel: Devices) -> Callable[[Any], Any]:
     return parallel.read if parallel.processes > 1 and address(place.folder) else parallel.to_global
 
 
-def restore_state(checkpoints: Checkpoints, step: int, like: TrainState, parallel: Devices) -> TrainState:
+def restore_state(
+    checkpoints: Checkpoints, step: int, like: TrainState[jax.ShapeDtypeStruct], parallel: Devices
+) -> TrainState[jax.Array]:
     """The state saved at a step, whole on every device; `like` has its shapes and dtypes."""
     abstract = {name: parallel.abstract_state(tree) for name, tree in saved_trees(like).items()}
     trees = checkpoints.restore(step, **abstract)

@@ -1,7 +1,7 @@
 """The training loop: read it from top to bottom."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -160,7 +160,7 @@ def train_stage(
     step_function = parallel.step(source.step, config=rag.model, optimizer=tx, objective=objective)
     rates, start, own = learning_rates(stage), int(jax.device_get(state.step)), parallel.share(stage.batch)
     pace, pending, watched = Pace(start, stage.steps, stage.batch), None, Headline()
-    measures = tasks.TASKS[config.data.task].metrics
+    measures: Sequence[str] = tasks.TASKS[config.data.task].metrics
     measures = measures if rag.retriever.index else of_closed_book(measures)
     if resumed is None:
         found = source.search(start, source.encode(state.params, start))

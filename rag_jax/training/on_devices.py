@@ -6,7 +6,7 @@ names, no distant supervision, no null document.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +15,26 @@ from ml_collections import ConfigDict
 
 from rag_jax.core.sources import Frame, sources
 from rag_jax.data.formats import Question
+from rag_jax.data.substitution import NameMaker
 from rag_jax.index import on_devices
-from rag_jax.index.on_devices import Rows, Texts
+from rag_jax.index.on_devices import Documents, OnDevices, Rows, Texts
 from rag_jax.models import rag
 from rag_jax.parallel import Across, Devices
 from rag_jax.retrieve import Retriever
 from rag_jax.training.sources import Found, QuestionSource
-from rag_jax.training.step import Batch, TrainState, train_step
+from rag_jax.training.step import Batch, Leaf, TrainState, train_step
 
 
-class Asked(NamedTuple):
+class Asked(NamedTuple, Generic[Leaf]):
     """What the host makes of questions: token ids for the encoder, for the generator with their number, and answers."""
 
-    question_BQ: jax.Array
-    inner_BR: jax.Array
-    inner_B: jax.Array
-    token_BT: jax.Array
-    target_BT: jax.Array | None
-    weight_B: jax.Array
-    label_B: jax.Array | None
+    question_BQ: Leaf
+    inner_BR: Leaf
+    inner_B: Leaf
+    token_BT: Leaf
+    target_BT: Leaf | None
+    weight_B: Leaf
+    label_B: Leaf | None
 
 
 class Search(NamedTuple):
@@ -47,19 +48,21 @@ class Search(NamedTuple):
 
 
 def search_step(
-    state: TrainState,
-    batch: tuple[Asked, Rows, Texts],
+    state: TrainState[jax.Array],
+    batch: tuple[Asked[jax.Array], Rows[jax.Array], Texts[jax.Array]],
     *,
     across: Across,
     config: rag.RagConfig,
     search: Search,
     **settings: Any,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState[jax.Array], dict[str, jax.Array]]:
     """train_step for the passages that its own parameters find; the metrics also tell those, of the whole batch."""
     asked, rows, texts = batch
     query_BE = jax.lax.stop_gradient(rag.encode_questions(config, state.params, asked.question_BQ))
 
-    def find(across: Across, query_BE: jax.Array, rows: Rows, texts: Texts) -> tuple[Any, ...]:
+    def find(
+        across: Across, query_BE: jax.Array, rows: Rows[jax.Array], texts: Texts[jax.Array]
+    ) -> tuple[jax.Array, jax.Array, Documents]:
         score_BK, id_BK = on_devices.winners(across, rows, query_BE, k=search.k, recall=search.recall)
         return score_BK, id_BK, on_devices.fetch(across, rows, texts, id_BK, tokens=search.length)
 
@@ -67,7 +70,7 @@ def search_step(
     query_BE = jax.lax.optimization_barrier(query_BE)
     score_BK, id_BK, found = jax.lax.optimization_barrier(across.each(find, query_BE, rows, texts))
     source_BKS = sources(
-        *found[1:], asked.inner_BR, asked.inner_B,
+        found.token_BKP, found.title_BK, found.text_BK, asked.inner_BR, asked.inner_B,
         length=search.length, frame=search.frame, keep_question=search.keep_question,
     )  # fmt: skip
     whole = Batch(
@@ -90,10 +93,12 @@ class DeviceSource(QuestionSource):
 
     def __init__(
         self, questions: Sequence[Question], retriever: Retriever, model: rag.RagConfig, config: ConfigDict,
-        stage: ConfigDict, parallel: Devices, *, name: str, names: None,
+        stage: ConfigDict, parallel: Devices, *, name: str, names: NameMaker | None,
     ):  # fmt: skip
         super().__init__(questions, retriever, model, config, stage, parallel, name=name, names=names)
-        tokenizer, marks, self._passages = retriever.generator_tokenizer, self._marks, retriever.index.searcher
+        tokenizer, marks, searcher = retriever.generator_tokenizer, self._marks, retriever.open_book.searcher
+        assert isinstance(searcher, OnDevices)  # see training.searchers
+        self._passages = searcher
         separators = (tuple(ids.tolist()) for ids in (marks.title_separator, marks.document_separator))
         frame = Frame(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, *separators)
         keep = config.data.truncation == "keep_question"
@@ -103,11 +108,11 @@ class DeviceSource(QuestionSource):
     def encode(self, params: Any, step: int) -> None:
         """The step does."""
 
-    def search(self, step: int, query: None) -> Found:
+    def search(self, step: int, query: jax.Array | None) -> Found:
         """Nothing yet: the step finds them."""
         return Found(np.zeros((len(self._indices(step)), 0), np.int64), None)
 
-    def put(self, step: int, found: Found) -> tuple[Asked, Rows, Texts]:
+    def put(self, step: int, found: Found) -> tuple[Asked[jax.Array], Rows[jax.Array], Texts[jax.Array]]:
         """The questions of batch `step` on the devices, beside the passages."""
         asked = self._asked(step)
         pieces = self._retriever.question_pieces([question.text for question in asked])
@@ -115,7 +120,8 @@ class DeviceSource(QuestionSource):
         inner_B = np.array([min(len(ids), self._length.source) for ids in pieces], np.int32)
         for row, ids in zip(inner_BR, pieces, strict=True):
             row[: len(ids)] = ids[: len(row)]
-        said = {"label_B": None, **self._said(asked, self._answers(step))}
-        weight_B = np.ones(len(asked), np.float32)
-        batch = Asked(self._question_ids(step), inner_BR, inner_B, weight_B=weight_B, **said)
+        said, weight_B = self._said(asked, self._answers(step)), np.ones(len(asked), np.float32)
+        batch = Asked(
+            self._question_ids(step), inner_BR, inner_B, said.token_BT, said.target_BT, weight_B, said.label_B
+        )
         return self._parallel.put_batch(batch), self._passages.rows, self._passages.texts

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,27 +15,28 @@ from rag_jax.errors import UserError
 from rag_jax.metrics.text import normalise
 from rag_jax.models import rag
 from rag_jax.models.bert import BertConfig, BertEncoder
+from rag_jax.models.layers import applied
 from rag_jax.parallel import Across
-from rag_jax.training.step import TrainState
+from rag_jax.training.step import Leaf, TrainState
 
 INVERSE_CLOZE_KEEPS = 0.5  # share of the spans that also stay in their passage
 
 
-class PairBatch(NamedTuple):
+class PairBatch(NamedTuple, Generic[Leaf]):
     """question_BQ: token ids; passage_BNP: each question's positive, then its hard negatives;
 
     negative_BC: True where passage c of the whole batch (C = N x all questions) may serve question b as a negative.
     """
 
-    question_BQ: jax.Array
-    passage_BNP: jax.Array
-    negative_BC: jax.Array
+    question_BQ: Leaf
+    passage_BNP: Leaf
+    negative_BC: Leaf
 
 
 def init_params(model: rag.RagConfig, key: jax.Array, *, shared: bool) -> dict[str, Any]:
     """{'question_encoder'}; unless it is shared, 'passage_encoder' from the same weights; if learned, the scale."""
     ids = jnp.zeros((1, 2), jnp.int32)
-    params = jax.jit(BertEncoder(model.question_encoder).init)(key, ids, ids > 0)["params"]
+    params = jax.jit(BertEncoder(model.encoder).init)(key, ids, ids > 0)["params"]
     names = ("question_encoder",) if shared else ("question_encoder", "passage_encoder")
     return {name: jax.tree.map(jnp.copy, params) for name in names} | rag.init_score_scale(model)
 
@@ -47,12 +48,12 @@ def passage_encoder(params: dict[str, Any]) -> Any:
 
 def encode_passages(config: BertConfig, params: Any, ids_BP: jax.Array) -> jax.Array:
     """vector_BE of token ids `[CLS] title [SEP] text [SEP]`, by a passage encoder's own parameters."""
-    return BertEncoder(config).apply({"params": params}, ids_BP, ids_BP != config.pad_id)
+    return applied(BertEncoder(config), params, ids_BP, ids_BP != config.pad_id)
 
 
 def in_batch_loss(
     params: dict[str, Any],
-    batch: PairBatch,
+    batch: PairBatch[jax.Array],
     key: jax.Array | None,
     *,
     across: Across,
@@ -63,10 +64,10 @@ def in_batch_loss(
     encoder = BertEncoder(config)
 
     def encode(params: Any, ids: jax.Array, number: int) -> jax.Array:
-        dropout = {"deterministic": True}
+        dropout: dict[str, Any] = {"deterministic": True}
         if key is not None:
             dropout = {"deterministic": False, "rngs": {"dropout": jax.random.fold_in(key, number)}}
-        return encoder.apply({"params": params}, ids, ids != config.pad_id, **dropout)
+        return applied(encoder, params, ids, ids != config.pad_id, **dropout)
 
     B, N, P = batch.passage_BNP.shape
     query_BE = encode(params["question_encoder"], batch.question_BQ, 0)
@@ -82,15 +83,15 @@ def in_batch_loss(
 
 
 def retriever_step(
-    state: TrainState,
-    batch: PairBatch,
+    state: TrainState[jax.Array],
+    batch: PairBatch[jax.Array],
     *,
     across: Across,
     config: BertConfig,
     optimizer: optax.GradientTransformation,
     scale: float,
     seed: int,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState[jax.Array], dict[str, jax.Array]]:
     """One update from the mean loss over all devices' questions; returns it with {'loss', 'in_batch_accuracy'}."""
     key = jax.random.key(seed)
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), across.index())
@@ -128,7 +129,7 @@ class Pairs:
         for row, passage in enumerate(passages):
             self._siblings.setdefault(passage.title, []).append(row)
 
-    def batch(self, indices: np.ndarray, rng: np.random.Generator, own: slice = slice(None)) -> PairBatch:
+    def batch(self, indices: np.ndarray, rng: np.random.Generator, own: slice = slice(None)) -> PairBatch[np.ndarray]:
         """The batch of the questions with these indices; some of them become inverse cloze pairs.
 
         own: this process's rows of it; the passages of all stand in negative_BC, which says whose they may oppose.
@@ -155,11 +156,12 @@ class Pairs:
             for asked, answers, rows, _ in examples
         ]
 
-    def _example(self, index: int, rng: np.random.Generator):
+    def _example(self, index: int, rng: np.random.Generator) -> tuple[str, tuple[str, ...], list[int], list[str]]:
+        answers: tuple[str, ...] = ()
+        named: list[int] = []
         if not self.asked or rng.random() < self.inverse_cloze:
             row = int(rng.integers(len(self.passages)))
-            span, rest = _cut_span(self.passages[row].text, rng)
-            answers, text, asked, named = (), rest, span, []
+            asked, text = _cut_span(self.passages[row].text, rng)
         else:
             question, row = self.asked[index % len(self.asked)]
             named = self._named[index % len(self.asked)]

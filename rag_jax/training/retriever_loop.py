@@ -48,6 +48,7 @@ def train_retriever(
     both = joined.first_alone("tokenizers", lambda: load_or_train(config, place.tokenizers))
     encoder_tokenizer, generator_tokenizer = both
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
+    assert encoder_tokenizer is not None  # this is no closed book
     pairs = make_pairs(config, encoder_tokenizer)
     order = Batches(max(len(pairs.asked), 1), settings.batch, config.seed)
 
@@ -60,7 +61,7 @@ def train_retriever(
         params = encoders.first_params(config, model, parallel)
         state = parallel.put_state(TrainState(jnp.int32(0), params, tx.init(params)))
     step_function = parallel.step(
-        retriever_step, config=model.question_encoder, optimizer=tx, scale=model.score_scale, seed=config.seed
+        retriever_step, config=model.encoder, optimizer=tx, scale=model.score_scale, seed=config.seed
     )
     start, own = int(jax.device_get(state.step)), parallel.share(settings.batch)
     drawn = lambda step: (order[step], step_rng(config.seed, "retriever", step))  # noqa: E731
@@ -106,7 +107,9 @@ def make_pairs(config: ConfigDict, tokenizer: Tokenizer) -> Pairs:
     )  # fmt: skip
 
 
-def resume(checkpoints: Checkpoints, tx: Any, shapes: dict[str, Any], parallel: Devices) -> TrainState | None:
+def resume(
+    checkpoints: Checkpoints, tx: Any, shapes: dict[str, Any], parallel: Devices
+) -> TrainState[jax.Array] | None:
     """The newest checkpoint, None where there is none; shapes: of the parameters."""
     step = checkpoints.latest()
     if step is None:
@@ -116,7 +119,7 @@ def resume(checkpoints: Checkpoints, tx: Any, shapes: dict[str, Any], parallel: 
     )
 
 
-def save(checkpoints: Checkpoints, state: TrainState, gathered: Callable[[Any], Any]) -> None:
+def save(checkpoints: Checkpoints, state: TrainState[jax.Array], gathered: Callable[[Any], Any]) -> None:
     """Saves the whole state, its trees gathered as init.as_saved says; the newest counts as the best."""
     step = int(jax.device_get(state.step))
     checkpoints.save(step, **gathered(init.saved_trees(state)), score=step, extra={})

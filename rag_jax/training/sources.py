@@ -40,6 +40,14 @@ class Found(NamedTuple):
     score_BK: np.ndarray | None = None
 
 
+class Said(NamedTuple):
+    """What the decoder reads and learns to say, an answer; or a claim, and the class that is its label."""
+
+    token_BT: np.ndarray
+    target_BT: np.ndarray | None
+    label_B: np.ndarray | None = None
+
+
 class QuestionSource:
     """Questions, their retrieved passages and their answers; some answers give way to made-up names."""
 
@@ -58,7 +66,7 @@ class QuestionSource:
         self._encode = parallel.batch(partial(rag.encode_questions, model))
         # A frozen encoder finds the same passages in every epoch: they are looked up once. Of several processes, each
         # has other questions in the next epoch.
-        self._known: dict[int, tuple] | None = None
+        self._known: dict[int, tuple[np.ndarray, np.ndarray]] | None = None
         if not stage.train_question_encoder and parallel.processes == 1:
             self._known = {}
         self._names, self._substitution = names, Substitution(retriever.generator_tokenizer)
@@ -70,7 +78,7 @@ class QuestionSource:
 
         None where all is known, or where the index reads the questions' words.
         """
-        if self._is_known(step) or not self._by_vector:
+        if not self._by_vector or self._already(step) is not None:
             return None
         return self._encode(params, self._parallel.put_batch(self._question_ids(step)))
 
@@ -83,8 +91,8 @@ class QuestionSource:
         if self._closed:
             ids_BK, _, score_BK, _ = Retrieved.nothing(len(indices))
             return Found(ids_BK, None, score_BK)
-        if self._is_known(step):
-            ids_BK, score_BK = map(np.stack, zip(*(self._known[index] for index in indices), strict=True))
+        if (known := self._already(step)) is not None:
+            ids_BK, score_BK = map(np.stack, zip(*known, strict=True))
         else:
             texts = [question.text for question in self._asked(step)]
             depth = max(self._k, self._depth)
@@ -96,26 +104,30 @@ class QuestionSource:
                 self._known.update(zip(indices, zip(ids_BK, score_BK, strict=True), strict=True))
         return Found(ids_BK, Health.of(ids_BK, score_BK), None if self._by_vector else score_BK)
 
-    def batch(self, step: int, ids_BK: np.ndarray, score_BK: np.ndarray | None = None) -> Batch:
+    def batch(self, step: int, ids_BK: np.ndarray, score_BK: np.ndarray | None = None) -> Batch[np.ndarray]:
         """The arrays of batch `step` for passages already found, with the scores that came with them."""
-        asked = self._asked(step)
+        asked, answers, mask_BK = self._asked(step), self._answers(step), ids_BK >= 0
         documents_BK = self._retriever.documents(ids_BK)
-        answers = self._answers(step)
+        if self._closed and score_BK is not None:  # of the question alone
+            mask_BK = np.ones(score_BK.shape, bool)
         if self._names is not None and self._share:
-            given = zip(documents_BK, answers, self._fresh_names(step), strict=True)
+            given = zip(documents_BK, answers, self._fresh_names(self._names, step), strict=True)
             documents_BK, answers = map(list, zip(*(self._renamed(*one) for one in given), strict=True))
+        said = self._said(asked, answers)
         return Batch(
             question_BQ=self._question_ids(step) if self._by_vector else None,
             document_BKE=self._retriever.vectors(ids_BK) if self._by_vector else None,
-            mask_BK=np.ones(score_BK.shape, bool) if self._closed else ids_BK >= 0,
+            mask_BK=mask_BK,
             source_BKS=self._retriever.sources(documents_BK, [question.text for question in asked]),
+            token_BT=said.token_BT,
+            target_BT=said.target_BT,
             weight_B=np.ones(len(asked), np.float32),
             score_BK=score_BK,
-            **self._said(asked, answers),
+            label_B=said.label_B,
         )
 
-    def put(self, step: int, found: Found) -> Batch:
-        """The arrays of batch `step` on the devices."""
+    def put(self, step: int, found: Found) -> tuple[Any, ...]:
+        """The arrays of batch `step` on the devices, as `self.step` takes them."""
         return self._parallel.put_batch(self.batch(step, found.ids_BK, found.score_BK))
 
     def told(self, step: int) -> list[dict[str, Any]]:
@@ -123,8 +135,11 @@ class QuestionSource:
         asked = [self._questions[index] for index in self._order[step].tolist()]
         return [{"id": one.id, "question": one.text, "answers": one.answers} for one in asked]
 
-    def _is_known(self, step: int) -> bool:
-        return self._known is not None and all(index in self._known for index in self._indices(step))
+    def _already(self, step: int) -> list[tuple[np.ndarray, np.ndarray]] | None:
+        """What is known to be found for batch `step`, None unless it is known for all."""
+        if self._known is None or any(index not in self._known for index in self._indices(step)):
+            return None
+        return [self._known[index] for index in self._indices(step)]
 
     def _indices(self, step: int) -> list[int]:
         """The questions of batch `step` that are this process's."""
@@ -134,7 +149,7 @@ class QuestionSource:
         """The k passages that come first when those that hold the answer stand before the others."""
 
         def holds(document: Document, answer: Form) -> bool:
-            return self._substitution.substitute(document, answer, answer)[1].any()
+            return bool(self._substitution.substitute(document, answer, answer)[1].any())
 
         answers = self._answers(step)
         documents_BK = self._retriever.documents(ids_BK)
@@ -144,16 +159,16 @@ class QuestionSource:
         order_BK = np.argsort(~holds_BK, axis=1, kind="stable")[:, : self._k]
         return np.take_along_axis(ids_BK, order_BK, axis=1), np.take_along_axis(score_BK, order_BK, axis=1)
 
-    def _said(self, asked: Sequence[Question], answers: Sequence[Form]) -> dict[str, np.ndarray | None]:
+    def _said(self, asked: Sequence[Question], answers: Sequence[Form]) -> Said:
         """What the decoder reads and learns to say, an answer; or a claim, and the class that is its label."""
         length = self._length.target
         if not self._labels:
             spaced = [answer.spaced for answer in answers]
             token_BT, target_BT = targets(spaced, length=length, marks=self._marks, compat=self._compat)
-            return {"token_BT": token_BT, "target_BT": target_BT}
+            return Said(token_BT, target_BT)
         token_BT = decoder_inputs(self._retriever.generator_tokenizer, [question.text for question in asked], length)
         label_B = np.array([self._labels.index(question.answers[0]) for question in asked], np.int32)
-        return {"token_BT": token_BT, "target_BT": None, "label_B": label_B}
+        return Said(token_BT, None, label_B)
 
     def _answers(self, step: int) -> list[Form]:
         return [Form.of(self._retriever.generator_tokenizer, question.answers[0]) for question in self._asked(step)]
@@ -164,12 +179,12 @@ class QuestionSource:
     def _question_ids(self, step: int) -> np.ndarray:
         return self._retriever.question_ids([question.text for question in self._asked(step)])
 
-    def _fresh_names(self, step: int) -> list[Form | None]:
+    def _fresh_names(self, names: NameMaker, step: int) -> list[Form | None]:
         """A made-up name for each answer that gives way to one: drawn for the whole batch, this process's returned."""
         rng, drawn = step_rng(self._seed, self._name, step), []
         for index in self._order[step].tolist():
             answer = one_spaced(self._questions[index].answers[0])
-            drawn.append(self._names.fresh(answer, rng) if rng.random() < self._share else None)
+            drawn.append(names.fresh(answer, rng) if rng.random() < self._share else None)
         return drawn[self._own]
 
     def _renamed(self, documents_K: list[Document], answer: Form, name: Form | None) -> tuple[list[Document], Form]:
@@ -192,7 +207,7 @@ class PassageSource:
     def __init__(self, retriever: Retriever, config: ConfigDict, stage: ConfigDict, parallel: Devices):
         self._retriever, self._length, self._seed = retriever, config.length, config.seed
         self._parallel, self._own = parallel, parallel.share(stage.batch)
-        self._order = Batches(len(retriever.index.passages), stage.batch, config.seed)
+        self._order = Batches(len(retriever.open_book.passages), stage.batch, config.seed)
         self._marks = Marks.of(retriever.generator_tokenizer)
         self._mask_id = retriever.generator_tokenizer.mask_id
 
@@ -203,7 +218,7 @@ class PassageSource:
         """The passages of batch `step`, one each."""
         return Found(self._order[step][self._own, None], None)
 
-    def batch(self, step: int, ids_BK: np.ndarray, score_BK: None = None) -> Batch:
+    def batch(self, step: int, ids_BK: np.ndarray, score_BK: None = None) -> Batch[np.ndarray]:
         """Passages with holes as sources, whole as targets; the document prior of one document is 1."""
         rng = step_rng(self._seed, "denoise", step)
         whole = [  # of all processes: holes are drawn one passage after the other
@@ -217,16 +232,16 @@ class PassageSource:
             row[: len(holed) + 2] = np.concatenate([[marks.bos], holed, [marks.eos]])
         source_BKS = source_BKS[self._own]
         token_BT, target_BT = targets(whole[self._own], length=length, marks=marks)
-        score_BK, weight_B = np.zeros(ids_BK.shape, np.float32), np.ones(len(ids_BK), np.float32)
-        return Batch(None, None, ids_BK >= 0, source_BKS, token_BT, target_BT, weight_B, score_BK)
+        alone_BK, weight_B = np.zeros(ids_BK.shape, np.float32), np.ones(len(ids_BK), np.float32)
+        return Batch(None, None, ids_BK >= 0, source_BKS, token_BT, target_BT, weight_B, alone_BK)
 
-    def put(self, step: int, found: Found) -> Batch:
+    def put(self, step: int, found: Found) -> Batch[jax.Array]:
         """The arrays of batch `step` on the devices."""
         return self._parallel.put_batch(self.batch(step, found.ids_BK))
 
     def told(self, step: int) -> list[dict[str, Any]]:
         """The passages of batch `step`, those of all processes, as a file of passages has them."""
-        passages = [self._retriever.index.passages[row] for row in self._order[step].tolist()]
+        passages = [self._retriever.open_book.passages[row] for row in self._order[step].tolist()]
         return [{"id": one.id, "title": one.title, "text": one.text} for one in passages]
 
 

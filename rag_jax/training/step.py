@@ -1,7 +1,8 @@
 """One training step of the joint model as a pure function: query, prior, marginal likelihood, gradient, update."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +13,18 @@ from rag_jax.core.marginal import document_log_prior, rag_sequence_log_likelihoo
 from rag_jax.models import null_document, rag
 from rag_jax.parallel import Across
 
+Leaf = TypeVar("Leaf")  # an array of jax, one of numpy that will become one, or its shape
 
-class TrainState(NamedTuple):
+
+class TrainState(NamedTuple, Generic[Leaf]):
     """Everything a step changes. step: int32, of the stage; params: of the model, as models/rag.py has them."""
 
-    step: jax.Array
+    step: Leaf
     params: dict[str, Any]
     opt_state: optax.OptState
 
 
-class Batch(NamedTuple):
+class Batch(NamedTuple, Generic[Leaf]):
     """What a step reads. question_BQ, source_BKS, token_BT, target_BT: token ids; document_BKE: passage vectors;
 
     mask_BK: True where a document was found; weight_B: 1 for a question, 0 for padding of the batch. score_BK: logits
@@ -30,15 +33,15 @@ class Batch(NamedTuple):
     document more than mask_BK, it is the null document.
     """
 
-    question_BQ: jax.Array | None
-    document_BKE: jax.Array | None
-    mask_BK: jax.Array
-    source_BKS: jax.Array
-    token_BT: jax.Array
-    target_BT: jax.Array | None
-    weight_B: jax.Array
-    score_BK: jax.Array | None = None
-    label_B: jax.Array | None = None
+    question_BQ: Leaf | None
+    document_BKE: Leaf | None
+    mask_BK: Leaf
+    source_BKS: Leaf
+    token_BT: Leaf
+    target_BT: Leaf | None
+    weight_B: Leaf
+    score_BK: Leaf | None = None
+    label_B: Leaf | None = None
 
 
 class Objective(NamedTuple):
@@ -60,14 +63,14 @@ class Sums(NamedTuple):
 
 
 def train_step(
-    state: TrainState,
-    batch: Batch,
+    state: TrainState[jax.Array],
+    batch: Batch[jax.Array],
     *,
     across: Across,
     config: rag.RagConfig,
     optimizer: optax.GradientTransformation,
     objective: Objective,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState[jax.Array], dict[str, jax.Array]]:
     """One update from the gradient of the mean loss per target token over all devices' questions.
 
     Returns the new state and {'loss': nats per text token, 'gradient_norm': of the mean gradient}.
@@ -88,7 +91,7 @@ def train_step(
 
 def loss_sums(
     params: dict[str, Any],
-    batch: Batch,
+    batch: Batch[jax.Array],
     key: jax.Array | None,
     *,
     config: rag.RagConfig,
@@ -98,6 +101,7 @@ def loss_sums(
     encoder_key, generator_key = (None, None) if key is None else jax.random.split(key)
     score_BK, mask_BK, query_BE = batch.score_BK, batch.mask_BK, None
     if score_BK is None:
+        assert batch.question_BQ is not None and batch.document_BKE is not None
         query_BE = rag.encode_questions(config, params, batch.question_BQ, dropout_key=encoder_key)
         score_BK = rag.document_scores(query_BE, batch.document_BKE)
     if batch.source_BKS.shape[1] > mask_BK.shape[1]:
@@ -108,6 +112,7 @@ def loss_sums(
         score_BK = jax.lax.stop_gradient(score_BK)
     prior_BK = document_log_prior(score_BK, mask_BK)
     if batch.label_B is None:
+        assert batch.target_BT is not None
         target_BT = batch.target_BT
         mask_BT = target_BT != config.generator.pad_id
         text_BT = mask_BT & (target_BT != config.generator.bos_id)
@@ -134,7 +139,9 @@ def loss_sums(
     )
 
 
-def _accumulate(loss, params: dict[str, Any], batch: Batch, key: jax.Array, parts: int) -> tuple[Sums, Any]:
+def _accumulate(
+    loss: Callable[..., Any], params: dict[str, Any], batch: Batch[jax.Array], key: jax.Array, parts: int
+) -> tuple[Sums, Any]:
     """Sums and their gradient, over `parts` equal parts of the batch one after another."""
     gradient_of = jax.grad(loss, has_aux=True)
     if parts == 1:

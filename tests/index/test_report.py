@@ -56,6 +56,16 @@ def test_a_search_that_misses_nothing_is_quiet(build, vector_NE):
         assert "@10 1.000" in said and "!!!" not in said
 
 
+@pytest.mark.parametrize("kind", ["scann", "exact"])
+def test_a_search_without_settings_is_said_to_miss_but_nothing_to_mend_it(build, vector_NE, monkeypatch, kind):
+    """Brute force, and exact search that a TPU may approximate, have none of a tree's parameters."""
+    if kind == "scann":
+        pytest.importorskip("scann")
+    monkeypatch.setattr(report_file, "recall_of", lambda found_BK, exact_BK: {10: 0.5})
+    recall, said = said_of(build(kind=kind)[0], vector_NE)
+    assert recall == {10: 0.5} and said.endswith("passages are missed that exact search would find")
+
+
 def test_memory_now_and_projected(build, vector_NE):
     """Exact search and vectors grow with the corpus: 24 bytes a passage of 6 fp32 numbers."""
     _, said = said_of(build()[0], vector_NE)

@@ -39,7 +39,7 @@ def test_the_corpus_is_given_or_there_or_the_papers(nq, tmp_path):
     write_index_manifest(
         tmp_path, IndexManifest("exact", 30, 16, "float32", 8, "encoder", 1.0, "passages", {"exact": {}})
     )
-    assert corpus(nq, None, None).count == corpus(nq, tmp_path / "nowhere", None).count == WIKIPEDIA
+    assert corpus(nq, None, None).passages == corpus(nq, tmp_path / "nowhere", None).passages == WIKIPEDIA
     assert corpus(nq, tmp_path, None) == (30, str(tmp_path))
-    assert corpus(nq, tmp_path, 7).count == 7
-    assert corpus(load_config(find_config("demo")), None, None).count == 3176
+    assert corpus(nq, tmp_path, 7).passages == 7
+    assert corpus(load_config(find_config("demo")), None, None).passages == 3176

@@ -78,7 +78,7 @@ def _biencoder(facts: Sequence[Fact]) -> str:
 
 def _ms_marco(facts: Sequence[Fact]) -> str:
     """MS-MARCO 2.1: an object of columns; every fourth query has no well-formed answer."""
-    columns = {name: {} for name in ("query_id", "query", "answers", "wellFormedAnswers")}
+    columns: dict[str, dict[str, Any]] = {name: {} for name in ("query_id", "query", "answers", "wellFormedAnswers")}
     for number, fact in enumerate(facts):
         sentence = _told(fact, fact.answers[0])
         row = number, _asked(fact), [fact.answers[0]], [sentence] if number % 4 else "[]"
@@ -108,8 +108,8 @@ def _fever(facts: Sequence[Fact]) -> str:
     for number, fact in enumerate(facts):
         label = (SUPPORTS, REFUTES, NOT_ENOUGH_INFO)[number % 3]
         # Facts stand in the order of their relations: the nearest other answer is of the same kind.
-        others = sorted(range(len(facts)), key=lambda place, number=number: abs(place - number))
-        other = next(facts[place] for place in others if facts[place].answers[0] not in fact.answers)
+        others = sorted((abs(place - number), place) for place in range(len(facts)))
+        other = next(facts[place] for _, place in others if facts[place].answers[0] not in fact.answers)
         claim = _told(fact, (fact if label == SUPPORTS else other).answers[0])
         if label == NOT_ENOUGH_INFO:
             claim = f"{fact.entity} is better known than {other.entity}."

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _object(path: Path) -> Iterator[Row]:
     """
     value = read_value(path, hook=lambda record: None if "passage_text" in record else record)
     if not isinstance(value, dict) or not _is_container(value):
-        found = [value]
+        found: Iterable[Any] = [value]
     elif isinstance(value.get("query"), dict):
         found = ({name: cells[key] for name, cells in _columns(value, key)} for key in value["query"])
     elif isinstance(value.get("Data"), list):
@@ -128,8 +128,13 @@ def _pair(path: Path) -> Iterator[Row]:
         if not number or not target_number:
             shorter, longer = (source, target) if not number else (target, source)
             fail(f"{shorter}: ends after line {row}, {longer} goes on; expected as many lines in both")
-        bad = next((line for line in (text, answer) if isinstance(line, BadLine)), None)
-        yield f"{source}:{number}", row, bad or {"question": text.strip(), "answer": answer.strip()}
+        place = f"{source}:{number}"
+        if isinstance(text, BadLine):
+            yield place, row, text
+        elif isinstance(answer, BadLine):
+            yield place, row, answer
+        else:
+            yield place, row, {"question": text.strip(), "answer": answer.strip()}
 
 
 def _table(path: Path) -> Iterator[Row]:
@@ -160,7 +165,7 @@ def _trec(path: Path) -> Iterator[Row]:
         # A tab may stand in a pattern, behind a backslash.
         cells = [] if isinstance(line, BadLine) else line.rstrip("\r\n").split("\t", TREC_COLUMNS - 1)
         if isinstance(line, BadLine):
-            record = line
+            record: dict[str, Any] | BadLine = line
         elif len(cells) < TREC_COLUMNS:
             record = BadLine(f"{len(cells)} columns", f"; expected {TREC_COLUMNS}: id, kind, question, pattern")
         else:
