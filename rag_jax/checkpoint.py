@@ -14,6 +14,7 @@ from orbax.checkpoint import v1
 
 from rag_jax.errors import UserError, fail
 from rag_jax.files import MANIFEST, read_manifest, write_manifest
+from rag_jax.progress import waiting
 from rag_jax.storage import address, publish
 
 KIND = "a checkpoint"
@@ -60,7 +61,8 @@ class Checkpoints:
         (step, finished), self._saving = self._saving or (None, None), None
         try:
             if finished is not None:
-                finished.result()
+                with waiting(f"{self.folder / str(step)}: being written"):
+                    finished.result()
         except UserError:
             raise
         except Exception as error:
@@ -89,7 +91,8 @@ class Checkpoints:
         problems = [line for name, tree in abstract.items() for line in _differences(name, saved[name], tree)]
         if problems:
             raise UserError(f"{folder}: made with another configuration:\n       " + "\n       ".join(problems))
-        return v1.load_checkpointables(folder, abstract)
+        with waiting(f"{folder}: being loaded"):
+            return v1.load_checkpointables(folder, abstract)
 
     def set_damaged_aside(self) -> None:
         """Hides the newest checkpoints where they are damaged, and names them: a run goes on from the one before.

@@ -17,6 +17,7 @@ from rag_jax.index.bm25 import Bm25Searcher
 from rag_jax.index.exact import ExactSearcher
 from rag_jax.index.scann import ScannSearcher
 from rag_jax.index.vectors import Vectors
+from rag_jax.progress import waiting
 
 SEARCHERS = {"scann": ("scann",), "exact": ("exact",), "bm25": ("bm25",), "hybrid": ("scann", "bm25")}
 Parameters = Mapping[str, Mapping[str, Any]]  # of each searcher, by its name
@@ -77,7 +78,8 @@ def build(
             link_folder(old[0] / name, folder / name)
         else:
             (folder / name).mkdir()
-            make(folder / name, chosen[name])
+            with waiting(f"{folder / name}: being built", log):
+                make(folder / name, chosen[name])
 
 
 def open_searchers(
