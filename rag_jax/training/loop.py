@@ -22,9 +22,10 @@ from rag_jax.hub.resolve import resolve
 from rag_jax.index.base import Index
 from rag_jax.parallel import MODES, Devices
 from rag_jax.preemption import TOLD, PreemptedError, Preemption
+from rag_jax.progress import counted, slow_at_first
 from rag_jax.retrieve import Retriever
 from rag_jax.team import SINGLE, Team
-from rag_jax.training import init, on_devices, searchers, sources
+from rag_jax.training import curves, init, on_devices, searchers, sources
 from rag_jax.training.examples import make_examples
 from rag_jax.training.health import Health
 from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite
@@ -57,7 +58,7 @@ def train(
     stages = {name: config[name] for name in STAGES if config[name].steps}
     check_batches(config, stages, parallel)
     init.check(config, place)  # before anything is written
-    checkpoints = Checkpoints(place.checkpoints, along=(place.metrics,))
+    checkpoints = Checkpoints(place.checkpoints, along=(place.metrics, place.validation))
     joined.first_alone("checkpoints", checkpoints.set_damaged_aside if joined.first else lambda: None)
     both = joined.first_alone("tokenizers", lambda: load_or_train(config, place.tokenizers))
     encoder_tokenizer, generator_tokenizer = both
@@ -109,6 +110,8 @@ def train(
                     valid=valid if name != "denoise" else [], preemption=preemption, profile=profile,
                 ).params  # fmt: skip
     checkpoints.close()
+    if joined.first:
+        curves.draw(place.folder / "curves.png", *curves.of_run(place.folder))
 
 
 class Keeper(NamedTuple):
@@ -146,8 +149,12 @@ def train_stage(
 
     def evaluate_and_save(state: TrainState, found: sources.Found, step: int, *, due: bool) -> Headline:
         rag.params = state.params
-        watched = headline(preemption.until_told(predict(rag, valid if due else [])), measures)
+        asked = valid if due else []
+        said = counted(predict(rag, asked), len(asked), f"{name} step {step}", "questions answered", log=log.say)
+        watched = headline(preemption.until_told(said), measures)
         ends = preemption.told()
+        if not (ends or math.isnan(watched.value)):
+            log.score(first + step, name, watched.label, watched.value)
         keeper.save(state, found, math.nan if ends else watched.value, unscored=due and ends)
         known = "" if math.isnan(watched.value) or ends else f"validation {watched.label} {100 * watched.value:.1f}, "
         log.say(f"{name} step {step}: {known}saved" + TOLD * ends)
@@ -159,6 +166,7 @@ def train_stage(
     name, first, parallel = keeper.stage, keeper.first, rag.parallel
     objective = Objective(stage.train_question_encoder, stage.label_smoothing, stage.accumulation, config.seed)
     step_function = parallel.step(source.step, config=rag.model, optimizer=tx, objective=objective)
+    step_function = slow_at_first(step_function, f"{name}: the step is compiled", log.say)
     rates, start, own = learning_rates(stage), int(jax.device_get(state.step)), parallel.share(stage.batch)
     pace, pending, watched = Pace(start, stage.steps, stage.batch), None, Headline()
     measures = tasks.TASKS[config.data.task].metrics
