@@ -32,7 +32,7 @@ from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 from rag_jax.models.fingerprint import model_fingerprint
 from rag_jax.parallel import Devices, Pmap
-from rag_jax.progress import slow_at_first
+from rag_jax.progress import slow_at_first, waiting
 from rag_jax.retrieve import Retrieved, Retriever, check_documents, check_questions, pad
 
 
@@ -177,7 +177,8 @@ class Rag:
             raise UserError(f"{name}: comes without an index; build one with {BUILD} and give its folder as index")
         encoder, generator = load_both(config, found.encoder_tokenizer, found.generator_tokenizer)
         model, parallel = rag_config(config, encoder, generator), Pmap(jax.local_devices())
-        params, opened = found.load(model, parallel), None
+        with waiting(f"{name}: parameters are loaded"):
+            params, opened = found.load(model, parallel), None
         if not closed_book(config):
             opened = open_index(place, expect_fingerprint=found.passage_encoder, tokenizer=generator)
         return cls(model, params, Retriever.of(config, opened, encoder, generator), config, parallel)

@@ -91,8 +91,7 @@ class Checkpoints:
         problems = [line for name, tree in abstract.items() for line in _differences(name, saved[name], tree)]
         if problems:
             raise UserError(f"{folder}: made with another configuration:\n       " + "\n       ".join(problems))
-        with waiting(f"{folder}: being loaded"):
-            return v1.load_checkpointables(folder, abstract)
+        return v1.load_checkpointables(folder, abstract)
 
     def set_damaged_aside(self) -> None:
         """Hides the newest checkpoints where they are damaged, and names them: a run goes on from the one before.

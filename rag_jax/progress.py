@@ -35,8 +35,9 @@ class Progress:
         if now - self._last < SECONDS and not last:
             return
         self._last, spent, share = now, max(now - self._began, 1e-9), min(self._share(), 1.0)
+        rate = count / spent
         left = f", {duration(spent * (1 - share) / share)} left" if share and not last else ""
-        self._log(f"{self._where}: {count:,} {self._what}, {count / spent:,.0f} a second{left}")
+        self._log(f"{self._where}: {count:,} {self._what}, {rate:,.{0 if rate >= 1 else 2}f} a second{left}")
 
 
 def duration(seconds: float) -> str:
@@ -55,13 +56,17 @@ def counted(
     size: Callable[[Any], int] = lambda item: 1,
     log: Callable[[str], None] = tell,
 ) -> Iterator[Any]:
-    """The items one by one; says now and then how many of them, each counting for its size, are done with."""
+    """The items one by one; says now and then how many of them, each counting for its size, are done with.
+
+    Of the last it says nothing: what follows does.
+    """
     done = 0
     progress = Progress(where, lambda: done / max(total, 1), log, f"of {total:,} {what}")
     for item in items:
         yield item
-        done = min(done + size(item), total)
-        progress.show(done)
+        done += size(item)
+        if done < total:
+            progress.show(done)
 
 
 def blocks(total: int, size: int, where: str | Path, what: str) -> Iterator[int]:

@@ -46,19 +46,18 @@ def test_durations_have_their_units(seconds, said):
 def test_items_are_counted_by_their_size_when_they_are_done_with(clock):
     for item in counted(["aaa", "bb", "aaaaa"], 8, "here", "letters", size=len, log=clock.lines.append):
         clock.now += 15 if item == "bb" else 1
-    assert clock.lines == ["here: 5 of 8 letters, 0 a second, 10 seconds left"]
+    assert clock.lines == ["here: 5 of 8 letters, 0.29 a second, 10 seconds left"]
 
 
-def test_the_last_block_is_not_counted_beyond_the_end(clock, capsys):
+def test_the_end_is_not_told(clock, capsys):
     starts = []
     for start in blocks(10, 4, "here", "rows"):
         starts.append(start)
         clock.now += 10
     assert starts == [0, 4, 8]
     assert capsys.readouterr().err.splitlines() == [
-        "here: 4 of 10 rows, 0 a second, 15 seconds left",
-        "here: 8 of 10 rows, 0 a second, 5 seconds left",
-        "here: 10 of 10 rows, 0 a second, 0 seconds left",
+        "here: 4 of 10 rows, 0.40 a second, 15 seconds left",
+        "here: 8 of 10 rows, 0.40 a second, 5 seconds left",
     ]
 
 
@@ -66,7 +65,7 @@ def test_items_without_a_number_are_told_with_their_share(clock):
     shares = iter([0.0, 0.5])
     for _ in metered(range(3), lambda: next(shares), "here", "lines read", clock.lines.append):
         clock.now += 10 if clock.now < 120 else 0
-    assert clock.lines == ["here: 1 lines read, 0 a second", "here: 2 lines read, 0 a second, 20 seconds left"]
+    assert clock.lines == ["here: 1 lines read, 0.10 a second", "here: 2 lines read, 0.10 a second, 20 seconds left"]
 
 
 def test_waiting_is_told_where_it_takes_long_and_no_longer(monkeypatch):

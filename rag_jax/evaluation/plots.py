@@ -99,6 +99,7 @@ def _line(axes: Any, points: Sequence[tuple[int, float]], color: str, free: str)
     free: the corner for the legend.
     """
     axes.grid(alpha=0.3)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if not points:
         axes.text(0.5, 0.5, "not\nmeasured", ha="center", transform=axes.transAxes, color="gray")
         return

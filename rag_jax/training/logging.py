@@ -17,7 +17,7 @@ import jax
 
 from rag_jax.errors import UserError
 from rag_jax.files import read_sealed_line, sealed_line, write_atomically, writing
-from rag_jax.progress import MINUTE
+from rag_jax.progress import MINUTE, duration
 
 METRICS, SCORES = "metrics.jsonl", "validation.jsonl"
 
@@ -124,6 +124,12 @@ class Pace:
             "retrieval_wait": self.waited / seconds,
             "eta_seconds": seconds / done * (self._steps - step),
         }
+
+
+def speed(metrics: dict[str, float]) -> str:
+    """What Pace tells, in words."""
+    rate = metrics["questions_per_second"]
+    return f"{rate:.{0 if rate >= 10 else 1}f} q/s ETA {duration(metrics['eta_seconds'])}"
 
 
 class Profile:

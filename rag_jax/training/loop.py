@@ -22,13 +22,13 @@ from rag_jax.hub.resolve import resolve
 from rag_jax.index.base import Index
 from rag_jax.parallel import MODES, Devices
 from rag_jax.preemption import TOLD, PreemptedError, Preemption
-from rag_jax.progress import counted, slow_at_first
+from rag_jax.progress import slow_at_first, waiting
 from rag_jax.retrieve import Retriever
 from rag_jax.team import SINGLE, Team
 from rag_jax.training import curves, init, on_devices, searchers, sources
 from rag_jax.training.examples import make_examples
 from rag_jax.training.health import Health
-from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite
+from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite, speed
 from rag_jax.training.optim import learning_rates, optimizer
 from rag_jax.training.step import Objective, TrainState
 from rag_jax.workdir import Workdir
@@ -64,7 +64,8 @@ def train(
     encoder_tokenizer, generator_tokenizer = both
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     optimizers = {name: optimizer(stage, trained(config, stage)) for name, stage in stages.items()}
-    start = init.start(config, place, model, optimizers, parallel)
+    with waiting(f"{place.folder}: parameters are made or loaded"):
+        start = init.start(config, place, model, optimizers, parallel)
     searcher = searchers.of_training(config, stages, place, parallel, model.generator.vocab_size)
     index = init.open_own_index(start, place, generator_tokenizer, config.index.kind, searcher)
     progress, params = start.progress, start.params
@@ -149,8 +150,7 @@ def train_stage(
 
     def evaluate_and_save(state: TrainState, found: sources.Found, step: int, *, due: bool) -> Headline:
         rag.params = state.params
-        asked = valid if due else []
-        said = counted(predict(rag, asked), len(asked), f"{name} step {step}", "questions answered", log=log.say)
+        said = predict(rag, valid if due else [], where=f"{name} step {step}", log=log.say)
         watched = headline(preemption.until_told(said), measures)
         ends = preemption.told()
         if not (ends or math.isnan(watched.value)):
@@ -235,10 +235,10 @@ def report(
                 f"{health.questions} questions, mutual information {health.information:.3f} nats"
             )
     log.write(keeper.first + step, {"stage": name, **metrics})
+    known = "" if math.isnan(watched.value) else f"{watched.label} {100 * watched.value:.1f} "
     log.live(
-        f"{name} {step + 1} loss {metrics['loss']:.3f} {watched.label} {100 * watched.value:.1f} "
-        f"{metrics['questions_per_second']:.0f} q/s retrieval {100 * metrics['retrieval_wait']:.0f}% "
-        f"ETA {metrics['eta_seconds']:.0f} s"
+        f"{name} {step + 1} of {len(rates)} loss {metrics['loss']:.3f} {known}"
+        f"retrieval {100 * metrics['retrieval_wait']:.0f}% {speed(metrics)}"
     )
 
 

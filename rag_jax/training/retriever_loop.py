@@ -19,10 +19,10 @@ from rag_jax.errors import UserError, fail
 from rag_jax.hub.resolve import resolve
 from rag_jax.parallel import MODES, Devices
 from rag_jax.preemption import TOLD, PreemptedError, Preemption
-from rag_jax.progress import metered, slow_at_first
+from rag_jax.progress import metered, slow_at_first, waiting
 from rag_jax.team import SINGLE, Team
 from rag_jax.training import curves, encoders, init
-from rag_jax.training.logging import Pace, RunLog, finite
+from rag_jax.training.logging import Pace, RunLog, finite, speed
 from rag_jax.training.optim import optimizer
 from rag_jax.training.retriever import Pairs, init_params, retriever_step
 from rag_jax.training.step import TrainState
@@ -58,10 +58,11 @@ def train_retriever(
     checkpoints = Checkpoints(place.retriever)
     joined.first_alone("checkpoints", checkpoints.set_damaged_aside if joined.first else lambda: None)
     gathered = init.as_saved(place, parallel)
-    state = resume(checkpoints, tx, shapes, parallel)
-    if state is None:
-        params = encoders.first_params(config, model, parallel)
-        state = parallel.put_state(TrainState(jnp.int32(0), params, tx.init(params)))
+    with waiting(f"{place.retriever}: parameters are made or loaded"):
+        state = resume(checkpoints, tx, shapes, parallel)
+        if state is None:
+            params = encoders.first_params(config, model, parallel)
+            state = parallel.put_state(TrainState(jnp.int32(0), params, tx.init(params)))
     step_function = parallel.step(
         retriever_step, config=model.question_encoder, optimizer=tx, scale=model.score_scale, seed=config.seed
     )
@@ -136,5 +137,5 @@ def report(log: RunLog, step: int, metrics: Any, pace: Pace, told: Callable[[int
     log.write(step, metrics)
     log.live(
         f"retriever {step + 1} loss {metrics['loss']:.3f} in-batch {100 * metrics['in_batch_accuracy']:.0f}% "
-        f"{metrics['questions_per_second']:.0f} q/s ETA {metrics['eta_seconds']:.0f} s"
+        f"{speed(metrics)}"
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from rag_jax.errors import UserError
-from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite
+from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite, speed
 
 CRC = "c22fd71f"  # zlib.crc32 of the line without it
 
@@ -87,6 +87,7 @@ def test_pace_counts_from_where_it_was_made():
     assert metrics["questions_per_second"] == pytest.approx(20 * 8 / 50, rel=0.05)
     assert metrics["retrieval_wait"] == pytest.approx(0.2, rel=0.05)
     assert metrics["eta_seconds"] == pytest.approx(60 * 50 / 20, rel=0.05)
+    assert speed(metrics | {"eta_seconds": 150}) == "3.2 q/s ETA 2 minutes"
     assert pace.metrics(step=100)["eta_seconds"] == 0
     assert time.monotonic() - pace._began >= 50
 
