@@ -46,7 +46,7 @@ def test_durations_have_their_units(seconds, said):
 def test_items_are_counted_by_their_size_when_they_are_done_with(clock):
     for item in counted(["aaa", "bb", "aaaaa"], 8, "here", "letters", size=len, log=clock.lines.append):
         clock.now += 15 if item == "bb" else 1
-    assert clock.lines == ["here: 5 of 8 letters, 0.29 a second, 10 seconds left"]
+    assert clock.lines == ["here: 5 of 8 letters, 0.31 a second, 10 seconds left"]
 
 
 def test_the_end_is_not_told(clock, capsys):
