@@ -6,6 +6,7 @@ Prints a table on a terminal, and one JSON object a line into a file or another 
 import dataclasses
 import json
 import math
+import os
 import shutil
 import sys
 import textwrap
@@ -65,10 +66,21 @@ def main(argv) -> None:
     for batch in answers:
         for answer in batch:
             line = json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if as_json else table(answer, width)
-            print(line, flush=True)
+            if not printed(line):
+                return
             if options.plot:
                 plots.token_posterior(twin(options.plot), answer)
                 publish(twin(options.plot))
+
+
+def printed(line) -> bool:
+    """Whether somebody has read the line: behind `| head` nobody does in the end, and there is nothing more to do."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes when it ends
+        return False
+    return True
 
 
 def table(answer, width=None) -> str:

@@ -284,6 +284,17 @@ def test_answer_reads_lines_and_writes_json_into_a_pipe(tiny_run):
             assert sum(document[name] for document in answer["documents"]) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.long
+def test_answer_ends_in_silence_where_nobody_reads_on(tiny_run):
+    command = sys.executable, "-m", "rag_jax.answer", f"--workdir={tiny_run.workdir}", *["why?"] * 80
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tiny_run.folder, env=tiny_run.environment, **streams) as process:
+        assert json.loads(process.stdout.readline())["question"] == "why?"
+        process.stdout.close()
+        problems = process.stderr.read()
+    assert (process.returncode, re.sub(r".*so far\n|answer: .*\n", "", problems)) == (0, "")
+
+
 DIES_BEFORE_THE_END = """
 import os
 import rag_jax.index.builder as builder

@@ -144,7 +144,7 @@ def test_a_room_of_an_extra_is_imported_where_it_is_used(extra):
 
 @pytest.mark.parametrize("name", [f"{command}.py" for command in FLOORS[-1] if command])
 def test_a_command_loads_jax_only_after_its_flags_are_read(name):
-    light = {"absl", "dataclasses", "importlib.util", "json", "math", "pathlib", "shutil", "sys", "textwrap"}
+    light = {"absl", "dataclasses", "importlib.util", "json", "math", "os", "pathlib", "shutil", "sys", "textwrap"}
     light |= {"rag_jax", "rag_jax.errors", "rag_jax.workdir"}
     top = [node for node in parse(name).body if isinstance(node, ast.Import | ast.ImportFrom)]
     loaded = {getattr(node, "module", None) or node.names[0].name for node in top}

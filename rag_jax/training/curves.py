@@ -20,9 +20,11 @@ def of_run(folder: Path) -> tuple[list[Curves], str]:
 
 def of_retriever(folder: Path) -> tuple[list[Curves], str]:
     """The one stage of train_retriever, whose score is measured in every step."""
-    records = list(_records(folder / METRICS))
-    scores = [(record["step"] + 1, 100 * record["in_batch_accuracy"]) for record in records]
-    return [Curves("retriever", _losses(records), scores)] if records else [], "right passage in its batch"
+    retriever = Curves("retriever", [], [])
+    for record in _records(folder / METRICS):
+        retriever.losses.append((record["step"] + 1, record["loss"]))
+        retriever.scores.append((record["step"] + 1, 100 * record["in_batch_accuracy"]))
+    return [retriever] if retriever.losses else [], "right passage in its batch"
 
 
 def stages(metrics: Iterable[Record], scores: Iterable[Record]) -> tuple[list[Curves], str]:
@@ -30,16 +32,16 @@ def stages(metrics: Iterable[Record], scores: Iterable[Record]) -> tuple[list[Cu
 
     A step is told by how many were done with it; of two evaluations at one step, as after a kill, the later counts.
     """
-    steps: dict[str, list[Record]] = {}
+    found: dict[str, Curves] = {}
     for record in metrics:
-        steps.setdefault(record["stage"], []).append(record)
-    measured = {record["step"]: record for record in scores}
-    found: dict[str, list[tuple[int, float]]] = {}
+        stage = found.setdefault(record["stage"], Curves(record["stage"], [], []))
+        stage.losses.append((record["step"] + 1, record["loss"]))
+    measure, measured = "score", {record["step"]: record for record in scores}
     for step, record in sorted(measured.items()):
-        found.setdefault(record["stage"], []).append((step, 100 * record["value"]))
-    names = [record["measure"] for record in measured.values()]
-    curves = [Curves(stage, _losses(records), found.get(stage, [])) for stage, records in steps.items()]
-    return curves, f"validation {names[-1]}" if names else "score"
+        if record["stage"] in found:
+            found[record["stage"]].scores.append((step, 100 * record["value"]))
+        measure = f"validation {record['measure']}"
+    return list(found.values()), measure
 
 
 def draw(path: Path, curves: list[Curves], measure: str) -> None:
@@ -52,10 +54,6 @@ def draw(path: Path, curves: list[Curves], measure: str) -> None:
     plots.training(path, curves, measure)
     publish(path)
     print(f"{shown(path)}: the run's curves", flush=True)
-
-
-def _losses(records: Iterable[Record]) -> list[tuple[int, float]]:
-    return [(record["step"] + 1, record["loss"]) for record in records]
 
 
 def _records(path: Path) -> Iterator[Record]:
