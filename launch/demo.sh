@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 workdir="${1:-runs/demo}"
 . launch/environment.sh
 SECONDS=0
-environment demo "."
+environment demo ".[plot]"  # what is trained is drawn too
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" TPU_SKIP_MDS_QUERY=1
 # Programs compiled by one command serve the next.
 export JAX_COMPILATION_CACHE_DIR="$PWD/$workdir/compiled" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1
@@ -18,6 +18,6 @@ run python -m rag_jax.build_index --config=demo --workdir="$workdir"
 run python -m rag_jax.build_index --config=demo --workdir="$workdir" --config.data.passages=demo:2018 --index="$workdir/index_2018"
 run python -m rag_jax.train --config=demo --workdir="$workdir"
 run python -m rag_jax.evaluate --workdir="$workdir" --parts=answers,reading,hot_swap --swap_index="$workdir/index_2018"
-run python -m rag_jax.answer --workdir="$workdir" "what is the capital of Peru?" "who wrote Dracula?" "Who is the President of France?"
+run python -m rag_jax.answer --workdir="$workdir" --nojson "what is the capital of Peru?" "who wrote Dracula?" "Who is the President of France?"
 echo; echo "done in $((SECONDS / 60))m$((SECONDS % 60))s; ask more with"
 echo "  . .venv-demo/bin/activate; python -m rag_jax.answer --workdir=$workdir \"your question\""

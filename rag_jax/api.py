@@ -32,6 +32,7 @@ from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 from rag_jax.models.fingerprint import model_fingerprint
 from rag_jax.parallel import Devices, Pmap
+from rag_jax.progress import slow_at_first, waiting
 from rag_jax.retrieve import Retrieved, Retriever, check_documents, check_questions, pad
 
 
@@ -148,10 +149,11 @@ class Rag:
     def __init__(self, model: rag.RagConfig, params: Any, retriever: Retriever, config: ConfigDict, parallel: Devices):
         self.model, self.params, self.retriever, self.config = model, params, retriever, config
         self.parallel, self.labels = parallel, tasks.labels(config.data)
-        self._encode = parallel.batch(partial(rag.encode_questions, model))
+        self._encode = slow_at_first(parallel.batch(partial(rag.encode_questions, model)), "encoding is compiled")
         self._null = jax.jit(partial(null_document.learned, model.null_document))
         self.decode = replace(decode_config(config), bad_words=bad_words(config.decode, retriever.generator_tokenizer))
-        self._read = parallel.batch(partial(read_batch, model, self.decode, bool(self.labels)))
+        read = parallel.batch(partial(read_batch, model, self.decode, bool(self.labels)))
+        self._read = slow_at_first(read, "answering is compiled")
 
     @classmethod
     def load(
@@ -182,7 +184,8 @@ class Rag:
             raise UserError(f"{name}: comes without an index; build one with {BUILD} and give its folder as index")
         encoder, generator = load_both(config, found.encoder_tokenizer, found.generator_tokenizer)
         model, parallel = rag_config(config, encoder, generator), Pmap(jax.local_devices())
-        params, opened = found.load(model, parallel), None
+        with waiting(f"{name}: parameters are loaded"):
+            params, opened = found.load(model, parallel), None
         if place is not None and not closed_book(config):
             opened = open_index(place, expect_fingerprint=found.passage_encoder, tokenizer=generator)
         return cls(model, params, Retriever.of(config, opened, encoder, generator), config, parallel)

@@ -14,6 +14,7 @@ from orbax.checkpoint import v1
 
 from rag_jax.errors import UserError, fail
 from rag_jax.files import MANIFEST, read_manifest, write_manifest
+from rag_jax.progress import waiting
 from rag_jax.storage import address, publish
 
 KIND = "a checkpoint"
@@ -63,7 +64,8 @@ class Checkpoints:
             return
         step, finished = saving
         try:
-            finished.result()
+            with waiting(f"{self.folder / str(step)}: being written"):
+                finished.result()
         except UserError:
             raise
         except Exception as error:

@@ -1,6 +1,7 @@
 """The command line that all entry points share: --config by path or name, --workdir, mistakes as one line."""
 
 import importlib.util
+import io
 import os
 import re
 import sys
@@ -137,6 +138,8 @@ def run_main(main: Callable[[Sequence[str]], None], *, arguments: bool = False) 
     def guarded(argv: Sequence[str]) -> None:
         with_message(lambda: main(argv))
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # in a log file too a line is there when it is said
     logging.set_verbosity(logging.FATAL)  # orbax tells the story of every file; what fails there is raised here too
     app.run(guarded, flags_parser=lambda argv: with_message(lambda: parse(argv)))
 

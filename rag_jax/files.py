@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from rag_jax.errors import REFUSALS, UserError, fail
+from rag_jax.progress import Progress, waiting
 
 MANIFEST = "manifest.json"
 VERSION = 1
 SEAL = "seal"
 FULL = 1 << 16  # bytes left on a disk that is as good as full
+MEGABYTE = 1_000_000
 
 
 def temporary_beside(path: str | Path) -> Path:
@@ -180,15 +182,34 @@ def visible_files(folder: Path) -> list[tuple[str, Path]]:
     return [(name, path) for name, path in inside if not any(part.startswith(".") for part in name.split("/"))]
 
 
-def checksum(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
+def checksum(path: str | Path, seen: Callable[[int], None] = lambda count: None) -> str:
+    """SHA-256 of a file's bytes, as hex; seen hears how many were read."""
+    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+            seen(len(block))
+    return digest.hexdigest()
+
+
+def _reading(folder: Path, names: Iterable[str]) -> Callable[[int], None]:
+    """Hears how many bytes of these files were read; says now and then how long the rest will take."""
+    total, done = sum(path.stat().st_size for name in names if (path := folder / name).is_file()), 0
+    progress = Progress(folder, lambda: done / max(total, 1), what=f"of {total // MEGABYTE:,} MB read")
+
+    def seen(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.show(done // MEGABYTE)
+
+    return seen
 
 
 def described(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     """{name: its size and sha256} of files in a folder: what check_files compares."""
-    return {name: {"size": (folder / name).stat().st_size, "sha256": checksum(folder / name)} for name in sorted(names)}
+    names = sorted(names)
+    seen, paths = _reading(folder, names), {name: folder / name for name in names}
+    return {name: {"size": path.stat().st_size, "sha256": checksum(path, seen)} for name, path in paths.items()}
 
 
 def check_names(source: str | Path, names: Iterable[Any]) -> None:
@@ -203,8 +224,9 @@ def check_files(folder: Path, files: dict[str, Any], *, listed_in: str = MANIFES
     And where a name leads out of the folder.
     """
     check_names(folder / listed_in, files)
+    seen = _reading(folder, files)
     for name, entry in files.items():
-        _check_file(folder / name, entry, listed_in, verify)
+        _check_file(folder / name, entry, listed_in, seen if verify else None)
 
 
 def _members(folder: Path) -> list[str]:
@@ -257,21 +279,23 @@ def check_own(folder: Path, kind: str) -> None:
             fail(f"{error}; if it was edited on purpose, delete {path}")
 
 
-def _check_file(path: Path, entry: dict[str, Any], listed_in: str, verify: bool) -> None:
+def _check_file(path: Path, entry: dict[str, Any], listed_in: str, seen: Callable[[int], None] | None) -> None:
+    """Compares its size and, where somebody hears of the bytes, its checksum."""
     size = path.stat().st_size if path.is_file() else None
     if size is None:
         fail(f"{path}: missing, though {listed_in} lists it; restore it or build the folder again")
     if size != entry["size"]:
         fail(f"{path}: {size} bytes, expected {entry['size']}; damaged; restore it or build the folder again")
-    if verify and checksum(path) != entry["sha256"]:
+    if seen and checksum(path, seen) != entry["sha256"]:
         fail(f"{path}: differs from its checksum in {listed_in}; damaged; restore it or build the folder again")
 
 
 def replace_folder(temporary: str | Path, final: str | Path) -> None:
     """Flushes a finished folder and renames it to `final`, whose older folder is removed when all is well."""
     temporary, final = Path(temporary), Path(final)
-    for member in temporary.rglob("*"):
-        _flush(member)
+    with waiting(f"{final}: written out to the disk"):
+        for member in temporary.rglob("*"):
+            _flush(member)
     aside = temporary_beside(final)
     try:
         if final.exists():

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from rag_jax.errors import UserError, fail
 from rag_jax.files import checksum, read_sealed, stamps, visible_files, write_sealed
+from rag_jax.progress import waiting
 from rag_jax.remote import EVENTS, Files, Listing, Remote, together
 
 LARGE = 1 << 28  # bytes; who waits for more is told
@@ -116,7 +117,7 @@ def publish(*paths: Path) -> None:
             if found and found != record.stamps():
                 record._replace(unpublished=True).write(path)
     for path, url in ours:
-        with _locked(path):
+        with _locked(path), waiting(f"{url}: being published"):
             record, found = _Record.of(path), _stamps(path)
             if record.unpublished and found:
                 files = _described(path, found, record)
@@ -135,7 +136,8 @@ def _mirror(remote: Remote, listing: Listing | None, path: Path) -> None:
     wanted = [name for name, entry in listing.files.items() if not record.vouches(path, name, entry)]
     if (size := sum(listing.files[name]["size"] or 0 for name in wanted)) >= LARGE:
         _say(f"{remote.url}: fetching {len(wanted):,} files, {size / 1e9:.1f} GB")
-    together(partial(_fetch, remote, listing, path), wanted)
+    with waiting(f"{remote.url}: being fetched"):
+        together(partial(_fetch, remote, listing, path), wanted)
     if record.part != listing.seal:
         if record.unpublished and wanted:
             _say(f"{remote.url}: published elsewhere since; what was made here and not published is gone")

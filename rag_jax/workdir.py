@@ -32,6 +32,7 @@ class Workdir:
     checkpoints = _part("checkpoints")
     targets = _part("targets.jsonl")
     metrics = _part("metrics.jsonl")
+    validation = _part("validation.jsonl")
 
     def __init__(self, folder: str | Path | None):
         if not folder:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -136,6 +137,7 @@ class Run:
                 yield line.split()[1]
                 serving.terminate()
                 said, problems = serving.communicate(timeout=300)
+                problems = re.sub(r".* so far\n", "", problems)  # a busy machine compiles for long
             finally:
                 serving.kill()
         assert (serving.returncode, said, problems) == (0, "stopped; all that was asked is answered\n", "")

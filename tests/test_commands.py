@@ -1,9 +1,16 @@
 """The commands as a user types them: train, resume, evaluate, answer; and what they say of mistakes."""
 
 import json
+import os
+import pty
+import re
 import shutil
+import subprocess
+import sys
+from contextlib import suppress
 
 import jax
+import matplotlib.image
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,6 +73,19 @@ def test_every_step_is_logged_once(tiny_run):
     assert [record["step"] for record in tiny_run.records("run/retriever/metrics.jsonl")] == list(range(4))
 
 
+def test_every_evaluation_is_logged_once_and_drawn(tiny_run):
+    """The whole run and the retriever each end with a picture, of as many panels as there is to show."""
+    records, said = tiny_run.records("run/validation.jsonl"), (tiny_run.folder / "train.log").read_text()
+    assert [(record["stage"], record["step"]) for record in records] == [
+        ("reader", 4), ("reader", 6), ("joint", 8), ("joint", 10)
+    ]  # fmt: skip
+    assert all(f"validation {record['measure']} {100 * record['value']:.1f}, saved" in said for record in records)
+    assert f"{tiny_run.workdir / 'curves.png'}: the run's curves" in said
+    for name, stages in (("curves.png", 3), ("retriever_curves.png", 1)):
+        height, width, _ = matplotlib.image.imread(tiny_run.workdir / name).shape
+        assert (width, height) == (120 * (5 + 2.5 * stages), 120 * 6)
+
+
 def test_each_stage_compiles_its_step_once(tiny_run):
     said = (tiny_run.folder / "train.log").read_text()
     assert said.count("traced a training step") == 3
@@ -85,7 +105,7 @@ def test_a_reader_warm_up_leaves_the_question_encoder_alone(tiny_run, tiny_rag):
 
 def test_training_a_finished_run_again_changes_nothing(tiny_run, tmp_path):
     workdir = begun(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers", "checkpoints")
-    for name in ("metrics.jsonl", "config.json"):
+    for name in ("metrics.jsonl", "validation.jsonl", "config.json", "curves.png"):
         shutil.copy(tiny_run.workdir / name, workdir)
     before = snapshot(workdir)
     assert "step" not in tiny_run.command("train", *COMMON, workdir).stdout
@@ -102,7 +122,9 @@ def test_a_killed_run_goes_on_to_the_same_end(tiny_run, tmp_path):
     # Step 6 is reported in step 7, behind which an evaluation is due: it is left for later.
     assert Checkpoints(workdir / "checkpoints").latest() == 8 and "joint step 2: validation" not in done.stdout
     tiny_run.command("train", *COMMON, workdir)
-    assert numbers(workdir / "metrics.jsonl") == numbers(tiny_run.workdir / "metrics.jsonl")
+    for name in ("metrics.jsonl", "validation.jsonl"):
+        assert numbers(workdir / name) == numbers(tiny_run.workdir / name)
+    assert (workdir / "curves.png").read_bytes() == (tiny_run.workdir / "curves.png").read_bytes()
     for checkpoint in ("best", "last"):
         whole, resumed = (Rag.load(folder, checkpoint=checkpoint) for folder in (tiny_run.workdir, workdir))
         same(resumed.params, whole.params)
@@ -205,10 +227,28 @@ def test_evaluate_decodes_as_the_command_line_says(tiny_run, evaluation, tmp_pat
     assert all(p["score"] <= 0 for p in sequence)
 
 
-def test_answer_prints_a_table_and_draws_its_tokens(tiny_run, tmp_path):
+def on_terminal(run, name, *arguments):
+    """What a command prints on a terminal of 70 columns."""
+    master, slave = pty.openpty()
+    command = sys.executable, "-m", f"rag_jax.{name}", *arguments
+    environment, said = {**run.environment, "COLUMNS": "70"}, b""
+    with subprocess.Popen(command, cwd=run.folder, env=environment, stdout=slave, stderr=subprocess.PIPE) as process:
+        os.close(slave)
+        with suppress(OSError):  # the other end is closed
+            while chunk := os.read(master, 4096):
+                said += chunk
+        problems = process.stderr.read()
+    os.close(master)
+    assert process.returncode == 0, problems
+    return said.decode().replace("\r\n", "\n")
+
+
+def test_answer_prints_a_table_on_a_terminal_and_draws_its_tokens(tiny_run, tmp_path):
     pytest.importorskip("matplotlib")
     arguments = f"--workdir={tiny_run.workdir}", f"--plot={tmp_path / 'posterior.png'}", "who is mayor of Cladow?"
-    lines = tiny_run.command("answer", *arguments).stdout.rstrip("\n").split("\n")
+    said = on_terminal(tiny_run, "answer", *arguments)
+    assert max(map(len, said.splitlines())) <= 70
+    lines = re.sub("\n {20}", " ", said).rstrip("\n").split("\n")  # what was wrapped, in one line again
     assert (tmp_path / "posterior.png").read_bytes().startswith(b"\x89PNG") and len(lines) > 6
     lines = lines[:6]
     assert lines[0] == "who is mayor of Cladow?" and "(probability 0." in lines[1]
@@ -219,9 +259,9 @@ def test_answer_prints_a_table_and_draws_its_tokens(tiny_run, tmp_path):
     assert all(any(text in line for text in texts) for line in lines[3:])
 
 
-def test_answer_reads_lines_and_writes_json(tiny_run):
+def test_answer_reads_lines_and_writes_json_into_a_pipe(tiny_run):
     questions = ["who is mayor of Cladow?", "Jarrow: which year?", "why?"]
-    arguments = f"--workdir={tiny_run.workdir}", "--json", f"--index={tiny_run.index_after}"
+    arguments = f"--workdir={tiny_run.workdir}", f"--index={tiny_run.index_after}"
     said = tiny_run.command("answer", *arguments, stdin="\n".join(questions) + "\n").stdout
     answers = [json.loads(line) for line in said.splitlines()]
     assert [answer["question"] for answer in answers] == questions
@@ -231,6 +271,17 @@ def test_answer_reads_lines_and_writes_json(tiny_run):
         assert {document["text"] for document in answer["documents"]} <= texts
         for name in ("prior", "posterior"):
             assert sum(document[name] for document in answer["documents"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.long
+def test_answer_ends_in_silence_where_nobody_reads_on(tiny_run):
+    command = sys.executable, "-m", "rag_jax.answer", f"--workdir={tiny_run.workdir}", *["why?"] * 80
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tiny_run.folder, env=tiny_run.environment, **streams) as process:
+        assert json.loads(process.stdout.readline())["question"] == "why?"
+        process.stdout.close()
+        problems = process.stderr.read()
+    assert (process.returncode, re.sub(r".*so far\n|answer: .*\n", "", problems)) == (0, "")
 
 
 DIES_BEFORE_THE_END = """

@@ -155,6 +155,7 @@ def test_every_key_is_one(page):
 def test_every_flag_that_a_sentence_names_is_one(page):
     sources = (*(ROOT / "rag_jax").glob("*.py"), *(ROOT / "tests").rglob("*.py"))
     known = {flag for path in sources for flag in FLAG.findall(path.read_text(encoding="utf-8"))}
+    known |= {f"no{flag}" for flag in known}
     named = re.findall(r"^--(?!config\.)(\w+)", "\n".join(spans(PAGES[page])), re.MULTILINE)
     assert set(named) <= known
 

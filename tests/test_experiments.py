@@ -237,7 +237,7 @@ def test_a_closed_book_is_trained_killed_measured_and_asked(tiny_run, tmp_path):
     assert "distinct_passages" not in records[0][0]
     said = tiny_run.command("evaluate", f"--workdir={places['whole']}").stdout
     assert "  EM " in said and "recall" not in said
-    answer = tiny_run.command("answer", f"--workdir={places['whole']}", QUESTIONS[0]).stdout
+    answer = tiny_run.command("answer", f"--workdir={places['whole']}", "--nojson", QUESTIONS[0]).stdout
     assert answer.count("\n") == 3 and "posterior" not in answer
     said = tiny_run.command("export", f"--workdir={places['whole']}", f"--out={tmp_path / 'out'}", code=2).stderr
     assert "index.kind: found 'none', a closed book" in said and said.count("\n") == 1
@@ -277,7 +277,7 @@ def test_a_null_document_is_learned_with_the_question_encoder(tiny_run, tmp_path
     tiny_run.command("evaluate", f"--workdir={place}")
     found = json.loads((place / "metrics.json").read_text())["test"]
     assert found["recall@3"]["count"] == 10 and len(tiny_run.records(place / "predictions.jsonl")[0]["documents"]) == 4
-    said = tiny_run.command("answer", f"--workdir={place}", QUESTIONS[0]).stdout
+    said = tiny_run.command("answer", f"--workdir={place}", "--nojson", QUESTIONS[0]).stdout
     assert said.count("no document") == 1
     assert len(Rag.load(place, config=without(place)).answer(QUESTIONS)[0].documents) == 3
     said = tiny_run.command("answer", f"--workdir={tiny_run.workdir}", *common[:3], "why?", code=2).stderr

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "rag_jax"
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FLOORS = (
-    ("core", "metrics", "errors", "files", "compiled", "sole", "remote", "storage", "preemption"),
+    ("core", "metrics", "errors", "progress", "files", "compiled", "sole", "remote", "storage", "preemption"),
     ("models", "data", "checkpoint", "parallel", "team", "config", "validation", "command", "workdir", "variants"),
     ("index", "decode", "hub"),
     ("retrieve", "api"),
@@ -20,6 +20,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
     ("files", "errors"),
+    ("files", "progress"),
     ("compiled", "files"),
     ("sole", "errors"),
     ("sole", "files"),
@@ -28,6 +29,7 @@ NEIGHBOURS = {
     ("storage", "errors"),
     ("storage", "files"),
     ("storage", "remote"),
+    ("storage", "progress"),
     ("command", "validation"),
     ("workdir", "config"),
     ("workdir", "validation"),
@@ -142,7 +144,7 @@ def test_a_room_of_an_extra_is_imported_where_it_is_used(extra):
 
 @pytest.mark.parametrize("name", [f"{command}.py" for command in FLOORS[-1] if command])
 def test_a_command_loads_jax_only_after_its_flags_are_read(name):
-    light = {"absl", "dataclasses", "importlib.util", "json", "math", "pathlib", "sys"}
+    light = {"absl", "dataclasses", "importlib.util", "json", "math", "os", "pathlib", "shutil", "sys", "textwrap"}
     light |= {"rag_jax", "rag_jax.errors", "rag_jax.workdir"}
     top = [node for node in parse(name).body if isinstance(node, ast.Import | ast.ImportFrom)]
     loaded = {getattr(node, "module", None) or node.names[0].name for node in top}

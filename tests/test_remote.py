@@ -81,7 +81,9 @@ def test_a_run_walks_from_machine_to_machine(tiny_run, bucket, elsewhere, tmp_pa
     assert any((bucket / "run/checkpoints").glob("4/*"))
     said = command("train", *COMMON, *DATA)
     assert "denoise step" not in said and "reader step 2" in said and "joint step 4" in said
-    assert numbers(bucket / "run/metrics.jsonl") == numbers(tiny_run.workdir / "metrics.jsonl")
+    for name in ("metrics.jsonl", "validation.jsonl"):
+        assert numbers(bucket / "run" / name) == numbers(tiny_run.workdir / name)
+    assert (bucket / "run/curves.png").read_bytes() == (tiny_run.workdir / "curves.png").read_bytes()
     for checkpoint in ("best", "last"):
         here, there = (Rag.load(place, checkpoint=checkpoint) for place in (tiny_run.workdir, RUN))
         jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(rag.params) for rag in (here, there)))

@@ -5,7 +5,6 @@ read.
 import functools
 import hashlib
 import itertools
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from rag_jax.data.text import inner_pieces, title_pieces
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import fail
 from rag_jax.files import build_folder, checksum, read_manifest, write_manifest
+from rag_jax.progress import Progress, counted, waiting
 
 KIND = "passages"
 ARROW, BLOCKS, ROWS = "passages.arrow", "blocks.npy", "rows.crc32"
@@ -27,7 +27,6 @@ BLOCK_ROWS = 256
 OPEN_BLOCKS = 4096
 TOKENISED = 16  # blocks at a time, so that the tokenizer's threads have work
 TOKEN_BYTES = 4
-SECONDS = 10.0  # between two lines of progress
 
 SCHEMA = pa.schema(
     {
@@ -57,7 +56,7 @@ def build_store(
     """
 
     def write(temporary: Path) -> None:
-        content, count, progress = hashlib.sha256(), 0, Progress(folder, share, log)
+        content, count, progress = hashlib.sha256(), 0, Progress(folder, share, log, "passages stored")
         ends, crcs = [], []
         with pa.OSFile(str(temporary / ARROW), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
             for batch, crc in itertools.chain(_old_batches(after), _new_batches(after, passages, tokenizer)):
@@ -70,7 +69,8 @@ def build_store(
         if not count:
             fail(f"{folder}: no passages to store; expected at least one")
         np.concatenate(crcs).astype("<u4").tofile(temporary / ROWS)
-        _write_blocks(temporary, ends)
+        with waiting(f"{folder}: read again for its checksums", log):
+            _write_blocks(temporary, ends)
         write_manifest(
             temporary,
             {
@@ -84,32 +84,6 @@ def build_store(
 
     build_folder(folder, write)
     return PassageStore.open(folder)
-
-
-class Progress:
-    """Says now and then how many passages have been stored, how fast, and how long the rest will take.
-
-    share: of the work that is done.  what: happened to them, behind their number.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        share: Callable[[], float],
-        log: Callable[[str], None],
-        what: str = "passages stored",
-    ) -> None:
-        self._folder, self._share, self._log, self._what = folder, share, log, what
-        self._began = self._last = time.monotonic()
-
-    def show(self, count: int, *, last: bool = False) -> None:
-        """Logs a line where the one before is SECONDS old, and the last one."""
-        now = time.monotonic()
-        if now - self._last < SECONDS and not last:
-            return
-        self._last, spent, share = now, max(now - self._began, 1e-9), self._share()
-        left = f", {spent * (1 - share) / share / 60:,.0f} minutes left" if share and not last else ""
-        self._log(f"{self._folder}: {count:,} {self._what}, {count / spent:,.0f} a second{left}")
 
 
 class PassageStore(Sequence[Passage]):
@@ -215,7 +189,8 @@ class PassageStore(Sequence[Passage]):
 
     def check(self) -> None:
         """Reads every block and every row's tokens; raises UserError where one is damaged."""
-        for number, batch in enumerate(self.batches()):
+        batches = counted(self.batches(), len(self), self.folder, "passages compared", size=len)
+        for number, batch in enumerate(batches):
             first = number * self._block_rows
             self.tokens_of(range(first, first + len(batch)))
 

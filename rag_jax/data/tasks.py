@@ -18,6 +18,7 @@ from rag_jax.data.targets import Targets, Texts
 from rag_jax.errors import fail
 from rag_jax.metrics.labels import THREE_WAY, TWO_WAY
 from rag_jax.metrics.patterns import compile_patterns
+from rag_jax.progress import waiting
 from rag_jax.storage import local
 
 DEMO = "demo:"
@@ -89,7 +90,8 @@ class Task:
         What is left out is counted, and log hears of it; of a test whose answers are hidden, all of them, nothing.
         """
         name = str(source)
-        read = _of_demo(name.removeprefix(DEMO)) if name.startswith(DEMO) else read_questions(local(name))
+        with waiting(f"{name}: its questions are read"):
+            read = _of_demo(name.removeprefix(DEMO)) if name.startswith(DEMO) else read_questions(local(name))
         if self.labels:
             _only_labels(name, read)
         choose = self.choose if any(question.answers for question in read) else as_read

@@ -10,10 +10,12 @@ from ml_collections import ConfigDict
 from rag_jax.data import tasks
 from rag_jax.data.formats import Passage
 from rag_jax.data.labels import WORDS
+from rag_jax.data.lines import Meter
 from rag_jax.data.text import source_string
 from rag_jax.data.tokenizer import Framing, Tokenizer, copy_files, seal, train_byte_bpe, train_wordpiece
 from rag_jax.errors import UserError
 from rag_jax.files import build_folder
+from rag_jax.progress import metered, waiting
 from rag_jax.storage import publish
 
 PARTS = ("encoder", "generator")
@@ -33,19 +35,23 @@ def load_or_train(config: ConfigDict, folder: Path) -> tuple[Tokenizer | None, T
         asked = tasks.questions(config.data, config.data.train, log=_silent) if config.data.train else []
         questions = [question.text for question in asked] or [""]
 
-        def passages() -> Iterator[Passage]:  # read again for each part: a corpus need not fit into memory
-            return tasks.passages(config.data, log=_silent)
+        def passages(part: str) -> Iterator[Passage]:  # read again for each: a corpus need not fit into memory
+            meter = Meter()
+            read = tasks.passages(config.data, meter=meter, log=_silent)
+            return metered(read, meter.share, folder / part, "passages read for its tokenizer")
 
         if "encoder" in missing:
-            texts = chain((f"{passage.title} {passage.text}" for passage in passages()), questions)
-            train_wordpiece(texts, config.tokenizer.encoder_vocab, folder / "encoder")
+            texts = chain((f"{passage.title} {passage.text}" for passage in passages("encoder")), questions)
+            with waiting(f"{folder / 'encoder'}: its tokenizer is trained"):
+                train_wordpiece(texts, config.tokenizer.encoder_vocab, folder / "encoder")
         if "generator" in missing:
             sources = (
                 source_string(passage.title, passage.text, questions[row % len(questions)])
-                for row, passage in enumerate(passages())
+                for row, passage in enumerate(passages("generator"))
             )
             whole = WORDS.values() if config.data.classify == "token" else ()
-            train_byte_bpe(sources, config.tokenizer.generator_vocab, folder / "generator", whole)
+            with waiting(f"{folder / 'generator'}: its tokenizer is trained"):
+                train_byte_bpe(sources, config.tokenizer.generator_vocab, folder / "generator", whole)
     publish(folder)
     return load_both(config, *(folder / part for part in PARTS))
 

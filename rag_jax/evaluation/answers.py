@@ -8,6 +8,7 @@ from rag_jax.api import Rag, Retrieved
 from rag_jax.data.formats import Question
 from rag_jax.data.text import Document
 from rag_jax.metrics.text import exact_match
+from rag_jax.progress import counted
 
 Documents = list[list[Document]]
 # (numbers of the questions, their retrieved passages) -> the passages that are read, and the answers that then count
@@ -101,10 +102,20 @@ def unread(rag: Rag, batch: Batch, *, holding: Holding | None = None) -> list[Pr
 
 
 def predict(
-    rag: Rag, questions: Sequence[Question], *, k: int | None = None, change: Change | None = None
+    rag: Rag,
+    questions: Sequence[Question],
+    *,
+    k: int | None = None,
+    change: Change | None = None,
+    where: str = "",
+    log: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Prediction]:
-    """Answers every question, see `retrieve` and `read`."""
-    for batch in retrieve(rag, questions, k=k):
+    """Answers every question, see `retrieve` and `read`; log hears now and then how many, for what is said `where`."""
+    told = counted(
+        retrieve(rag, questions, k=k), len(questions), where, "questions answered",
+        size=lambda batch: len(batch.numbers), log=log,
+    )  # fmt: skip
+    for batch in told:
         yield from read(rag, batch, change=change)
 
 

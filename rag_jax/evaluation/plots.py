@@ -1,8 +1,10 @@
-"""Owns matplotlib: the paper's two figures, as PNG files."""
+"""Owns matplotlib: the paper's two figures and the curves of a training run, as PNG files."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rag_jax.api import Answer
 from rag_jax.errors import fail
@@ -57,3 +59,61 @@ def token_posterior(path: Path, answer: Answer) -> None:
         axes.set_title(answer.question, wrap=True)
         figure.colorbar(image, label="p(z|x,y)")
         write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+
+
+class Curves(NamedTuple):
+    """One stage of a training run: (step of the run, loss), and (step of the run, percent) where it was measured."""
+
+    stage: str
+    losses: list[tuple[int, float]]
+    scores: list[tuple[int, float]]
+
+
+def training(path: Path, stages: Sequence[Curves], measure: str) -> None:
+    """Draws losses above and scores below, the stages side by side; without any score there is one row.
+
+    measure: what the scores are called. Every stage has a scale of its own for its loss, all have one for the scores.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    tops = [percent for stage in stages for _, percent in stage.scores]
+    counts, rows = [len(stage.losses) for stage in stages], 1 + bool(tops)
+    figure = Figure(figsize=(5 + 2.5 * len(stages), 1 + 2.5 * rows), layout="constrained")
+    widths = [max(count, sum(counts) / (2 * len(counts))) for count in counts]  # none is too narrow to be read
+    panels = figure.subplots(rows, len(stages), sharex="col", squeeze=False, width_ratios=widths)
+    for number, (stage, column) in enumerate(zip(stages, panels.T, strict=True)):
+        column[0].set(title=stage.stage, ylabel="" if number else "loss (nats)")
+        _line(column[0], stage.losses, "C0", "upper right")
+        if tops:
+            column[1].set(ylim=(0, max(1.0, 1.05 * max(tops))), ylabel="" if number else f"{measure} (percent)")
+            _line(column[1], stage.scores, "C1", "lower right")
+    figure.supxlabel("step of the run", fontsize="medium")
+    with rc_context({"agg.path.chunksize": 10_000}):  # a line of a million steps is more than Agg takes at once
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def _line(axes: Any, points: Sequence[tuple[int, float]], color: str, free: str) -> None:
+    """A thin line with its running mean over a fiftieth of it; few points are dots, and have no mean.
+
+    free: the corner for the legend.
+    """
+    axes.grid(alpha=0.3)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if not points:
+        axes.text(0.5, 0.5, "not\nmeasured", ha="center", transform=axes.transAxes, color="gray")
+        return
+    steps, values = zip(*points, strict=True)
+    window = len(points) // 50
+    if window < 2:
+        axes.plot(steps, values, color=color, marker=".")
+        return
+    axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.7, label="every step")
+    axes.plot(steps, running_mean(values, window), color=color, label=f"mean of {window} steps")
+    axes.legend(loc=free)
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """Of each value and those before it, so many in all as the window holds, or as there are."""
+    sums = [0.0, *accumulate(values)]
+    return [(sums[stop] - sums[max(stop - window, 0)]) / min(stop, window) for stop in range(1, len(sums))]

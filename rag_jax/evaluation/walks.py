@@ -20,6 +20,7 @@ from rag_jax.evaluation.answers import Batch, Prediction, batches, read, retriev
 from rag_jax.evaluation.measures import holding
 from rag_jax.evaluation.predictions import fingerprint, line, read_lines
 from rag_jax.files import write_atomically
+from rag_jax.progress import counted
 from rag_jax.team import SINGLE, Team
 
 Reading = Callable[[Batch], list[Prediction]]  # what is made of the questions and of what was retrieved for them
@@ -81,7 +82,8 @@ class Walks:
         own = walked.batches[self.team.process :: self.team.processes]
         missing = {numbers: [reading for reading in readings if not walked.kept(reading, numbers)] for numbers in own}
         wanted = [numbers for numbers in own if missing[numbers]]
-        for batch in retrieve(self.rag, questions, k=k, wanted=wanted):
+        read = retrieve(self.rag, questions, k=k, wanted=wanted)
+        for batch in counted(read, sum(map(len, wanted)), name, "questions", size=lambda batch: len(batch.numbers)):
             for reading in missing[batch.numbers]:
                 self.team.check()
                 lines = "".join(map(written, readings[reading](batch)))

@@ -25,6 +25,7 @@ from rag_jax.hub.source import INDEX
 from rag_jax.hub.tensors import SAFETENSORS, write_tensors
 from rag_jax.models import rag
 from rag_jax.models.bert import BertConfig
+from rag_jax.progress import waiting
 from rag_jax.storage import publish, pull, twin
 
 
@@ -82,7 +83,8 @@ def write_folder(
     settings = generation_json(asdict(trained.decode), trained.model.generator)
 
     def write(temporary: Path) -> None:
-        write_tensors(temporary / SAFETENSORS, to_huggingface(folded(trained.model, trained.params), rules.rag()))
+        with waiting(f"{folder}: its weights are written"):
+            write_tensors(temporary / SAFETENSORS, to_huggingface(folded(trained.model, trained.params), rules.rag()))
         os.chmod(temporary / SAFETENSORS, 0o644)  # safetensors lets nobody else read
         write_json(temporary / "config.json", rag_json(trained.model, trained.config, with_index=with_index))
         write_json(temporary / "generation_config.json", settings)

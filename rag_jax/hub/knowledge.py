@@ -9,6 +9,7 @@ import numpy as np
 from rag_jax.data.formats import Passage
 from rag_jax.data.text import one_spaced, title_string
 from rag_jax.errors import fail
+from rag_jax.progress import blocks, waiting
 
 DATASET, FAISS = "hf_dataset", "hf_dataset_index.faiss"  # as RagRetriever.save_pretrained calls them
 ROWS = 4096  # read and written at once
@@ -44,7 +45,7 @@ def write_knowledge(folder: Path, vectors: Any, passages: Sequence[Passage]) -> 
     )
     written = folder / f"{DATASET}.arrow"
     with ArrowWriter(path=str(written), features=features) as writer:
-        for start in range(0, count, ROWS):
+        for start in blocks(count, ROWS, folder / DATASET, "passages written"):
             stop = min(start + ROWS, count)
             rows = [passages[row] for row in range(start, stop)]
             vector_RE = np.ascontiguousarray(vectors.read(start, stop), np.float32)
@@ -59,6 +60,8 @@ def write_knowledge(folder: Path, vectors: Any, passages: Sequence[Passage]) -> 
             )
         writer.finalize()
     datasets.disable_progress_bars()
-    datasets.Dataset.from_file(str(written)).save_to_disk(folder / DATASET)
+    with waiting(f"{folder / DATASET}: being saved"):
+        datasets.Dataset.from_file(str(written)).save_to_disk(folder / DATASET)
     written.unlink()
-    faiss.write_index(index, str(folder / FAISS))
+    with waiting(f"{folder / FAISS}: being saved"):
+        faiss.write_index(index, str(folder / FAISS))

@@ -15,6 +15,7 @@ from rag_jax.index import hybrid
 from rag_jax.index.bm25 import Bm25Searcher
 from rag_jax.index.searchers import SEARCHERS, Searcher, has_vectors, open_searchers
 from rag_jax.index.vectors import Vectors
+from rag_jax.progress import waiting
 from rag_jax.storage import pull, shown, twin
 
 FOLDER_KIND = "passage index"
@@ -143,7 +144,8 @@ def open_index(
     kind = kind or manifest.kind
     if not verify:
         _check_searchers(folder, SEARCHERS.get(kind, ()))
-    return Index(folder, *contents, *open_searchers(folder, kind, manifest.kind, manifest.search, vectors))
+    with waiting(f"{folder}: being opened"):
+        return Index(folder, *contents, *open_searchers(folder, kind, manifest.kind, manifest.search, vectors))
 
 
 def _check_searchers(folder: Path, names: tuple[str, ...]) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from rag_jax.data.passages import PassageStore
 from rag_jax.errors import fail
+from rag_jax.progress import counted
 
 METHODS = ("lucene", "robertson", "atire", "bm25l", "bm25+")  # formulas: Kamphuis et al. 2020
 WORD = re.compile(r"\w+")
@@ -150,7 +151,8 @@ class _Rows:
         return len(self._ends)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (self._numbers[start:end].tolist() for start, end in itertools.pairwise([0, *self._ends]))
+        rows = (self._numbers[start:end].tolist() for start, end in itertools.pairwise([0, *self._ends]))
+        return counted(rows, len(self), "BM25", "passages gone over, once of several times")
 
 
 class _Corpus(NamedTuple):
@@ -163,7 +165,7 @@ class _Corpus(NamedTuple):
 def _corpus(store: PassageStore, tokenizer: Callable[[str], list[str]]) -> _Corpus:
     vocab: dict[str, int] = {}
     numbers, ends = array("i"), array("q")
-    for batch in store.batches():
+    for batch in counted(store.batches(), len(store), store.folder, "passages cut into words", size=len):
         for title, text in zip(batch.column("title").to_pylist(), batch.column("text").to_pylist(), strict=True):
             numbers.extend(vocab.setdefault(word, len(vocab)) for word in tokenizer(f"{title} {text}"))
             ends.append(len(numbers))

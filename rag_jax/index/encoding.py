@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rag_jax.data.passages import Progress
+from rag_jax.progress import Progress
 
 # Tokens: a batch is as wide as its longest passage, rounded up to a multiple of this; each width is a program. Over
 # SQuAD's 20,958 paragraphs, cut at 256, padding adds 5% to the tokens; multiples of 8, 32 and 64 add 3%, 10% and 18%.

@@ -12,6 +12,7 @@ from rag_jax.core.bucket import bucket
 from rag_jax.core.topk import MISSING, merge, topk
 from rag_jax.errors import fail
 from rag_jax.index.vectors import Stored
+from rag_jax.progress import blocks
 
 BLOCK = 8192  # passages scored at a time; also the least that is worth a further device
 LIMIT = 2**31 - 1  # ids are int32 on a device
@@ -80,7 +81,7 @@ def padded(rows: int, block: int = BLOCK) -> int:
 def read(vectors: Stored, start: int, count: int, rows: int) -> np.ndarray:
     """Vectors [rows, E] from `start` on, `count` of them and then zeros, with no second copy in memory."""
     shard_NE = np.zeros((rows, vectors.shape[1]), vectors.dtype)
-    for at in range(0, count, BLOCK):
+    for at in blocks(count, BLOCK, "index", "vectors read for a device"):
         stop = min(at + BLOCK, count)
         shard_NE[at:stop] = vectors.read(start + at, start + stop)
     return shard_NE

@@ -11,6 +11,7 @@ from rag_jax.data.ids import IdRows
 from rag_jax.data.passages import PassageStore
 from rag_jax.errors import fail
 from rag_jax.index.vectors import DTYPES, first_not_finite
+from rag_jax.progress import counted
 
 # Between what half precision does to a real encoder's vectors (cosine 0.99994, norm 0.3%) and what the smallest mistake
 # does, another framing of the title (0.995, 2.4%): tests/benchmarks/given.py.
@@ -162,9 +163,10 @@ def align(
             )
         log(f"{embeddings.source}: without ids; its vectors are taken in the order of the passages")
         return np.arange(first, len(store))
-    known, parts = IdRows(store.ids()), [np.zeros(0, np.int64)]
+    rows = counted(store.ids(), len(store), store.folder, "ids of passages read", log=log)
+    known, parts = IdRows(rows), [np.zeros(0, np.int64)]
     others: list[str] = []
-    for ids in chunks:
+    for ids in counted(chunks, needed, embeddings.source, "ids of vectors read", size=len, log=log):
         row_R = known.rows(ids)
         if (row_R < first).any():
             row_R = np.where(row_R < 0, known.rows([name.removeprefix(PREFIX) for name in ids]), row_R)

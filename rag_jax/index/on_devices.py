@@ -20,6 +20,7 @@ from rag_jax.errors import fail
 from rag_jax.index.exact import BLOCK, LIMIT, padded, read
 from rag_jax.index.vectors import Vectors
 from rag_jax.parallel import Across, Devices
+from rag_jax.progress import blocks
 
 Leaf = TypeVar("Leaf")  # an array of jax, one of numpy that will become one, or its shape
 
@@ -158,7 +159,7 @@ def _texts(passages: PassageStore, numbers: range, held: int, tokens: int, token
     kept, at = _kept(passages, numbers, tokens), 0
     start_N[: len(numbers)] = np.cumsum(kept) - kept
     title_N[: len(numbers)], text_N[: len(numbers)] = passages.token_counts(numbers)
-    for first in range(0, len(numbers), BLOCK):
+    for first in blocks(len(numbers), BLOCK, "index", "passages read for a device"):
         for pair in passages.tokens_of(numbers[first : first + BLOCK]):
             whole = np.concatenate(pair)[:tokens]
             token_F[at : at + len(whole)] = whole

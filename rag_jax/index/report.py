@@ -15,6 +15,7 @@ from rag_jax.index import scann
 from rag_jax.index.base import Index, Queries
 from rag_jax.index.scann import ScannSearcher
 from rag_jax.index.vectors import Vectors
+from rag_jax.progress import blocks
 
 WIKIPEDIA = 21_015_324  # passages of the paper's index (Lewis et al. 2020, section 3)
 RECALL_AT = (1, 5, 10, 20)
@@ -53,7 +54,7 @@ def report(
 def exact_search(vectors: Vectors, query_BE: np.ndarray, k: int, *, block: int = BLOCK) -> np.ndarray:
     """Rows of the k largest inner products, id_BK int32 (fewer where there are fewer vectors), by reading them all."""
     N, winners = len(vectors), []
-    for start in range(0, N, block):
+    for start in blocks(N, block, "exact search", "vectors gone over"):
         score_BK, id_BK = _topk(query_BE, vectors.read(start, min(start + block, N)), k)
         winners.append((score_BK, jnp.where(id_BK == MISSING, MISSING, id_BK + start)))
     _, id_BK = merge(*map(jnp.stack, zip(*winners, strict=True)))

@@ -16,6 +16,7 @@ from rag_jax.index.bm25 import Bm25Searcher
 from rag_jax.index.exact import ExactSearcher
 from rag_jax.index.scann import ScannSearcher
 from rag_jax.index.vectors import Vectors
+from rag_jax.progress import waiting
 
 SEARCHERS = {"scann": ("scann",), "exact": ("exact",), "bm25": ("bm25",), "hybrid": ("scann", "bm25")}
 Parameters = Mapping[str, Mapping[str, Any]]  # of each searcher, by its name
@@ -75,11 +76,12 @@ def build(
             link_folder(ready[0] / name, folder / name)
             continue
         (folder / name).mkdir()
-        if name == "bm25":
-            bm25.build(store, folder / name, chosen[name])
-        else:
-            assert vectors is not None  # which every kind with ScaNN has
-            scann.build(vectors, folder / name, chosen[name])
+        with waiting(f"{folder / name}: being built", log):
+            if name == "bm25":
+                bm25.build(store, folder / name, chosen[name])
+            else:
+                assert vectors is not None  # which every kind with ScaNN has
+                scann.build(vectors, folder / name, chosen[name])
 
 
 def open_searchers(

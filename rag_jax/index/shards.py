@@ -14,6 +14,7 @@ from rag_jax.index.base import Contents
 from rag_jax.index.encoding import Encoder, Work, ahead
 from rag_jax.index.given import Given
 from rag_jax.index.vectors import DTYPES, crc_path, first_not_finite, is_whole, shard_path, write_shard
+from rag_jax.progress import counted
 from rag_jax.team import SINGLE, Team
 
 Log = Callable[[str], None]
@@ -99,9 +100,9 @@ def _given(
         silent = Work(partial, len(rows), lambda line: None)
         return encoder.vectors(_ids(encoder, store, rows), silent, lambda: None)
 
-    for rows in missing.values():
+    total = sum(map(len, missing.values()))
+    for rows in counted(missing.values(), total, partial, "passages given their vectors", size=len, log=log):
         yield given.shard(rows, partial, again)
-        log(f"{partial}: {rows.stop:,} of {len(store):,} passages have their vectors")
     given.close()
 
 

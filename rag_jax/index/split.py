@@ -13,6 +13,7 @@ from rag_jax.index.exact import ExactSearcher
 from rag_jax.index.scann import ScannSearcher
 from rag_jax.index.searchers import Searcher
 from rag_jax.index.vectors import Stored
+from rag_jax.progress import waiting
 
 KIND = "part of an index"
 
@@ -77,7 +78,8 @@ def open_part(
     if not _is_made_of(folder, made_of):
 
         def build(temporary: Path) -> None:
-            scann.build(rows, temporary, parameters)
+            with waiting(f"{folder}: ScaNN is built for {len(rows):,} passages"):
+                scann.build(rows, temporary, parameters)
             write_manifest(temporary, {"kind": KIND, "made_of": made_of})
 
         build_folder(folder, build)

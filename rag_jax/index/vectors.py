@@ -9,6 +9,7 @@ import numpy as np
 
 from rag_jax.errors import fail
 from rag_jax.files import write_atomically
+from rag_jax.progress import counted
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 BLOCK = 256  # rows under one CRC: a random read touches at most this many
@@ -100,7 +101,8 @@ class Vectors:
 
     def check(self) -> None:
         """Reads every block; raises UserError naming a damaged one."""
-        for shard, crc in enumerate(self._crcs):
+        folder, total = self._paths[0].parent, len(self._crcs)
+        for shard, crc in enumerate(counted(self._crcs, total, folder, "files of vectors compared")):
             self._check(shard, np.arange(len(crc)))
 
     def _check(self, shard: int, blocks: np.ndarray) -> None:

@@ -11,6 +11,7 @@ from rag_jax.planning import chips, compiler, fit, host, memory
 from rag_jax.planning.memory import Measured, OnPaper, Phase, Place
 from rag_jax.planning.model import Described, describe
 from rag_jax.planning.programs import TRAINING, Program, programs, step, trains_retriever
+from rag_jax.progress import waiting
 from rag_jax.workdir import Workdir
 
 
@@ -72,7 +73,8 @@ def _place(config: ConfigDict, topology: chips.Topology) -> Place:
 
 
 def _measured(program: Program, place: Place, log: Callable[[str], None]) -> Measured:
-    measured = memory.measure(program, place)
+    with waiting(f"{program.name}, {program.count} at a time: being {'compiled' if place.compiles else 'traced'}", log):
+        measured = memory.measure(program, place)
     if place.compiles:
         told = "compiled" if measured.fits else "found not to fit"
         log(f"{program.name}, {program.rows} at a time: {told} in {measured.seconds:.0f} s")

@@ -1,6 +1,7 @@
 """Builds an index with the passage encoder of a trained retriever, or with BM25, which needs none."""
 
 import shutil
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from rag_jax.index.encoding import Encoder
 from rag_jax.index.searchers import has_vectors
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
+from rag_jax.progress import counted, waiting
 from rag_jax.storage import publish
 from rag_jax.team import SINGLE, Team
 from rag_jax.training import encoders
@@ -62,7 +64,8 @@ def build(
     team.wait("the tokenizers", str(config))
     encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
-    params = _encoders(config, place, model, parallel, index_encoder)
+    with waiting(f"{place.folder}: parameters are loaded"):
+        params = _encoders(config, place, model, parallel, index_encoder)
     maker = _maker(config, model, params, encoder_tokenizer, parallel)
     base = open_contents(folder, expect_fingerprint=maker.fingerprint, tokenizer=generator_tokenizer) if add else None
     temporary = folder.with_name(f".{folder.name}.passages")
@@ -173,7 +176,10 @@ def passage_store(
         return PassageStore.open(folder / "passages", tokenizer=tokenizer)
     shutil.rmtree(folder, ignore_errors=True)
     meter = Meter()
-    old, known = (base.passages, base.passages.ids()) if base else (None, ())
+    old = base.passages if base else None
+    known: Iterable[str] = ()
+    if old:
+        known = counted(old.ids(), len(old), old.folder, "ids of passages read", log=print)
     passages = tasks.passages(data, source, known=known, meter=meter)
     try:
         store = build_store(passages, folder / "passages", tokenizer, after=old, share=meter.share)

@@ -1,4 +1,7 @@
-"""What a run tells: a live line on the terminal, an object a step in metrics.jsonl, TensorBoard where it is there."""
+"""What a run tells: a live line on the terminal, in a log one now and then, TensorBoard where it is there.
+
+metrics.jsonl has an object a step, validation.jsonl an object an evaluation.
+"""
 
 import importlib.util
 import json
@@ -14,6 +17,9 @@ import jax
 
 from rag_jax.errors import UserError
 from rag_jax.files import read_sealed_line, sealed_line, write_atomically, writing
+from rag_jax.progress import MINUTE, duration
+
+METRICS, SCORES = "metrics.jsonl", "validation.jsonl"
 
 
 class RunLog:
@@ -22,14 +28,17 @@ class RunLog:
     silent: of a process beside the first, which tells for all.
     """
 
-    def __init__(self, folder: Path, *, resume_at: int = 0, name: str = "metrics.jsonl", silent: bool = False):
+    def __init__(self, folder: Path, *, resume_at: int = 0, silent: bool = False):
         self.folder, self._silent, self._shown = folder, silent, ""
+        self._said = time.monotonic()
         if silent:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / name
+        self._path, self._scores = folder / METRICS, folder / SCORES
         if self._path.exists():
             write_atomically(self._path, b"".join(_lines_before(self._path, resume_at)))
+        if self._scores.exists():
+            write_atomically(self._scores, b"".join(_scores_until(self._scores, resume_at)))
         self._file = self._path.open("a", encoding="utf-8")
         self._events = _event_writer(folder)
 
@@ -45,11 +54,24 @@ class RunLog:
                 if not isinstance(value, str):
                     self._events.add_scalar(name, value, step)
 
+    def score(self, step: int, stage: str, measure: str, value: float) -> None:
+        """One line of validation.jsonl, what the parameters after `step` steps of the run are worth, and an event."""
+        if self._silent:
+            return
+        with writing(self._scores), self._scores.open("a", encoding="utf-8") as file:
+            file.write(sealed_line({"step": step, "stage": stage, "measure": measure, "value": value}))
+        if self._events:
+            self._events.add_scalar(f"validation {measure}", value, step)
+
     def live(self, line: str) -> None:
-        """Shows the line in place of the one before it, on a terminal alone."""
-        if sys.stderr.isatty() and not self._silent:
+        """Shows the line in place of the one before it; elsewhere than on a terminal, where nothing was said lately."""
+        if self._silent:
+            return
+        if sys.stderr.isatty():
             print(f"\r{line:<{len(self._shown)}}", end="", file=sys.stderr, flush=True)
             self._shown = line
+        elif time.monotonic() - self._said >= MINUTE:
+            self.say(line)
 
     def say(self, line: str) -> None:
         """Prints a line that stays."""
@@ -59,6 +81,7 @@ class RunLog:
             print(file=sys.stderr)
             self._shown = ""
         print(line, flush=True)
+        self._said = time.monotonic()
 
     def __enter__(self) -> "RunLog":
         return self
@@ -101,6 +124,12 @@ class Pace:
             "retrieval_wait": self.waited / seconds,
             "eta_seconds": seconds / done * (self._steps - step),
         }
+
+
+def speed(metrics: dict[str, float]) -> str:
+    """What Pace tells, in words."""
+    rate = metrics["questions_per_second"]
+    return f"{rate:.{0 if rate >= 10 else 1}f} q/s ETA {duration(metrics['eta_seconds'])}"
 
 
 class Profile:
@@ -160,6 +189,17 @@ def _lines_before(path: Path, step: int) -> list[bytes]:
     for number, line in enumerate(kept, 1):
         if (read_sealed_line(line) or {}).get("step") != number - 1:
             print(f"warning: {path}:{number}: damaged; expected the numbers of step {number - 1}", file=sys.stderr)
+    return kept
+
+
+def _scores_until(path: Path, step: int) -> list[bytes]:
+    """The lines of the evaluations up to a step; a damaged one is named and left out."""
+    kept = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if (record := read_sealed_line(line)) is None:
+            print(f"warning: {path}:{number}: damaged; left out", file=sys.stderr)
+        elif record["step"] <= step:
+            kept.append(line)
     return kept
 
 

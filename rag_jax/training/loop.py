@@ -22,12 +22,13 @@ from rag_jax.hub.resolve import resolve
 from rag_jax.index.base import Index
 from rag_jax.parallel import MODES, Devices
 from rag_jax.preemption import TOLD, PreemptedError, Preemption
+from rag_jax.progress import slow_at_first, waiting
 from rag_jax.retrieve import Retriever
 from rag_jax.team import SINGLE, Team
-from rag_jax.training import init, on_devices, searchers, sources
+from rag_jax.training import curves, init, on_devices, searchers, sources
 from rag_jax.training.examples import make_examples
 from rag_jax.training.health import Health
-from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite
+from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite, speed
 from rag_jax.training.optim import learning_rates, optimizer
 from rag_jax.training.step import Objective, TrainState
 from rag_jax.workdir import Workdir
@@ -57,12 +58,13 @@ def train(
     stages = {name: config[name] for name in STAGES if config[name].steps}
     check_batches(config, stages, parallel)
     init.check(config, place)  # before anything is written
-    checkpoints = init.own_checkpoints(place.checkpoints, joined, along=(place.metrics,))
+    checkpoints = init.own_checkpoints(place.checkpoints, joined, along=(place.metrics, place.validation))
     both = joined.first_alone("tokenizers", lambda: load_or_train(config, place.tokenizers))
     encoder_tokenizer, generator_tokenizer = both
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     optimizers = {name: optimizer(stage, trained(config, stage)) for name, stage in stages.items()}
-    start = init.start(config, place, model, optimizers, parallel)
+    with waiting(f"{place.folder}: parameters are made or loaded"):
+        start = init.start(config, place, model, optimizers, parallel)
     searcher = searchers.of_training(config, stages, place, parallel, model.generator.vocab_size)
     index = init.open_own_index(start, place, generator_tokenizer, config.index.kind, searcher)
     progress, params = start.progress, start.params
@@ -108,6 +110,8 @@ def train(
                     valid=valid if name != "denoise" else [], preemption=preemption, profile=profile,
                 ).params  # fmt: skip
     checkpoints.close()
+    if joined.first:
+        curves.draw(place.folder / "curves.png", *curves.of_run(place.folder))
 
 
 class Keeper(NamedTuple):
@@ -145,8 +149,11 @@ def train_stage(
 
     def evaluate_and_save(state: TrainState, found: sources.Found, step: int, *, due: bool) -> Headline:
         rag.params = state.params
-        watched = headline(preemption.until_told(predict(rag, valid if due else [])), measures)
+        said = predict(rag, valid if due else [], where=f"{name} step {step}", log=log.say)
+        watched = headline(preemption.until_told(said), measures)
         ends = preemption.told()
+        if not (ends or math.isnan(watched.value)):
+            log.score(first + step, name, watched.label, watched.value)
         keeper.save(state, found, math.nan if ends else watched.value, unscored=due and ends)
         known = "" if math.isnan(watched.value) or ends else f"validation {watched.label} {100 * watched.value:.1f}, "
         log.say(f"{name} step {step}: {known}saved" + TOLD * ends)
@@ -158,6 +165,7 @@ def train_stage(
     name, first, parallel = keeper.stage, keeper.first, rag.parallel
     objective = Objective(stage.train_question_encoder, stage.label_smoothing, stage.accumulation, config.seed)
     step_function = parallel.step(source.step, config=rag.model, optimizer=tx, objective=objective)
+    step_function = slow_at_first(step_function, f"{name}: the step is compiled", log.say)
     rates, start, own = learning_rates(stage), int(jax.device_get(state.step)), parallel.share(stage.batch)
     pace, pending, watched = Pace(start, stage.steps, stage.batch), None, Headline()
     measures: Sequence[str] = tasks.TASKS[config.data.task].metrics
@@ -226,10 +234,10 @@ def report(
                 f"{health.questions} questions, mutual information {health.information:.3f} nats"
             )
     log.write(keeper.first + step, {"stage": name, **metrics})
+    known = "" if math.isnan(watched.value) else f"{watched.label} {100 * watched.value:.1f} "
     log.live(
-        f"{name} {step + 1} loss {metrics['loss']:.3f} {watched.label} {100 * watched.value:.1f} "
-        f"{metrics['questions_per_second']:.0f} q/s retrieval {100 * metrics['retrieval_wait']:.0f}% "
-        f"ETA {metrics['eta_seconds']:.0f} s"
+        f"{name} {step + 1} of {len(rates)} loss {metrics['loss']:.3f} {known}"
+        f"retrieval {100 * metrics['retrieval_wait']:.0f}% {speed(metrics)}"
     )
 
 

@@ -17,6 +17,7 @@ from rag_jax.models import rag
 from rag_jax.models.bert import BertConfig, BertEncoder
 from rag_jax.models.layers import applied
 from rag_jax.parallel import Across
+from rag_jax.progress import counted
 from rag_jax.training.step import Leaf, TrainState
 
 INVERSE_CLOZE_KEEPS = 0.5  # share of the spans that also stay in their passage
@@ -124,7 +125,8 @@ class Pairs:
         rows = {passage.id: row for row, passage in enumerate(passages)}
         self.asked = [(question, _row(rows, question)) for question in questions if question.passage_ids]
         self._named = [[rows[name] for name in question.hard_negatives if name in rows] for question, _ in self.asked]
-        self._texts = [f" {normalise(f'{passage.title} {passage.text}')} " for passage in passages]
+        told = counted(passages, len(passages), "retriever", "passages made ready to look for answers in")
+        self._texts = [f" {normalise(f'{passage.title} {passage.text}')} " for passage in told]
         self._siblings: dict[str, list[int]] = {}
         for row, passage in enumerate(passages):
             self._siblings.setdefault(passage.title, []).append(row)

@@ -11,6 +11,7 @@ from rag_jax.api import rag_config
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import closed_book, flat
 from rag_jax.data import tasks
+from rag_jax.data.lines import Meter
 from rag_jax.data.pipeline import Batches, step_rng
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_or_train
@@ -18,9 +19,10 @@ from rag_jax.errors import UserError, fail
 from rag_jax.hub.resolve import resolve
 from rag_jax.parallel import MODES, Devices
 from rag_jax.preemption import TOLD, PreemptedError, Preemption
+from rag_jax.progress import metered, slow_at_first, waiting
 from rag_jax.team import SINGLE, Team
-from rag_jax.training import encoders, init
-from rag_jax.training.logging import Pace, RunLog, finite
+from rag_jax.training import curves, encoders, init
+from rag_jax.training.logging import Pace, RunLog, finite, speed
 from rag_jax.training.optim import optimizer
 from rag_jax.training.retriever import Pairs, init_params, retriever_step
 from rag_jax.training.step import TrainState
@@ -56,10 +58,11 @@ def train_retriever(
     tx = optimizer(settings, tuple(shapes))
     checkpoints = init.own_checkpoints(place.retriever, joined)
     gathered = init.as_saved(place, parallel)
-    state = resume(checkpoints, tx, shapes, parallel)
-    if state is None:
-        params = encoders.first_params(config, model, parallel)
-        state = parallel.put_state(TrainState(jnp.int32(0), params, tx.init(params)))
+    with waiting(f"{place.retriever}: parameters are made or loaded"):
+        state = resume(checkpoints, tx, shapes, parallel)
+        if state is None:
+            params = encoders.first_params(config, model, parallel)
+            state = parallel.put_state(TrainState(jnp.int32(0), params, tx.init(params)))
     step_function = parallel.step(
         retriever_step, config=model.encoder, optimizer=tx, scale=model.score_scale, seed=config.seed
     )
@@ -70,6 +73,7 @@ def train_retriever(
 
     with RunLog(place.retriever, resume_at=start, silent=not joined.first) as log, preemption.awaited():
         log.say(f"retriever: {settings.steps} steps of {settings.batch} pairs, {len(pairs.passages):,} passages")
+        step_function = slow_at_first(step_function, "retriever: the step is compiled", log.say)
         pace, pending = Pace(start, settings.steps, settings.batch), None
         batch = batch_of(start)
         for step in range(start, settings.steps):
@@ -90,6 +94,8 @@ def train_retriever(
                 checkpoints.close()
                 raise PreemptedError
     checkpoints.close()
+    if joined.first:
+        curves.draw(place.folder / "retriever_curves.png", *curves.of_retriever(place.retriever))
 
 
 def make_pairs(config: ConfigDict, tokenizer: Tokenizer) -> Pairs:
@@ -101,8 +107,10 @@ def make_pairs(config: ConfigDict, tokenizer: Tokenizer) -> Pairs:
             f"config.data.train: no question of {config.data.train or 'it'} names its passage_ids; "
             "expected some, or config.retriever.inverse_cloze = 1 to train on passages alone"
         )
+    meter = Meter()
+    read = metered(tasks.passages(config.data, meter=meter), meter.share, config.data.passages, "passages read")
     return Pairs(
-        list(tasks.passages(config.data)), known, tokenizer, config.length,
+        list(read), known, tokenizer, config.length,
         inverse_cloze=config.retriever.inverse_cloze, hard_negatives=config.retriever.hard_negatives,
     )  # fmt: skip
 
@@ -131,5 +139,5 @@ def report(log: RunLog, step: int, metrics: Any, pace: Pace, told: Callable[[int
     log.write(step, metrics)
     log.live(
         f"retriever {step + 1} loss {metrics['loss']:.3f} in-batch {100 * metrics['in_batch_accuracy']:.0f}% "
-        f"{metrics['questions_per_second']:.0f} q/s ETA {metrics['eta_seconds']:.0f} s"
+        f"{speed(metrics)}"
     )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rag_jax.data import passages as store
+from rag_jax import progress
 from rag_jax.index.encoding import WIDTH, Encoder, Work, ahead, lengths
 from rag_jax.models.bert import BertConfig, BertEncoder
 from rag_jax.parallel import Pmap
@@ -99,7 +99,7 @@ def test_what_comes_next_is_made_while_the_caller_works():
 
 def test_progress_tells_speed_and_the_time_that_is_left(monkeypatch):
     now, lines = [100.0], []
-    monkeypatch.setattr(store.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     work = Work("here", 1000, lines.append)
     work.expect(500, 50_000)  # so the other 500 are taken for as long as these
     now[0] += 5

@@ -31,7 +31,7 @@ from rag_jax.index.vectors import Vectors
 from rag_jax.parallel import MODES, keep_programs
 from rag_jax.training import encoders, init
 from rag_jax.training.examples import make_examples
-from rag_jax.training.logging import RunLog
+from rag_jax.training.logging import METRICS, SCORES, RunLog
 from rag_jax.training.loop import trained
 from rag_jax.training.optim import optimizer
 from rag_jax.workdir import Workdir
@@ -111,9 +111,9 @@ def examples(folder, rag, resumed=True):
 
 
 def logged(folder, rag):
-    """The numbers of the steps that a run which goes on has made."""
+    """The numbers of the steps and of the evaluations that a run which goes on has made."""
     with RunLog(folder, resume_at=10):
-        return (folder / "metrics.jsonl").read_bytes()
+        return [(folder / name).read_bytes() for name in (METRICS, SCORES)]
 
 
 def part(folder, rag):
@@ -156,7 +156,7 @@ KINDS = {
     "configuration": Kind("run", "config.json", (opened, resumed)),
     "tokenizers": Kind("run", "tokenizers/*/*", (opened,)),
     "checkpoints": Kind("run", "checkpoints/**/*", (opened, resumed)),
-    "numbers of the steps": Kind("run", "metrics.jsonl", (logged,)),
+    "numbers of the steps": Kind("run", "*.jsonl", (logged,)),
     "retriever": Kind("run", "retriever/[0-9]*/**/*", (retrievers,)),
     "index": Kind("run", "index/**/*", (opened,), by_folder=True),  # the CRC that a block differs from may be what rots
     "index, verified": Kind("run", "index/**/*", (verified,)),
@@ -254,7 +254,7 @@ def rot(tiny_run, tmp_path_factory):
     """The tiny run, evaluated, stopped in the middle of that, and exported; with the files of other ways to run."""
     folder, cwd = tmp_path_factory.mktemp("rot") / "whole", pytest.MonkeyPatch()
     cwd.chdir(tiny_run.folder)
-    parts = "config.json", "tokenizers", "retriever", "index", "checkpoints", "metrics.jsonl"
+    parts = "config.json", "tokenizers", "retriever", "index", "checkpoints", METRICS, SCORES
     for name in parts:
         copy = shutil.copytree if (tiny_run.workdir / name).is_dir() else shutil.copy
         (folder / "run").mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from rag_jax.errors import UserError
-from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite
+from rag_jax.training.logging import NO_PROFILE, Pace, Profile, RunLog, finite, speed
 
 CRC = "c22fd71f"  # zlib.crc32 of the line without it
 
@@ -39,6 +39,22 @@ def test_a_fresh_run_starts_an_empty_file(tmp_path):
         assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
+def test_evaluations_are_kept_up_to_the_restored_step(tmp_path, capsys):
+    """A damaged one is named, and left out."""
+    path, records = tmp_path / "validation.jsonl", []
+    with RunLog(tmp_path) as log:
+        for step in (10, 20, 30, 40):
+            log.score(step, "joint", "EM", step / 100)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], lines[1].replace(b"0.2", b"0.9"), *lines[2:], b'{"step": 50, "st']))
+    with RunLog(tmp_path, resume_at=30) as log:
+        log.score(35, "joint", "EM", 0.5)
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(record["step"], record["value"]) for record in records] == [(10, 0.1), (30, 0.3), (35, 0.5)]
+    assert {(record["stage"], record["measure"]) for record in records} == {("joint", "EM")}
+    assert capsys.readouterr().err.splitlines() == [f"warning: {path}:{n}: damaged; left out" for n in (2, 5)]
+
+
 def test_the_live_line_is_for_a_terminal_and_makes_way_for_lines_that_stay(tmp_path, capsys, monkeypatch):
     with RunLog(tmp_path) as log:
         log.live("unseen")
@@ -52,6 +68,17 @@ def test_the_live_line_is_for_a_terminal_and_makes_way_for_lines_that_stay(tmp_p
         assert capsys.readouterr() == ("stays\n", "\n")
 
 
+def test_in_a_log_file_a_line_comes_where_nothing_was_said_for_a_minute(tmp_path, capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with RunLog(tmp_path) as log:
+        for step, seconds in enumerate((59, 2, 58, 1)):  # at 59, 61, 119, 120
+            now[0] += seconds
+            log.live(f"step {step}")
+            log.say("saved") if step == 2 else None
+    assert capsys.readouterr() == ("step 1\nsaved\n", "")
+
+
 def test_pace_counts_from_where_it_was_made():
     pace = Pace(first=20, steps=100, batch=8)
     pace._began -= 50
@@ -60,6 +87,7 @@ def test_pace_counts_from_where_it_was_made():
     assert metrics["questions_per_second"] == pytest.approx(20 * 8 / 50, rel=0.05)
     assert metrics["retrieval_wait"] == pytest.approx(0.2, rel=0.05)
     assert metrics["eta_seconds"] == pytest.approx(60 * 50 / 20, rel=0.05)
+    assert speed(metrics | {"eta_seconds": 150}) == "3.2 q/s ETA 2 minutes"
     assert pace.metrics(step=100)["eta_seconds"] == 0
     assert time.monotonic() - pace._began >= 50
 
@@ -106,6 +134,7 @@ def test_the_steps_asked_for_are_profiled_and_no_others(tmp_path, capsys):
 def test_a_silent_log_leaves_no_trace(tmp_path, capsys):
     with RunLog(tmp_path / "run", silent=True) as log:
         log.write(0, {"loss": 1.0})
+        log.score(1, "joint", "EM", 0.5)
         log.say("a line")
         log.live("a line")
     assert not (tmp_path / "run").exists() and capsys.readouterr().out == ""
