@@ -32,7 +32,6 @@ REPLACED = {
 }
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 PROBLEM = re.compile(r"^error: |^Traceback ", re.MULTILINE)
-PROGRESS = re.compile(r"\d%\|.*\|")
 
 
 def read(name: str) -> NotebookNode:
@@ -79,8 +78,17 @@ def execute(notebook: NotebookNode, folder: Path, environment: Mapping[str, str]
 
 
 def tidy(cell: NotebookNode, **_: Any) -> None:
-    """Makes a cell's outputs what a reader sees in the end; RuntimeError where a command of its failed."""
-    cell.outputs = [output for output in map(tidied, cell.outputs) if output is not None]
+    """Makes a cell's outputs what a reader sees in the end; RuntimeError where a command of its failed.
+
+    Of standard error, which is not the commands' but the libraries' in the kernel, nothing is kept.
+    """
+    kept = []
+    for output in cell.outputs:
+        if output.output_type == "stream" and kept and kept[-1].output_type == "stream" and output.name == "stdout":
+            kept[-1].text += output.text
+        elif output.get("name") != "stderr":
+            kept.append(output)
+    cell.outputs = [output for output in map(tidied, kept) if output is not None]
     if PROBLEM.search(printed(cell)):
         raise RuntimeError(f"cell {cell.id}: {printed(cell)}")
 
@@ -91,11 +99,10 @@ def printed(cell: NotebookNode) -> str:
 
 
 def tidied(output: NotebookNode) -> NotebookNode | None:
-    """An output as a reader sees it in the end: no colours, no lines that were written over, no bars of progress."""
+    """An output without colours, lines that were written over, and what only some readers can show."""
     if output.output_type == "stream":
         lines = ANSI.sub("", output.text).replace("\r\n", "\n").split("\n")
-        seen = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in lines]
-        output.text = "\n".join(line for line in seen if not PROGRESS.search(line))
+        output.text = "\n".join(line.rstrip("\r").rpartition("\r")[2].rstrip() for line in lines)
         return output if output.text.strip() else None
     if "data" in output:
         output.data = {kind: value for kind, value in output.data.items() if kind in ("image/png", "text/plain")}
