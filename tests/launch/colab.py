@@ -111,10 +111,11 @@ def tidied(output: NotebookNode) -> NotebookNode | None:
 
 
 def store(name: str, executed: NotebookNode) -> None:
-    """Writes outputs into the notebook, whose sources stay as they are."""
+    """Writes outputs into the notebook, whose sources stay as they are; replaced cells count as run."""
     notebook = read(name)
-    for cell, run in zip(code_cells(notebook), code_cells(executed), strict=True):
-        cell.outputs, cell.execution_count = run.outputs, run.execution_count
+    cells = zip(code_cells(notebook), code_cells(executed), strict=True)
+    for count, (cell, run) in enumerate(cells, 1):
+        cell.outputs, cell.execution_count = run.outputs, count
     nbformat.write(notebook, FOLDER / f"{name}.ipynb")
 
 
