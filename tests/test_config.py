@@ -43,6 +43,16 @@ def test_the_argument_after_a_colon_reaches_get_config(tmp_path):
     assert load_config(find_config(f"{tmp_path / 'mine.py'}:x:y")).a == "x:y"
 
 
+def test_the_demo_s_words_combine_and_others_are_refused():
+    demo, quick = (load_config(find_config(name)) for name in ("demo", "demo:sequence,quick"))
+    assert (demo.kind, quick.kind, checked(quick)) == ("token", "sequence", quick)
+    for stage in ("retriever", "reader", "joint"):
+        assert 0 < quick[stage].steps < demo[stage].steps and quick[stage].batch < demo[stage].batch
+    for words in ("fast", "token,sequence", "quick,"):
+        with pytest.raises(UserError, match=f"--config=demo:{words}: found '{words}', expected one of token, sequence"):
+            load_config(find_config(f"demo:{words}"))
+
+
 def test_defaults_only_lack_the_passages(config):
     assert problems(default_config())[0].startswith("data.passages: empty")
     validate(config)
