@@ -26,8 +26,8 @@ EXTRAS = {
         *UI,
         "httpx>=0.28,<1",
         "hypothesis>=6.150,<7",
-        "mypy>=2.4,<3",
         "ipykernel>=6.29,<8",  # with nbclient and nbformat runs the notebooks of launch/colab
+        "mypy>=2.4,<3",
         "nbclient>=0.10,<1",
         "nbformat>=5.10,<6",
         "playwright>=1.65,<2",  # drives a chromium that is on the machine; it brings none
