@@ -75,7 +75,7 @@ def test_a_run_walks_from_machine_to_machine(tiny_run, bucket, elsewhere, tmp_pa
         elsewhere()
         return tiny_run.command(name, *arguments, prelude=prelude, **options).stdout
 
-    assert "saved" in command("train", *COMMON, *DATA, prelude=STORE + DIES.format(calls=40), code=9)
+    assert "saved" in command("train", *COMMON, *DATA, prelude=STORE + DIES.format(calls=30), code=9)
     published = json.loads((bucket / "run/checkpoints.complete.json").read_text())["files"]
     assert {name.split("/")[0] for name in published} == {"2"}  # after denoising; of the next there are files alone
     assert any((bucket / "run/checkpoints").glob("4/*"))
