@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from rag_jax.checkpoint import KIND
+from rag_jax.config import STAGES
 from rag_jax.errors import UserError, fail
 from rag_jax.files import read_manifest, write_manifest
 
@@ -114,6 +115,7 @@ def test_a_question_that_cannot_be_answered(tiny_run, unchanged, arguments, stdi
         (["--config.data.valid=missing.jsonl"], "missing.jsonl: cannot be read"),
         (["--config.generator.ffn=48"], "made with another configuration"),
         (["--config.joint.steps=0"], "made in the stage 'joint', which now has no steps"),
+        ([f"--config.{stage}.steps=0" for stage in STAGES], "config.joint.steps: found 0, as in all of denoise,"),
     ],
 )
 def test_training_refuses_before_it_writes(tiny_run, arguments, message, tmp_path):

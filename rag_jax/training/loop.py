@@ -274,7 +274,11 @@ def trained(config: ConfigDict, stage: ConfigDict) -> tuple[str, ...]:
 
 
 def check_batches(config: ConfigDict, stages: dict[str, ConfigDict], parallel: Devices) -> None:
-    """Raises UserError for a batch that does not divide over the devices, before anything is loaded."""
+    """Raises UserError for no stage, or a batch that does not divide over the devices, before anything is loaded."""
+    if not stages:
+        raise UserError(
+            f"config.joint.steps: found 0, as in all of {', '.join(STAGES)}; expected some, as --config.joint.steps=500"
+        )
     for name, stage in stages.items():
         parallel.check_batch(f"{name}.batch", stage.batch, stage.accumulation)
     if not config.data.train or not config.data.valid:
