@@ -1,9 +1,12 @@
 """Owns matplotlib: the paper's two figures and the curves of a training run, as PNG files."""
 
+import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from rag_jax.api import Answer
@@ -24,11 +27,22 @@ def check_installed(flag: str) -> None:
         fail(f"{flag}: {MISSING}")
 
 
+@cache
+def _figure_class() -> Any:
+    """matplotlib's Figure; its list of fonts is made anew, so that the user's folders stay as they are."""
+    with TemporaryDirectory() as folder:
+        kept = os.environ.setdefault("MPLCONFIGDIR", folder)
+        try:
+            from matplotlib.figure import Figure
+        finally:
+            if kept == folder:
+                del os.environ["MPLCONFIGDIR"]
+    return Figure
+
+
 def against_k(path: Path, n_docs: Sequence[int], series: Mapping[str, Sequence[float]]) -> None:
     """Draws each measure, in percent, against the number of passages (Lewis et al. 2020, figure 3)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = _figure_class()(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for label, percents in series.items():
         axes.plot(n_docs, percents, marker="o", label=label)
@@ -45,13 +59,13 @@ def token_posterior(path: Path, answer: Answer) -> None:
     """
     if not answer.tokens:
         fail(f"--plot: the answer to '{answer.question}' is empty, expected tokens to draw")
+    figure_class = _figure_class()
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     titles = [document.title[:40] if document.id else "no document" for document in answer.documents]
     tokens, share_TK = zip(*((token.text.strip(), token.posterior) for token in answer.tokens), strict=True)
     with rc_context({"text.parse_math": False}):  # a dollar is a dollar
-        figure = Figure(figsize=(2.5 + 0.5 * len(tokens), 1.2 + 0.35 * len(titles)), layout="constrained")
+        figure = figure_class(figsize=(2.5 + 0.5 * len(tokens), 1.2 + 0.35 * len(titles)), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(list(zip(*share_TK, strict=True)), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(tokens)), tokens, rotation=45, ha="right")
@@ -74,12 +88,12 @@ def training(path: Path, stages: Sequence[Curves], measure: str) -> None:
 
     measure: what the scores are called. Every stage has a scale of its own for its loss, all have one for the scores.
     """
+    figure_class = _figure_class()
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     tops = [percent for stage in stages for _, percent in stage.scores]
     counts, rows = [len(stage.losses) for stage in stages], 1 + bool(tops)
-    figure = Figure(figsize=(5 + 2.5 * len(stages), 1 + 2.5 * rows), layout="constrained")
+    figure = figure_class(figsize=(5 + 2.5 * len(stages), 1 + 2.5 * rows), layout="constrained")
     widths = [max(count, sum(counts) / (2 * len(counts))) for count in counts]  # none is too narrow to be read
     panels = figure.subplots(rows, len(stages), sharex="col", squeeze=False, width_ratios=widths)
     for number, (stage, column) in enumerate(zip(stages, panels.T, strict=True)):
