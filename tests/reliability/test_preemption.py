@@ -107,7 +107,7 @@ def test_a_loss_that_is_no_number_keeps_its_questions(tiny_run, tmp_path):
     """They can be given as data.train; the last checkpoint is whole, and goes on with a rate that is sane."""
     workdir = begun(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers")
     given = "train", "--config=tiny.py", f"--workdir={workdir}"
-    said = tiny_run.command(*given, "--config.joint.learning_rate=1e30", "--config.joint.warmup=0", code=2).stderr
+    said = tiny_run.command(*given, "--config.joint.learning_rate=2e9", "--config.joint.warmup=0", code=2).stderr
     assert said.startswith("error: joint step ") and "not finite" in said and "Traceback" not in said
     asked = [json.loads(line) for line in (workdir / "not_finite.jsonl").read_text().splitlines()]
     known = {record["question"] for record in tiny_run.records("train.jsonl")}
