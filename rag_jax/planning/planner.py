@@ -73,7 +73,7 @@ def _place(config: ConfigDict, topology: chips.Topology) -> Place:
 
 
 def _measured(program: Program, place: Place, log: Callable[[str], None]) -> Measured:
-    with waiting(f"{program.name}, {program.count} at a time: being {'compiled' if place.compiles else 'traced'}", log):
+    with waiting(f"{program.name}, {program.rows} at a time: being {'compiled' if place.compiles else 'traced'}", log):
         measured = memory.measure(program, place)
     if place.compiles:
         told = "compiled" if measured.fits else "found not to fit"
