@@ -8,8 +8,8 @@ A part is what its marker says, whatever else lies there. No object that the mar
 a new version of a file is uploaded beside it, the marker is replaced by one that names the new one, and only then is it
 copied into the old one's place and are others removed. So a reader finds the old part or the new one, and a publisher
 that was killed has spoilt nothing. A part without a marker was put there by other means and is taken as it lies; one
-whose first upload has not ended has a marker that names nothing. One machine at a time may publish a part, and a store
-must replace an object whole or not at all, as gs, s3 and az do.
+whose first upload has not ended has a marker that names nothing. One machine at a time may publish a part (claim.py),
+and a store must replace an object whole or not at all, as gs, s3 and az do.
 """
 
 import errno
@@ -87,6 +87,27 @@ class Remote:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._tried(lambda: self._store.get_file(self._root + place, str(path)), place)
 
+    def read(self, place: str) -> bytes | None:
+        """A small object; None where there is none."""
+        try:
+            return self._tried(lambda: self._store.cat_file(self._root + place), place)
+        except FileNotFoundError:
+            return None
+
+    def write(self, place: str, content: bytes, *, new: bool = False) -> None:
+        """Writes a small object; where it has to be `new`, FileExistsError if there is one."""
+
+        def write() -> None:
+            self._store.pipe_file(self._root + place, content, mode="create" if new else "overwrite")
+            self._check_size(place, len(content))
+
+        self._tried(write, place)
+
+    def remove(self, place: str) -> None:
+        """Removes an object."""
+        with suppress(FileNotFoundError):  # an earlier try has removed it
+            self._tried(lambda: self._store.rm_file(self._root + place), place)
+
     def send(self, path: Path, files: Files) -> str:
         """Makes the files at `path`, with size and SHA-256, the part: the marker comes last; returns its seal."""
         try:
@@ -123,28 +144,22 @@ class Remote:
         found = (name for name in self._list("") if name and EVENTS not in name.split("/"))
         others = [f"/{name}" for name in found if name not in listing.files]
         others += [NEW + (f"/{name}" if name else "") for name in self._list(NEW)]
-        together(self._remove, others)
+        together(self.remove, others)
 
     def _marker(self) -> Listing | None:
         """The marker, which may name nothing; None without one, UNREADABLE where it is damaged."""
         try:
-            told = json.loads(self._tried(lambda: self._store.cat_file(self._root + MARKER), MARKER))
+            if (content := self.read(MARKER)) is None:
+                return None
+            told = json.loads(content)
             listing = Listing(dict(told["files"]), list(told["moved"]))
             return listing if told["version"] == VERSION and told["seal"] == listing.seal else UNREADABLE
-        except FileNotFoundError:
-            return None
         except (AttributeError, KeyError, TypeError, ValueError):
             return UNREADABLE
 
     def _mark(self, listing: Listing) -> None:
         told = {"version": VERSION, **listing._asdict(), "seal": listing.seal}
-        content = (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode()
-
-        def write() -> None:
-            self._store.pipe_file(self._root + MARKER, content)
-            self._check_size(MARKER, len(content))
-
-        self._tried(write, MARKER)
+        self.write(MARKER, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
 
     def _put(self, path: Path, place: str) -> None:
         def write() -> None:
@@ -161,10 +176,6 @@ class Remote:
             self._check_size(after, listing.files[name]["size"])
 
         self._tried(write, after)
-
-    def _remove(self, place: str) -> None:
-        with suppress(FileNotFoundError):  # an earlier try has removed it
-            self._tried(lambda: self._store.rm_file(self._root + place), place)
 
     def _check_size(self, place: str, expected: int) -> None:
         found = self._store.info(self._root + place)["size"]
@@ -207,12 +218,12 @@ class Remote:
         return files
 
     def _tried(self, action: Callable[[], Any], place: str) -> Any:
-        """What the action returns, after as many tries as there are pauses; FileNotFoundError is an answer too."""
+        """What the action returns, after as many tries as there are pauses; whether a file is there is an answer."""
         address = self.url + place
         for pause in (*PAUSES, None):
             try:
                 return action()
-            except FileNotFoundError:
+            except (FileExistsError, FileNotFoundError):
                 raise
             except Exception as error:  # stores and their network libraries raise whatever they like
                 said = " ".join(str(error).split()) or type(error).__name__

@@ -1,36 +1,41 @@
-"""One writer at a time: a lock beside what is written, which says whose it is."""
+"""One writer at a time: a lock beside what is written, which says whose it is; in a store, a claim (claim.py)."""
 
 import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
 
+from rag_jax.claim import claimed
 from rag_jax.errors import fail
 from rag_jax.files import writing
+from rag_jax.storage import address, pull
 
 
 @contextmanager
 def sole_writer(path: Path, first: bool = True) -> Iterator[None]:
     """Nobody else writes this file or folder until the block ends; a process that dies leaves no lock behind.
 
-    first: of several processes that write together, one holds the lock. Raises UserError naming the host and the
-    process that is writing it.
+    first: of several processes that write together, one holds the lock. A url's twin is brought up to date: its last
+    writer may have ended a moment ago. Raises UserError naming the host and the process that is writing it.
     """
     if not first:
         yield
         return
     lock = path.with_name(f".{path.name}.owner")
+    url, owner = address(path), f"process {os.getpid()} on {socket.gethostname()}"
     made = [folder for folder in lock.parents if not folder.exists()]
     lock.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, lock) as stream:
         try:
             with writing(lock):
                 stream.truncate(0)
-                os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
-            yield
+                os.write(stream.fileno(), owner.encode())
+            with claimed(url, owner) if url else nullcontext():
+                pull(path)
+                yield
         finally:
             lock.unlink(missing_ok=True)
             for folder in made:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="also run the tests marked long (30 minutes on 2 cores)")
+    parser.addoption("--long", action="store_true", help="run the long tests instead (30 minutes on 2 cores)")
 
 
 def pytest_configure(config):
@@ -45,10 +45,11 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--long"):
-        deselected = [item for item in items if item.get_closest_marker("long")]
-        items[:] = [item for item in items if not item.get_closest_marker("long")]
-        config.hook.pytest_deselected(items=deselected)
+    """The quick tests or the long ones; those that try more cases then are of both."""
+    long = config.getoption("--long")
+    asked = lambda item: item.get_closest_marker("more") or bool(item.get_closest_marker("long")) == long  # noqa: E731
+    config.hook.pytest_deselected(items=[item for item in items if not asked(item)])
+    items[:] = filter(asked, items)
 
 
 @pytest.fixture(scope="session")

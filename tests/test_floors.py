@@ -8,8 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1] / "rag_jax"
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FLOORS = (
-    ("core", "metrics", "errors", "progress", "files", "compiled", "sole", "remote", "storage", "preemption"),
-    ("models", "data", "checkpoint", "parallel", "team", "config", "validation", "command", "workdir", "variants"),
+    ("core", "metrics", "errors", "progress", "files", "compiled", "remote", "storage", "preemption"),
+    (
+        *("models", "data", "checkpoint", "parallel", "team", "claim", "sole"),
+        *("config", "validation", "command", "workdir", "variants"),
+    ),
     ("index", "decode", "hub"),
     ("retrieve", "api"),
     ("evaluation",),
@@ -22,14 +25,14 @@ NEIGHBOURS = {
     ("files", "errors"),
     ("files", "progress"),
     ("compiled", "files"),
-    ("sole", "errors"),
-    ("sole", "files"),
     ("remote", "errors"),
     ("remote", "files"),
     ("storage", "errors"),
     ("storage", "files"),
     ("storage", "remote"),
     ("storage", "progress"),
+    ("claim", "team"),
+    ("sole", "claim"),
     ("command", "validation"),
     ("workdir", "config"),
     ("workdir", "validation"),

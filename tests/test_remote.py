@@ -13,7 +13,7 @@ from rag_jax.storage import publish, twin
 from . import stores  # noqa: F401 - folder:// is known from here on
 from .runs import numbers
 
-STORE = "import tests.stores\n"
+STORE = "import tests.stores\nfrom rag_jax import claim\nclaim.BEAT, claim.SILENCE, claim.POLL = 1, 5, 1\n"
 RUN = "folder://bucket/run"
 COMMON = "--config=tiny.py", f"--workdir={RUN}"
 DATA = [f"--config.data.{name}=folder://bucket/data/{name}.jsonl" for name in ("train", "valid", "test")]

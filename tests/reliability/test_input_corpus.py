@@ -16,6 +16,7 @@ from rag_jax.data.lines import first_line, read_array, read_lines, read_records,
 
 from .inputs import TEXT, WHOLE, as_bytes, as_file, as_json, damaged, is_text, nearly, told
 
+pytestmark = pytest.mark.more
 RECORDS = (
     {"id": "p1", "title": "Curie", "text": "Marie Curie found radium."},
     {"id": 2, "text": "Radium is an element."},

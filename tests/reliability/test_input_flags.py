@@ -22,7 +22,7 @@ from rag_jax.workdir import Workdir, configuration
 from .inputs import TEXT, VALUES, nearly, told
 
 # ml_collections loads configurations in a way that Python will take away.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = [pytest.mark.more, pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")]
 COMMANDS = ("train", "train_retriever", "build_index", "evaluate", "answer", "export", "plan")
 KEYS = [key for key, value in _items(default_config())]
 WORD = TEXT.map(lambda text: text.replace("\0", ""))  # no command line holds a NUL

@@ -25,6 +25,7 @@ from rag_jax.metrics.tokenise import TOKENISERS
 from .inputs import TEXT
 from .test_input_text import KINDS, LETTERS, grows_evenly, letters
 
+pytestmark = pytest.mark.more
 SEVERAL = st.lists(TEXT, min_size=1, max_size=3)
 TOKENISE = st.sampled_from(sorted(TOKENISERS)).map(TOKENISERS.get)
 # What regular expressions are made of, and what they are spoilt with.

@@ -13,6 +13,7 @@ from rag_jax.errors import UserError
 
 from .inputs import TEXT, VALUES, as_bytes, as_file, as_json, is_text, nearly, told
 
+pytestmark = pytest.mark.more
 CONTEXT = {"title": "T", "text": "a text", "score": 1.0, "passage_id": "3"}
 ANSWER = {"text": "Ada", "answer_start": 3}
 ROWS = (

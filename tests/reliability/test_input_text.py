@@ -29,6 +29,7 @@ from rag_jax.data.tokenizer import Framing, Tokenizer, train_byte_bpe, train_wor
 
 from .inputs import WHOLE
 
+pytestmark = pytest.mark.more
 SAMPLE = [
     "Marie Curie found radium in Paris / 1898, it's said // who's been there?",
     'the river\'s name is "Łódź"',

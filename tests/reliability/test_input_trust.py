@@ -21,6 +21,7 @@ from rag_jax.retrieve import check_questions
 
 from .inputs import TEXT, WHOLE, as_bytes, as_file, as_json, damaged, nearly, told
 
+pytestmark = pytest.mark.more
 OUT = ("../outside.json", "/etc/hostname", "a/../../outside.json", "..")
 # What a format string, a shell, a template or a path would take for its own.
 TRAPS = (

@@ -16,6 +16,7 @@ from rag_jax.errors import UserError
 
 from .inputs import TEXT, VALUES, as_bytes, as_file, as_json, damaged, is_text, nearly, told
 
+pytestmark = pytest.mark.more
 VECTOR_NE = np.arange(12, dtype=np.float32).reshape(4, 3)
 HEADER = "<4siqqq?i"  # faiss's: kind, width, count, two numbers without meaning, trained, metric
 

@@ -14,7 +14,7 @@ ALL = [shape for kind in CASES for shape in shapes(kind)]
 
 
 def tiered(shape: Shape):
-    marks = () if (shape.kind, shape.K, shape.M) in SHORT else pytest.mark.long
+    marks = pytest.mark.more if (shape.kind, shape.K, shape.M) in SHORT else pytest.mark.long
     return pytest.param(shape, marks=marks, id=f"{shape.kind}-V{shape.V}-K{shape.K}-M{shape.M}")
 
 
