@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole main job on the embedded demo, from an empty machine to answers: about a quarter of an hour on two CPU cores.
+# The whole main job on the embedded demo, from an empty machine to answers: 15 to 25 minutes on two CPU cores.
 # Usage: bash launch/demo.sh [WORKDIR]
 set -euo pipefail
 cd "$(dirname "$0")/.."

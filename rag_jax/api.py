@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -143,6 +144,11 @@ def read_batch(
     return classify(model, params, *batch) if labelled else generate(model, decode, params, *batch)
 
 
+def null_logits(kind: str, params: dict[str, Any], query_BE: jax.Array) -> jax.Array:
+    """The learned part of the null document's logit [B], also where it reads no question, as a bias."""
+    return jnp.broadcast_to(null_document.learned(kind, params, query_BE), query_BE.shape[:1])
+
+
 class Rag:
     """Question encoder, index, passages and generator, ready for any thread; batches are padded to few shapes."""
 
@@ -150,7 +156,7 @@ class Rag:
         self.model, self.params, self.retriever, self.config = model, params, retriever, config
         self.parallel, self.labels = parallel, tasks.labels(config.data)
         self._encode = slow_at_first(parallel.batch(partial(rag.encode_questions, model)), "encoding is compiled")
-        self._null = jax.jit(partial(null_document.learned, model.null_document))
+        self._null = parallel.batch(partial(null_logits, model.null_document))
         self.decode = replace(decode_config(config), bad_words=bad_words(config.decode, retriever.generator_tokenizer))
         read = parallel.batch(partial(read_batch, model, self.decode, bool(self.labels)))
         self._read = slow_at_first(read, "answering is compiled")
@@ -291,9 +297,9 @@ class Rag:
         """The learned part of the null document's logit for so many questions, None without such a document."""
         if self.model.null_document == "none":
             return None
-        padded_BE = None if query_BE is None else pad(query_BE, self._rows(count))
-        learned_B = jax.device_get(self._null(self.params["null_document"], jax.device_put(padded_BE)))
-        return learned_B[:count] if learned_B.ndim else np.full(count, learned_B)
+        query_BE = np.zeros((count, 0), np.float32) if query_BE is None else query_BE
+        batch = self.parallel.put_batch(pad(query_BE, self._rows(count)))
+        return self.parallel.to_host(self._null(self.params["null_document"], batch))[:count]
 
     def _shorter(self, source_BKS: np.ndarray) -> np.ndarray:
         """The sources without the padding that all have in common, but for what makes their length a rare one."""

@@ -233,6 +233,7 @@ def reader(tiny_run, tmp_path_factory):
     (folder / "run").rename(folder / "runs" / "demo")
     (folder / "index_after").rename(folder / "runs" / "demo" / "index_2018")
     shutil.copy(folder / "tiny.py", folder / "mine.py")
+    shutil.copy(folder / "passages_after.jsonl", folder / "mine.jsonl")
     (folder / "more.tsv").write_text("id\ttext\ttitle\nriver/Lostel\tThe river of Lostel is the Lostel.\tLostel\n")
     return type(tiny_run)(folder)
 

@@ -142,7 +142,8 @@ def test_command_lines(defined, data):
     }
     for name, check in checks.items():
         if name in values:
-            told(lambda check=check, name=name: check(values[name]), f"--{name}", "config.", str(values[name])[:40])
+            given = str(values[name])[:40], repr(values[name])[1:40]
+            told(lambda check=check, name=name: check(values[name]), f"--{name}", "config.", *given)
     if "coordinator" in values:
         team = values["coordinator"], values["processes"], values["process"]
         told(lambda: _check_team(*team), "--coordinator", "--process")
