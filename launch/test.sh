@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the package with its test tools and runs the quick tests: under 10 minutes on two cores; with --long the long
-# ones, under 30.
+# Installs the package with its test tools and runs the quick tests, about 10 minutes on two fast cores; with --long the
+# long ones.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh

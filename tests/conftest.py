@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="run the long tests instead (30 minutes on 2 cores)")
+    parser.addoption("--long", action="store_true", help="run the long tests instead")
 
 
 def pytest_configure(config):
