@@ -9,7 +9,6 @@ killed, and the claim is taken over. No clocks are compared: whoever comes looks
 
 import json
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 from rag_jax.errors import UserError, fail
+from rag_jax.progress import tell
 from rag_jax.remote import Remote
 from rag_jax.team import LOST
 
@@ -52,12 +52,14 @@ class _Claim:
     def take(self) -> None:
         try:
             self._remote.write(LIFE + self._id, b"0")
-            while not self._made():
-                self._wait()
         except FileNotFoundError as error:
             fail(f"{self._remote.url}: cannot be written ({error}); is there such a bucket?")
+        try:
+            while not self._made():
+                self._wait()
         except BaseException:
-            self._remote.remove(LIFE + self._id)
+            with suppress(UserError):  # what went wrong first is told
+                self._remote.remove(LIFE + self._id)
             raise
 
     def live(self, leaving: Event) -> None:
@@ -68,8 +70,8 @@ class _Claim:
                 self._remote.write(LIFE + self._id, str(beat := beat + 1).encode())
                 if not self._is_ours():
                     self._remote.remove(LIFE + self._id)
-                    owner, _ = _read(self._remote)
-                    _say(
+                    owner, _ = _told(self._remote.read(OWNER))
+                    tell(
                         f"error: {self._remote.url}: {owner} has taken it over, as this process gave no sign of life "
                         f"for {SILENCE} seconds; wait until that one has ended"
                     )
@@ -93,9 +95,9 @@ class _Claim:
     def _wait(self) -> None:
         """Returns where the claim is free, another's than before, or left behind and removed."""
         remote, claim = self._remote, self._remote.read(OWNER)
-        owner, life = _read(remote)
+        owner, life = _told(claim)
         before = remote.read(life)
-        _say(f"{remote.url}: {owner} has claimed it; waiting {SILENCE} seconds for a sign of life")
+        tell(f"{remote.url}: {owner} has claimed it; waiting {SILENCE} seconds for a sign of life")
         until = time.monotonic() + SILENCE
         while time.monotonic() < until:
             time.sleep(POLL)
@@ -107,14 +109,10 @@ class _Claim:
         remote.remove(life)
 
 
-def _read(remote: Remote) -> tuple[str, str]:
-    """The owner as the claim names it, and where its sign of life is."""
+def _told(claim: bytes | None) -> tuple[str, str]:
+    """The owner that a claim names, and where its sign of life is."""
     try:
-        claim = dict(json.loads(remote.read(OWNER) or b"{}"))
+        told = dict(json.loads(claim or b"{}"))
     except (TypeError, ValueError):
-        claim = {}
-    return str(claim.get("owner", "another process")), f"{LIFE}{claim.get('id', 'unknown')}"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        told = {}
+    return str(told.get("owner", "another process")), f"{LIFE}{told.get('id', 'unknown')}"

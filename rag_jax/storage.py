@@ -13,7 +13,6 @@ import fcntl
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 
 from rag_jax.errors import UserError, fail
 from rag_jax.files import checksum, read_sealed, stamps, visible_files, write_sealed
-from rag_jax.progress import waiting
+from rag_jax.progress import tell, waiting
 from rag_jax.remote import EVENTS, Files, Listing, Remote, together
 
 LARGE = 1 << 28  # bytes; who waits for more is told
@@ -135,12 +134,12 @@ def _mirror(remote: Remote, listing: Listing | None, path: Path) -> None:
         return
     wanted = [name for name, entry in listing.files.items() if not record.vouches(path, name, entry)]
     if (size := sum(listing.files[name]["size"] or 0 for name in wanted)) >= LARGE:
-        _say(f"{remote.url}: fetching {len(wanted):,} files, {size / 1e9:.1f} GB")
+        tell(f"{remote.url}: fetching {len(wanted):,} files, {size / 1e9:.1f} GB")
     with waiting(f"{remote.url}: being fetched"):
         together(partial(_fetch, remote, listing, path), wanted)
     if record.part != listing.seal:
         if record.unpublished and wanted:
-            _say(f"{remote.url}: published elsewhere since; what was made here and not published is gone")
+            tell(f"{remote.url}: published elsewhere since; what was made here and not published is gone")
         _remove_others(path, listing.files)
     unpublished = record.unpublished and not wanted  # killed behind the marker: the next publication tidies up
     _Record(listing.seal, unpublished, _stamped(path, listing.files)).write(path)
@@ -286,7 +285,3 @@ def _is_first() -> bool:
     import jax
 
     return jax.process_index() == 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

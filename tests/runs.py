@@ -1,7 +1,10 @@
-"""What a run leaves behind, to be compared with what another leaves."""
+"""What a run leaves behind, to be compared with what another leaves; and a process that holds something meanwhile."""
 
 import json
 import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -49,3 +52,14 @@ def whole(checkpoints, step):
 def bits(leaf):
     """The type and the bytes of an array."""
     return str(leaf.dtype), np.asarray(leaf).tobytes()
+
+
+@contextmanager
+def holding(code, *arguments):
+    """Another process that runs code which says "held", and may wait for the end of its standard input."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], text=True, **pipes)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()

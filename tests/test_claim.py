@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from threading import Event
 
 import pytest
@@ -16,6 +14,7 @@ from rag_jax.remote import Remote
 from rag_jax.sole import sole_writer
 from rag_jax.storage import publish, twin
 
+from .runs import holding
 from .stores import Flaky
 
 URL, ON_FLAKY = "folder://bucket/run/index", "flaky://bucket/index"
@@ -58,14 +57,8 @@ def on_flaky(monkeypatch):
 @pytest.fixture
 def holder(request):
     """Another process that has claimed URL until its standard input ends, or is stopped before a renewal."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDS, URL, str(getattr(request, "param", 0))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
+    with holding(HOLDS, URL, getattr(request, "param", 0)) as process:
+        yield process
 
 
 def test_who_renews_it_is_named_and_in_nobodys_way_once_they_have_ended(holder, tmp_path):

@@ -10,8 +10,8 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FLOORS = (
     ("core", "metrics", "errors", "progress", "files", "compiled", "remote", "storage", "preemption"),
     (
-        *("models", "data", "checkpoint", "parallel", "team", "claim", "sole"),
-        *("config", "validation", "command", "workdir", "variants"),
+        "models", "data", "checkpoint", "parallel", "team", "claim", "sole",
+        "config", "validation", "command", "workdir", "variants",
     ),
     ("index", "decode", "hub"),
     ("retrieve", "api"),
@@ -19,7 +19,7 @@ FLOORS = (
     ("training", "planning", "serving"),
     # "" is rag_jax itself, the way in.
     ("train", "train_retriever", "build_index", "evaluate", "answer", "export", "plan", "serve", ""),
-)
+)  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
     ("files", "errors"),

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from rag_jax.errors import UserError
 from rag_jax.sole import sole_writer
+
+from .runs import holding
 
 HOLDS = """
 import sys
@@ -23,14 +23,8 @@ with sole_writer(Path(sys.argv[1])):
 @pytest.fixture
 def holder(tmp_path):
     """Another process that writes tmp_path/new/part until its standard input ends."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDS, str(tmp_path / "new" / "part")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
+    with holding(HOLDS, tmp_path / "new" / "part") as process:
+        yield process
 
 
 def test_another_is_named_and_in_nobodys_way_once_it_has_ended(holder, tmp_path):
