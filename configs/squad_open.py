@@ -38,10 +38,7 @@ def get_config(words: str = ""):
     config.length.update(question=32, passage=256, source=192, target=16)
     config.index.update(kind="exact", batch=16)
     config.retrieval.k = 5
-    config.denoise.update(steps=250, batch=16, learning_rate=1e-3, warmup=40)
-    config.reader.update(
-        steps=1200, batch=16, k=1, depth=5, learning_rate=4e-4, warmup=50, train_question_encoder=False
-    )
+    config.reader.update(steps=300, batch=16, k=1, depth=5, learning_rate=2e-4, warmup=30, train_question_encoder=False)
     config.joint.update(steps=48, batch=16, k=5, learning_rate=1e-4, warmup=5)
     config.decode.max_length = 16
     config.evaluate.update(batch=32, every=400, questions=160, recall=(1, 5, 20, 100))

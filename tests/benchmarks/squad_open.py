@@ -14,11 +14,13 @@ intervals are bootstrapped over articles. Every command can be stopped and given
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -29,15 +31,32 @@ from rag_jax.api import Rag
 from rag_jax.data.corpus import read_passages
 from rag_jax.data.formats import Question, read_questions
 from rag_jax.data.lines import read_records
+from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.evaluation import answers
 from rag_jax.index.base import Queries, open_index
 from rag_jax.metrics.answers_in_passages import answer_hits_at, holding_answer
 from rag_jax.metrics.retrieval import hits_at
 from rag_jax.metrics.text import exact_match, f1
+from tests.benchmarks.sentences import asked_of_sentences
 from tests.benchmarks.warm_start import warm_start
 
 VALID, SEEDS = 32, (0, 1, 2)
-NAMES = {"substitution": 0.5, "steps": 2000, "learning_rate": 6e-4}  # of the reader's first training
+SOURCE, TARGET = 64, 10  # tokens of a sentence with its question, and of its answer
+SENTENCES = {  # the reader's first training
+    "length.source": SOURCE,
+    "length.target": TARGET,
+    "denoise.steps": 200,
+    "denoise.batch": 32,
+    "denoise.learning_rate": 5e-4,
+    "denoise.warmup": 40,
+    "reader.steps": 1600,
+    "reader.batch": 32,
+    "reader.depth": 20,
+    "reader.learning_rate": 3e-4,
+    "reader.warmup": 100,
+    "joint.steps": 0,
+}
+CLOSED_BOOK = {"steps": 600, "batch": 32, "learning_rate": 3e-4}
 PLACES, HELD = (1, 5, 20, 100), (1, 5, 20)
 EVERY = 8  # questions of the test that are answered
 Values = dict[str, np.ndarray]  # measure -> what each question adds to it
@@ -46,32 +65,32 @@ Search = Callable[[list[str]], np.ndarray]  # texts -> rows of the passages, bes
 
 def prepare(data: Path, folder: Path, encoder: Path) -> None:
     """The files that the configuration names: questions apart by articles, passages, the generator."""
-    if not (folder / "test.jsonl").exists():
-        article_of = articles(data)
+    if not (folder / "sentences.jsonl").exists():
+        passage_of = {passage.id: passage for passage in read_passages(data / "passages.tsv.gz")}
         asked = [record for *_, record in read_records(data / "questions_train.jsonl.gz")]
-        names = sorted({article_of[record["passage_id"]] for record in asked})
+        names = sorted({passage_of[record["passage_id"]].title for record in asked})
         held_out = set(np.random.default_rng(0).choice(names, VALID, replace=False).tolist())
         parts = {"train": [], "valid": [], "test": [r for *_, r in read_records(data / "questions_valid.jsonl.gz")]}
         for record in asked:
-            parts["valid" if article_of[record["passage_id"]] in held_out else "train"].append(record)
+            parts["valid" if passage_of[record["passage_id"]].title in held_out else "train"].append(record)
         # In turns through the articles, so that the first few questions are of all of them.
         np.random.default_rng(0).shuffle(parts["valid"])
-        for name, records in parts.items():
+        sentences, tokenizer = {}, Tokenizer.load(encoder)
+        for name in ("train", "valid"):
+            pairs = list(asked_of_sentences(parts[name], passage_of, tokenizer, SOURCE, TARGET))
+            parts[f"{name}_sentences"] = [record for record, _ in pairs]
+            sentences |= {sentence.id: asdict(sentence) for _, sentence in pairs}
+        for name, records in (parts | {"sentences": sentences.values()}).items():
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     if not (folder / "generator").exists():
         warm_start(encoder, str(data / "passages.tsv.gz"), folder / "generator")
-
-
-def articles(data: Path) -> dict[str, str]:
-    """passage id -> title of its article."""
-    return {passage.id: passage.title for passage in read_passages(data / "passages.tsv.gz")}
 
 
 class Runs:
     """The commands of the experiment, each in a process of its own."""
 
     def __init__(self, data: Path, folder: Path, encoder: Path):
-        self.folder = folder
+        self.folder, self.encoder = folder, encoder
         files = {name: folder / f"{name}.jsonl" for name in ("train", "valid", "test")}
         self.common = [
             f"--config.data.passages={data / 'passages.tsv.gz'}",
@@ -94,45 +113,49 @@ class Runs:
             self.run("build_index", place, config="squad_open:bm25")
         return place
 
-    def names(self) -> Path:
-        """A reader that has learned to copy names which were made up. It finds them without the question."""
-        place = self.folder / "names"
+    def sentences(self) -> Path:
+        """A reader of single sentences, which BM25 finds."""
+        place = self.folder / "sentences"
         if not (place / "done").exists():
-            settings = [f"--config.reader.{name}={value}" for name, value in NAMES.items()]
-            self.run("build_index", place)
-            self.run("train", place, *settings, "--config.joint.steps=0", "--config.evaluate.every=500")
+            files = {"passages": "sentences", "train": "train_sentences", "valid": "valid_sentences"}
+            settings = {f"data.{key}": self.folder / f"{name}.jsonl" for key, name in files.items()} | SENTENCES
+            flags = [f"--config.{key}={value}" for key, value in settings.items()]
+            self.run("build_index", place, *flags, config="squad_open:bm25")
+            self.run("train", place, *flags, config="squad_open:bm25")
             (place / "done").touch()
         return place
 
-    def reading(self, names: Path) -> list[str]:
-        """The settings of all that goes on from there, with true answers."""
-        nothing = "--config.parts.question_encoder=", "--config.parts.generator=", "--config.denoise.steps=0"
-        return [f"--config.init_from={names}", *nothing]
+    def reading(self, sentences: Path) -> list[str]:
+        """The settings of all that goes on from there with whole passages, whose encoder BM25's run cannot name."""
+        parts = {"question_encoder": "", "passage_encoder": self.encoder, "generator": ""}
+        named = [f"--config.parts.{name}={part}" for name, part in parts.items()]
+        return [f"--config.init_from={sentences}", "--config.retriever.shared=False", *named]
 
-    def start(self, names: Path) -> Path:
+    def start(self, sentences: Path) -> Path:
         """The reader from which every arm begins."""
         place = self.folder / "start"
         if not (place / "done").exists():
-            self.begin(place, names, "tokenizers")
-            self.run("train", place, *self.reading(names), "--config.joint.steps=0")
+            self.run("build_index", place)
+            self.run("train", place, *self.reading(sentences), "--config.joint.steps=0")
             (place / "done").touch()
         return place
 
-    def arm(self, name: str, seed: int, names: Path, start: Path) -> Path:
+    def arm(self, name: str, seed: int, sentences: Path, start: Path) -> Path:
         """Joint or frozen training with a seed, which goes on from the start's last step."""
         place, config = self.folder / f"{name}{seed}", "squad_open" + ":frozen" * (name == "frozen")
         if not (place / "done").exists():
             self.begin(place, start, "tokenizers", "checkpoints", "metrics.jsonl")
-            self.run("train", place, *self.reading(names), f"--config.seed={seed}", config=config)
+            self.run("train", place, *self.reading(sentences), f"--config.seed={seed}", config=config)
             (place / "done").touch()
         return place
 
     def closed_book(self, seed: int) -> Path:
-        """The same generator without passages, for as many steps of true answers; few tokens are a question's."""
+        """The same generator without passages, from its start; few tokens are a question's."""
         place = self.folder / f"closedbook{seed}"
         if not (place / "done").exists():
-            settings = "--config.parts.question_encoder=", "--config.length.source=40", f"--config.seed={seed}"
-            self.run("train", place, *settings, config="squad_open:closedbook")
+            settings = [f"--config.reader.{name}={value}" for name, value in CLOSED_BOOK.items()]
+            where = "--config.parts.question_encoder=", "--config.length.source=40", f"--config.seed={seed}"
+            self.run("train", place, *where, *settings, config="squad_open:closedbook")
             (place / "done").touch()
         return place
 
@@ -168,12 +191,22 @@ def retrieval(asked: Sequence[Question], search: Search, passages) -> Values:
     return {name: np.array(hits, np.float64) for name, hits in (gold | answer).items()}
 
 
-def of_answers(rag: Rag, asked: Sequence[Question]) -> Values:
-    """EM and F1 of each question."""
-    said = [prediction.text for prediction in answers.predict(rag, asked)]
+def of_answers(rag: Rag, asked: Sequence[Question], text_of: dict[str, str]) -> Values:
+    """EM and F1 of each question; text_of: passage id -> text."""
+    said = [
+        as_written(prediction.text, [text_of[document.id] for document in prediction.passages])
+        for prediction in answers.predict(rag, asked)
+    ]
     judged = {"EM": exact_match, "F1": f1}
     pairs = [(text, question.answers) for text, question in zip(said, asked, strict=True)]
     return {name: np.array([judge(*pair) for pair in pairs], np.float64) for name, judge in judged.items()}
+
+
+def as_written(answer: str, texts: Sequence[str]) -> str:
+    """The answer as the first passage that has it writes it: WordPiece leaves '1, 000' of 1,000 and 'u. s.' of U.S."""
+    letters = "".join(answer.split())
+    wanted = re.compile(r"\s*".join(map(re.escape, letters)), re.IGNORECASE)
+    return next((found[0] for text in texts if letters and (found := wanted.search(text))), answer)
 
 
 def interval(values_Q: np.ndarray, article_Q: Sequence[str]) -> str:
@@ -217,10 +250,12 @@ def compared(systems: dict[str, Values]) -> dict[str, Values]:
     return systems | {"joint, mean": joint, "joint - frozen": {name: joint[name] - frozen[name] for name in joint}}
 
 
-def report(asked: Sequence[Question], runs: dict[str, Path], words: Path, kept: Path, article_of) -> None:
+def report(asked: Sequence[Question], runs: dict[str, Path], words: Path, kept: Path) -> None:
     """Measures every run and prints the tables."""
     kept.mkdir(exist_ok=True)
     few, passages = asked[::EVERY], open_index(words / "index", kind="bm25").passages
+    text_of = {passage.id: passage.text for passage in passages}
+    article_of = {passage.id: passage.title for passage in passages}
     opened = searches({name: place for name, place in runs.items() if (place / "index").exists()}, words)
     found = {
         name: measured(kept / f"{name}_found.npz", lambda opening=opening: retrieval(asked, opening(), passages))
@@ -228,7 +263,7 @@ def report(asked: Sequence[Question], runs: dict[str, Path], words: Path, kept: 
     }
     said = {
         name: measured(
-            kept / f"{name}_said.npz", lambda place=place: of_answers(Rag.load(place, checkpoint="last"), few)
+            kept / f"{name}_said.npz", lambda place=place: of_answers(Rag.load(place, checkpoint="last"), few, text_of)
         )
         for name, place in runs.items()
     }
@@ -252,14 +287,14 @@ def main() -> None:
     prepare(flags.data, flags.folder, flags.encoder)
     runs = Runs(flags.data, flags.folder, flags.encoder)
     words = runs.words()
-    names = runs.names()
-    start = runs.start(names)
+    sentences = runs.sentences()
+    start = runs.start(sentences)
     places = {"start": start}
     for arm, seed in (*(("joint", seed) for seed in SEEDS), ("frozen", SEEDS[0])):
-        places[f"{arm}{seed}"] = runs.arm(arm, seed, names, start)
+        places[f"{arm}{seed}"] = runs.arm(arm, seed, sentences, start)
     places[f"closedbook{SEEDS[0]}"] = runs.closed_book(SEEDS[0])
     asked = read_questions(flags.folder / f"{flags.split}.jsonl")
-    report(asked, places, words, flags.folder / flags.split, articles(flags.data))
+    report(asked, places, words, flags.folder / flags.split)
 
 
 if __name__ == "__main__":

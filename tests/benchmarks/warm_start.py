@@ -2,11 +2,9 @@
 
     python -m tests.benchmarks.warm_start --bert=FOLDER --passages=FILE --out=FOLDER
 
-As in "Leveraging Pre-trained Checkpoints for Sequence Generation Tasks" (Rothe et al. 2020, arXiv 1907.12461), both
-sides take the first layers of the BERT, whose layers are BART's; here cross-attention starts as the layer's
-self-attention, not at random. The vocabulary is a byte-level BPE of the passages. A token's embedding is the mean of
-the BERT's for its letters; tokens that differ by a space before them or by a capital would be one, so each of these
-two marks adds a direction of its own.
+As in "Leveraging Pre-trained Checkpoints for Sequence Generation Tasks" (Rothe et al. 2020, arXiv 1907.12461), the
+tokenizer, the embeddings and all layers of the encoder are the BERT's, whose layers are BART's, and the decoder takes
+its first layers; cross-attention starts as the layer's self-attention, the last one as a copier.
 """
 
 import argparse
@@ -19,13 +17,12 @@ from transformers import BartConfig, BartForConditionalGeneration, BertModel
 from rag_jax.config import default_config
 from rag_jax.data import tasks
 from rag_jax.data.text import source_string
-from rag_jax.data.tokenizer import BART_SPECIALS, BERT_SPECIALS, Tokenizer, train_byte_bpe
+from rag_jax.data.tokenizer import Tokenizer, copy_files
 from rag_jax.files import build_folder
 from tests.benchmarks.copier import start_as_copier
 
-VOCABULARY, ENCODER_LAYERS, DECODER_LAYERS = 16_000, 3, 2
+DECODER_LAYERS = 2
 COPIED, LENGTH = 300, 128  # passages, and tokens of each, that the copier is fitted to
-MARK = 0.3  # length of a mark, of an embedding's
 
 
 def warm_start(bert_folder: Path, passages: str, folder: Path) -> None:
@@ -37,14 +34,11 @@ def warm_start(bert_folder: Path, passages: str, folder: Path) -> None:
 
 
 def _write(bert_folder: Path, texts: list[str], folder: Path) -> None:
-    train_byte_bpe(texts, VOCABULARY, folder / "tokenizer")
-    for path in (folder / "tokenizer").iterdir():
-        path.rename(folder / path.name)
-    (folder / "tokenizer").rmdir()
+    copy_files(bert_folder, folder)
     bert, tokenizer = BertModel.from_pretrained(bert_folder), Tokenizer.load(folder)
     bart = empty_bart(bert.config, tokenizer)
     with torch.no_grad():
-        bart.model.shared.weight.copy_(embeddings(bert, Tokenizer.load(bert_folder), tokenizer))
+        bart.model.shared.weight.copy_(bert.embeddings.word_embeddings.weight)
         for side in (bart.model.encoder, bart.model.decoder):
             copy_side(bert, side)
     start_as_copier(bart.eval(), some_ids(texts, tokenizer))
@@ -57,7 +51,7 @@ def empty_bart(bert, tokenizer: Tokenizer) -> BartForConditionalGeneration:
         BartConfig(
             vocab_size=tokenizer.vocab_size,
             d_model=bert.hidden_size,
-            encoder_layers=ENCODER_LAYERS,
+            encoder_layers=bert.num_hidden_layers,
             decoder_layers=DECODER_LAYERS,
             encoder_attention_heads=bert.num_attention_heads,
             decoder_attention_heads=bert.num_attention_heads,
@@ -71,26 +65,6 @@ def empty_bart(bert, tokenizer: Tokenizer) -> BartForConditionalGeneration:
             forced_eos_token_id=None,
         )
     )
-
-
-def embeddings(bert: BertModel, theirs: Tokenizer, ours: Tokenizer) -> torch.Tensor:
-    """[V, E] from the BERT's pieces of each token's text; a token inside a word is looked up as such first."""
-    table, torch_seed = bert.embeddings.word_embeddings.weight, torch.Generator().manual_seed(0)
-    of_theirs = {token: number for number, token in enumerate(theirs.tokens())}
-    specials = {BART_SPECIALS[role]: BERT_SPECIALS[name] for role, name in ROLES.items()}
-    size = table.norm(dim=1).mean()
-    marks = torch.nn.functional.normalize(torch.randn(2, table.shape[1], generator=torch_seed), dim=1) * MARK * size
-    rows = []
-    for number, token in enumerate(ours.tokens()):
-        if token in specials:
-            rows.append(table[of_theirs[specials[token]]])
-            continue
-        text = ours.decode([number])
-        inside = of_theirs.get(f"##{text.lower()}") if token[:1] != "Ġ" and text.isalnum() else None
-        pieces = [inside] if inside is not None else theirs.encode(text) or [theirs.unk_id]
-        row = table[pieces].mean(dim=0)
-        rows.append(row + marks[0] * (token[:1] == "Ġ") + marks[1] * text.strip()[:1].isupper())
-    return torch.stack(rows)
 
 
 def some_ids(texts: list[str], tokenizer: Tokenizer) -> torch.Tensor:
@@ -122,9 +96,6 @@ def copy_attention(theirs, ours, norm) -> None:
     for name, part in (parts | {"out_proj": theirs.output.dense}).items():
         getattr(ours, name).load_state_dict(part.state_dict())
     norm.load_state_dict(theirs.output.LayerNorm.state_dict())
-
-
-ROLES = {"bos": "cls", "eos": "sep", "pad": "pad", "unk": "unk", "mask": "mask"}
 
 
 def main() -> None:
