@@ -3,12 +3,11 @@
     python -m tests.benchmarks.squad_open --encoder=FOLDER --folder=FOLDER
 
 DATA/squad_open has 20,958 passages and questions of 410 articles to train on, of 32 others to test; VALID articles are
-taken out of the training questions to tune on. One reader is trained (start), first with made-up names for half of the
-answers; from there, with SEEDS and for as many steps, the question encoder is trained with it (joint), or not (frozen,
-with the first seed: its retrieval is the start's); and the generator alone, without passages (closedbook). What is
-measured: gold-passage and answer recall of each over all test questions, beside BM25; EM and F1 over every eighth;
-intervals are bootstrapped over articles. Every command can be stopped and given again; what was done is kept in
---folder.
+taken out of the training questions to tune on. One reader is trained (start), first with single sentences; from there,
+with SEEDS and for as many steps, the question encoder is trained with it (joint), or not (frozen, with the first seed:
+its retrieval is the start's); and the generator alone, without passages (closedbook). What is measured: gold-passage
+and answer recall of each over all test questions, beside BM25; EM and F1 over every eighth; intervals are bootstrapped
+over articles. Every command can be stopped and given again; what was done is kept in --folder.
 """
 
 import argparse
@@ -28,6 +27,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from rag_jax.api import Rag
+from rag_jax.command import find_config, load_config
 from rag_jax.data.corpus import read_passages
 from rag_jax.data.formats import Question, read_questions
 from rag_jax.data.lines import read_records
@@ -41,22 +41,7 @@ from tests.benchmarks.sentences import asked_of_sentences
 from tests.benchmarks.warm_start import warm_start
 
 VALID, SEEDS = 32, (0, 1, 2)
-SOURCE, TARGET = 64, 10  # tokens of a sentence with its question, and of its answer
-SENTENCES = {  # the reader's first training
-    "length.source": SOURCE,
-    "length.target": TARGET,
-    "denoise.steps": 200,
-    "denoise.batch": 32,
-    "denoise.learning_rate": 5e-4,
-    "denoise.warmup": 40,
-    "reader.steps": 1600,
-    "reader.batch": 32,
-    "reader.depth": 20,
-    "reader.learning_rate": 3e-4,
-    "reader.warmup": 100,
-    "joint.steps": 0,
-}
-CLOSED_BOOK = {"steps": 600, "batch": 32, "learning_rate": 3e-4}
+CLOSED_BOOK = "squad_open:closedbook"
 PLACES, HELD = (1, 5, 20, 100), (1, 5, 20)
 EVERY = 8  # questions of the test that are answered
 Values = dict[str, np.ndarray]  # measure -> what each question adds to it
@@ -76,8 +61,9 @@ def prepare(data: Path, folder: Path, encoder: Path) -> None:
         # In turns through the articles, so that the first few questions are of all of them.
         np.random.default_rng(0).shuffle(parts["valid"])
         sentences, tokenizer = {}, Tokenizer.load(encoder)
+        length = load_config(find_config("squad_sentences")).length
         for name in ("train", "valid"):
-            pairs = list(asked_of_sentences(parts[name], passage_of, tokenizer, SOURCE, TARGET))
+            pairs = list(asked_of_sentences(parts[name], passage_of, tokenizer, length.source, length.target))
             parts[f"{name}_sentences"] = [record for record, _ in pairs]
             sentences |= {sentence.id: asdict(sentence) for _, sentence in pairs}
         for name, records in (parts | {"sentences": sentences.values()}).items():
@@ -90,18 +76,25 @@ class Runs:
     """The commands of the experiment, each in a process of its own."""
 
     def __init__(self, data: Path, folder: Path, encoder: Path):
-        self.folder, self.encoder = folder, encoder
-        files = {name: folder / f"{name}.jsonl" for name in ("train", "valid", "test")}
-        self.common = [
-            f"--config.data.passages={data / 'passages.tsv.gz'}",
-            *(f"--config.data.{name}={path}" for name, path in files.items()),
-            f"--config.parts.question_encoder={encoder}",
-            f"--config.parts.generator={folder / 'generator'}",
+        self.folder = folder
+        self.generator = [f"--config.parts.generator={folder / 'generator'}"]
+        self.parts = [f"--config.parts.question_encoder={encoder}", *self.generator]
+        self.passages = self.files(data / "passages.tsv.gz", "train", "valid")
+        self.reading = [
+            *self.passages,
+            f"--config.init_from={folder / 'sentences'}",
+            f"--config.parts.passage_encoder={encoder}",
         ]
 
-    def run(self, command: str, place: Path, *settings: str, config: str = "squad_open") -> None:
+    def files(self, passages: Path, train: str, valid: str) -> list[str]:
+        """The settings that name them."""
+        questions = {"train": train, "valid": valid, "test": "test"}
+        named = (f"--config.data.{split}={self.folder / name}.jsonl" for split, name in questions.items())
+        return [f"--config.data.passages={passages}", *named]
+
+    def run(self, command: str, place: Path, config: str, settings: Sequence[str]) -> None:
         """One command of the package; its output goes on to ours."""
-        words = [f"--config={config}", f"--workdir={place}", *self.common, *settings]
+        words = [f"--config={config}", f"--workdir={place}", *settings]
         began = time.monotonic()
         subprocess.run([sys.executable, "-m", f"rag_jax.{command}", *words], check=True, env=os.environ)
         print(f"{command} {place.name}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
@@ -110,63 +103,45 @@ class Runs:
         """An index for BM25 alone."""
         place = self.folder / "words"
         if not (place / "index").exists():
-            self.run("build_index", place, config="squad_open:bm25")
+            self.run("build_index", place, "squad_sentences", [*self.passages, *self.parts])
         return place
 
-    def sentences(self) -> Path:
-        """A reader of single sentences, which BM25 finds."""
-        place = self.folder / "sentences"
+    def trained(self, name: str, config: str, settings: Sequence[str], start: Path | None = None) -> Path:
+        """A run with an index of its own; or with the start's, which goes on from the start's last step."""
+        place = self.folder / name
         if not (place / "done").exists():
-            files = {"passages": "sentences", "train": "train_sentences", "valid": "valid_sentences"}
-            settings = {f"data.{key}": self.folder / f"{name}.jsonl" for key, name in files.items()} | SENTENCES
-            flags = [f"--config.{key}={value}" for key, value in settings.items()]
-            self.run("build_index", place, *flags, config="squad_open:bm25")
-            self.run("train", place, *flags, config="squad_open:bm25")
+            if start:
+                self.begin(place, start)
+            elif config != CLOSED_BOOK:
+                self.run("build_index", place, config, settings)
+            self.run("train", place, config, settings)
             (place / "done").touch()
         return place
 
-    def reading(self, sentences: Path) -> list[str]:
-        """The settings of all that goes on from there with whole passages, whose encoder BM25's run cannot name."""
-        parts = {"question_encoder": "", "passage_encoder": self.encoder, "generator": ""}
-        named = [f"--config.parts.{name}={part}" for name, part in parts.items()]
-        return [f"--config.init_from={sentences}", "--config.retriever.shared=False", *named]
+    def start(self) -> Path:
+        """The reader from which every arm begins: of single sentences, then of passages."""
+        files = self.files(self.folder / "sentences.jsonl", "train_sentences", "valid_sentences")
+        self.trained("sentences", "squad_sentences", [*files, *self.parts])
+        return self.trained("start", "squad_open", [*self.reading, "--config.joint.steps=0"])
 
-    def start(self, sentences: Path) -> Path:
-        """The reader from which every arm begins."""
-        place = self.folder / "start"
-        if not (place / "done").exists():
-            self.run("build_index", place)
-            self.run("train", place, *self.reading(sentences), "--config.joint.steps=0")
-            (place / "done").touch()
-        return place
-
-    def arm(self, name: str, seed: int, sentences: Path, start: Path) -> Path:
-        """Joint or frozen training with a seed, which goes on from the start's last step."""
-        place, config = self.folder / f"{name}{seed}", "squad_open" + ":frozen" * (name == "frozen")
-        if not (place / "done").exists():
-            self.begin(place, start, "tokenizers", "checkpoints", "metrics.jsonl")
-            self.run("train", place, *self.reading(sentences), f"--config.seed={seed}", config=config)
-            (place / "done").touch()
-        return place
+    def arm(self, name: str, seed: int, start: Path) -> Path:
+        """Joint or frozen training with a seed."""
+        config = "squad_open" + ":frozen" * (name == "frozen")
+        return self.trained(f"{name}{seed}", config, [*self.reading, f"--config.seed={seed}"], start)
 
     def closed_book(self, seed: int) -> Path:
-        """The same generator without passages, from its start; few tokens are a question's."""
-        place = self.folder / f"closedbook{seed}"
-        if not (place / "done").exists():
-            settings = [f"--config.reader.{name}={value}" for name, value in CLOSED_BOOK.items()]
-            where = "--config.parts.question_encoder=", "--config.length.source=40", f"--config.seed={seed}"
-            self.run("train", place, *where, *settings, config="squad_open:closedbook")
-            (place / "done").touch()
-        return place
+        """The same generator without passages, from its start."""
+        settings = [*self.passages, *self.generator, f"--config.seed={seed}"]
+        return self.trained(f"closedbook{seed}", CLOSED_BOOK, settings)
 
-    def begin(self, place: Path, start: Path, *parts: str) -> None:
-        """A run's folder with parts of another one, whose index it shares."""
+    def begin(self, place: Path, start: Path) -> None:
+        """A run's folder with what the start made, whose index it shares."""
         if not (place / "index").exists():
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
-            for part in parts:
-                copy = shutil.copytree if (start / part).is_dir() else shutil.copy
-                copy(start / part, place / part)
+            for part in ("tokenizers", "checkpoints"):
+                shutil.copytree(start / part, place / part)
+            shutil.copy(start / "metrics.jsonl", place)
             shutil.copytree(start / "index", place / "index", copy_function=os.link)
 
 
@@ -287,11 +262,10 @@ def main() -> None:
     prepare(flags.data, flags.folder, flags.encoder)
     runs = Runs(flags.data, flags.folder, flags.encoder)
     words = runs.words()
-    sentences = runs.sentences()
-    start = runs.start(sentences)
+    start = runs.start()
     places = {"start": start}
     for arm, seed in (*(("joint", seed) for seed in SEEDS), ("frozen", SEEDS[0])):
-        places[f"{arm}{seed}"] = runs.arm(arm, seed, sentences, start)
+        places[f"{arm}{seed}"] = runs.arm(arm, seed, start)
     places[f"closedbook{SEEDS[0]}"] = runs.closed_book(SEEDS[0])
     asked = read_questions(flags.folder / f"{flags.split}.jsonl")
     report(asked, places, words, flags.folder / flags.split)
