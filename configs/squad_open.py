@@ -20,8 +20,6 @@ must beat.
 from rag_jax.config import default_config
 from rag_jax.variants import Variant
 
-ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-
 
 def get_config(words: str = ""):
     """words: of configs/paper.py, with commas between."""
@@ -49,5 +47,6 @@ def get_config(words: str = ""):
         config.reader.update(steps=600, batch=32, learning_rate=3e-4)
     else:
         config.init_from = "./runs/squad_sentences"
-        config.parts.passage_encoder, config.retriever.shared = ENCODER, False  # BM25 found the sentences
+        config.parts.passage_encoder = "sentence-transformers/all-MiniLM-L6-v2"  # BM25 found the sentences
+        config.retriever.shared = False
     return variant.applied(config)

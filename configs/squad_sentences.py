@@ -18,14 +18,10 @@ from rag_jax.command import find_config, load_config
 
 
 def get_config():
-    """As squad_open:bm25, but for what is read."""
+    """As squad_open:bm25, but for what is read and where it starts."""
     config = load_config(find_config("squad_open:bm25"))
-    config.init_from = ""
-    config.parts.update(
-        question_encoder="sentence-transformers/all-MiniLM-L6-v2",
-        passage_encoder="",
-        generator="data/squad_open/generator",
-    )
+    config.init_from, encoder = "", config.parts.passage_encoder
+    config.parts.update(question_encoder=encoder, passage_encoder="", generator="data/squad_open/generator")
     config.retriever.shared = True
     config.data.update(
         passages="data/squad_open/sentences.jsonl",
