@@ -8,8 +8,8 @@ bash launch/demo.sh runs it from an empty folder; its commands are
     python -m rag_jax.evaluate        --config=demo --workdir=runs/demo
     python -m rag_jax.answer          --workdir=runs/demo "what is the capital of Peru?"
 
-Time: 13.5 minutes on two CPU cores, installation included. Score: test EM 88, recall@1 96, recall@5 98.3 (seed 0).
---config=demo:quick, for launch/colab/quickstart.ipynb, is a try: 15 minutes of CPU time, EM 33, recall@1 61.
+Time: 15 to 25 minutes on two CPU cores, installation included. Score: test EM 88, recall@1 96, recall@5 98.3 (seed 0).
+--config=demo:quick, for launch/colab/quickstart.ipynb, is a try: 15 minutes of CPU time, EM 49, recall@1 80.
 """
 
 from rag_jax.config import default_config

@@ -13,9 +13,10 @@ and on two CPU cores, in minutes, from nothing but this package:
 
 fever3:label (the default) and fever3:head, the two ways in which the paper describes it: a label is one word of one
 token, and the likeliest of the three is told (section 3.4); or the decoder reads the claim again, a classifier on its
-last state tells the label under each passage, and the probabilities are summed over passages (appendix E). Of which
-its numbers are, the paper does not say. fever3:token (the default) and fever3:sequence are one for a label, but for
-the `<s>` and `</s>` around a word that is learned; frozen, bm25, closedbook and runlocal as configs/paper.py says.
+last state tells the label under each passage, and the probabilities are summed over passages (appendix E). The paper
+does not say of which of the two its numbers are. fever3:token (the default) and fever3:sequence are one for a label,
+but for the `<s>` and `</s>` around a word that is learned; frozen, bm25, closedbook and runlocal as configs/paper.py
+says.
 Files: FEVER's train.jsonl, paper_dev.jsonl and paper_test.jsonl in data/fever.
 The paper's: no evidence is used in training; among the pages of the first ten passages it looks for gold ones, which
 evaluate --parts=retrieval does. Ours: the words true, false and unknown; five passages in the test, of which the paper

@@ -5,13 +5,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 workdir="${1:-runs/demo}"
 . launch/environment.sh
+. launch/common.sh
 SECONDS=0
 environment demo ".[plot]"  # what is trained is drawn too
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" TPU_SKIP_MDS_QUERY=1
-# Programs compiled by one command serve the next.
-export JAX_COMPILATION_CACHE_DIR="$PWD/$workdir/compiled" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1
 
-run() { echo; echo "[$((SECONDS / 60))m$((SECONDS % 60))s] \$ $*"; "$@"; }
+run() { echo; echo "[$((SECONDS / 60))m$((SECONDS % 60))s] \$ $(quoted "$@")"; "$@"; }
 
 run python -m rag_jax.train_retriever --config=demo --workdir="$workdir"
 run python -m rag_jax.build_index --config=demo --workdir="$workdir"

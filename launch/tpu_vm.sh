@@ -8,7 +8,7 @@
 #                        ends with 0, or with 2: a mistake, which another try would repeat
 #          --delete      the TPU at the end, whatever the end was, Ctrl-C included
 # follow   the log of what runs (of another worker with --worker=1, or all)
-# stop     what runs
+# stop     what runs, for good
 # delete   the TPU
 # --tries=20 bounds how often a TPU is asked for and a run started again; --wait=30 seconds lie between.
 # --dry_run prints every command and runs none.
@@ -123,7 +123,8 @@ push() {
     on all "set -o pipefail; tar -xzOf rag_jax.tar.gz launch/worker.sh | bash -s unpack" && pushed=yes
 }
 
-# Sets outcome to what the workers say together: running, an exit code (2 before others, 0 last), none, unreachable.
+# Sets outcome to what the workers say together: running, stopped, an exit code (2 before others, 0 last), none,
+# unreachable.
 inquire() {
   local answer codes
   if [ -n "$dry_run" ]; then
@@ -135,6 +136,8 @@ inquire() {
   codes="$(printf '%s\n' "$answer" | sed -n 's/^exit //p' | sort -n)"
   if printf '%s\n' "$answer" | grep -qx running; then
     outcome=running
+  elif printf '%s\n' "$answer" | grep -qx stopped; then
+    outcome=stopped
   elif printf '%s\n' "$answer" | grep -qxE 'lost|none' || [ -z "$codes" ]; then
     outcome=none
   elif printf '%s\n' "$codes" | grep -qx 2; then
@@ -200,6 +203,10 @@ run() {
       2)
         say "error: $name: the command ended with 2, a mistake in it or its files (see above); not tried again"
         exit 2
+        ;;
+      stopped)
+        say "$name: stopped"
+        exit 143
         ;;
       none | unreachable) say "$name: the run was lost; the TPU is ${state:-READY}" ;;
       *) say "$name: the command ended with $outcome" ;;
@@ -308,8 +315,8 @@ case "$verb" in
     ;;
   follow)
     watch
-    case "$outcome" in none | unreachable) exit 1 ;; *) exit "$outcome" ;; esac
+    case "$outcome" in none | unreachable) exit 1 ;; stopped) exit 143 ;; *) exit "$outcome" ;; esac
     ;;
-  stop) at_worker all stop ;;
+  stop) at_worker all "stop for_good" ;;
   delete) remove ;;
 esac

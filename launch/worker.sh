@@ -11,13 +11,15 @@ fail() {
 
 alive() { [ ! -f "$run/exit_code" ] && [ -f "$run/pid" ] && kill -0 "$(cat "$run/pid")" 2> /dev/null; }
 
-# Replaces the code by what was pushed; environments and runs stay.
+# Replaces the files of the last push by those of this one; environments, runs and data stay.
 unpack() {
   ! alive || fail "a run is going on, so its code stays; follow it, or stop it and push again"
   mkdir -p "$code"
-  find "$code" -mindepth 1 -maxdepth 1 ! -name '.venv-*' ! -name runs -exec rm -rf {} +
-  tar -xzf "$HOME/rag_jax.tar.gz" -C "$code"
-  exec bash "$code/launch/worker.sh" install
+  cd "$code"
+  [ ! -f .pushed ] || grep -v '/$' .pushed | xargs -d '\n' rm -f --
+  tar -tzf "$HOME/rag_jax.tar.gz" > .pushed
+  tar -xzf "$HOME/rag_jax.tar.gz"
+  exec bash launch/worker.sh install
 }
 
 # Prints an interpreter that is new enough; the images for v2 to v6e (Ubuntu 22.04) bring 3.10, and there uv fetches one.
@@ -41,7 +43,7 @@ install() {
   PYTHON="$(interpreter)"
   export PYTHON
   . launch/environment.sh
-  environment tpu ".[tpu]"
+  environment tpu ".[tpu,gcs]"
 }
 
 start() {
@@ -55,7 +57,7 @@ start() {
   # shellcheck source=/dev/null
   . .venv-tpu/bin/activate
   mkdir -p "$run"
-  rm -f "$run/exit_code"
+  rm -f "$run/exit_code" "$run/stopped"
   [ ! -f "$run/log" ] || mv -f "$run/log" "$run/log.previous"
   echo "$*" > "$run/command"
   # The trap keeps the shell until the command has ended on the TERM that stop sends to both.
@@ -72,10 +74,12 @@ follow() {
   tail -n 100 -s 0.2 -f --pid="$!" "$run/log"
 }
 
-# running; exit N; lost, where the machine went down under the run; or none.
+# running; stopped, on purpose; exit N; lost, where the machine went down under the run; or none.
 state() {
   if alive; then
     echo running
+  elif [ -f "$run/stopped" ]; then
+    echo stopped
   elif [ -f "$run/exit_code" ]; then
     echo "exit $(cat "$run/exit_code")"
   elif [ -f "$run/pid" ]; then
@@ -85,10 +89,11 @@ state() {
   fi
 }
 
-# Ends the run: a minute to end by itself, then by force.
+# Ends the run: a minute to end by itself, then by force. for_good: whoever watches it is not to start it again.
 stop() {
   local second
   alive || return 0
+  [ "${1:-}" != for_good ] || touch "$run/stopped"
   kill -TERM -- "-$(cat "$run/pid")"
   for second in {1..60}; do
     alive || return 0

@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
-from rag_jax.errors import UserError, fail
+from rag_jax.errors import LOST, UserError, fail
 from rag_jax.progress import tell
 from rag_jax.remote import Remote
-from rag_jax.team import LOST
 
 OWNER, LIFE = ".owner.json", ".owner."
 BEAT, SILENCE, POLL = 20, 70, 2  # seconds: between signs of life; without one for so long, the owner counts as dead

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from rag_jax.errors import REFUSALS, UserError
+from rag_jax.errors import UserError, explained
 from rag_jax.validation import unknown_keys, validate
 
 HELP = {"--help", "-h"}
@@ -121,7 +121,7 @@ def usage() -> str:
 
 
 def run_main(main: Callable[[Sequence[str]], None], *, arguments: bool = False) -> None:
-    """Runs an entry point: a UserError becomes its message on standard error and exit code 2, no traceback.
+    """Runs an entry point: a UserError becomes its message on standard error and its exit code, no traceback.
 
     arguments: whether the command takes words beside its flags.
     """
@@ -145,15 +145,12 @@ def run_main(main: Callable[[Sequence[str]], None], *, arguments: bool = False) 
 
 
 def with_message(action: Callable):
-    """Runs the action; a UserError, or a disk that refuses, ends the process with its message and exit code 2."""
+    """Runs the action; a UserError, or a disk that refuses, ends the process with its message and exit code."""
     try:
         return action()
-    except UserError as error:
-        said = str(error)
-    except OSError as error:
-        if error.errno not in REFUSALS:
+    except (UserError, OSError) as error:
+        if (found := explained(error)) is None:
             raise
-        where, mend = error.filename or "the disk", REFUSALS[error.errno]
-        said = f"{where}: {error.strerror}; {mend}; what was whole before still is"
+        said, code = found
     print(f"error: {said}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)

@@ -9,15 +9,15 @@ STAGES = ("denoise", "reader", "joint")
 
 def _stage() -> dict:
     return {
-        "steps": 0,
-        "batch": 64,
-        "k": 5,
+        "steps": 0,  # updates; 0: there is no such stage
+        "batch": 64,  # questions of an update, of all devices and processes
+        "k": 5,  # passages that are read for each
         "depth": 0,  # n: of the n best passages, those that hold the answer are read first (distant supervision)
-        "learning_rate": 3e-5,
+        "learning_rate": 3e-5,  # the highest: it rises over the first `warmup` steps and falls to 0 at the last
         "warmup": 100,
-        "weight_decay": 0.01,
-        "clip": 1.0,
-        "accumulation": 1,
+        "weight_decay": 0.01,  # AdamW's; biases and LayerNorms have none
+        "clip": 1.0,  # the largest norm of a gradient
+        "accumulation": 1,  # an update's batch is computed in so many parts, which takes less memory
         "label_smoothing": 0.0,
         "substitution": 0.0,  # share of the questions whose answer becomes a made-up name in passages and target
         "train_question_encoder": True,  # False stops the gradient through the document prior
@@ -82,19 +82,21 @@ DEFAULTS = {
         "layers": 12,
         "heads": 12,
         "ffn": 3072,
-        "positions": 512,
+        "positions": 512,  # the longest sequence, in tokens
         "type_vocab": 2,
         "norm_eps": 1e-12,
         "dropout": 0.1,
         "attention_dropout": 0.1,
         "init_std": 0.02,
-        "projection": 0,
-        "pooling": "cls",
-        "normalize": False,
+        "projection": 0,  # width of a linear layer behind the pooling; 0: none
+        "pooling": "cls",  # the first token's state; or 'mean', of all tokens
+        "normalize": False,  # True: embeddings of length 1
         "question_prefix": "",  # what a sentence encoder was trained to see before a question, as 'query: '
         "passage_prefix": "",
         "title": "pair",  # '[CLS] title [SEP] text [SEP]', as in DPR; 'joined': 'title text'; 'sentence': 'title. text'
-        "dtype": "float32",
+        "dtype": "float32",  # of the computation, or 'bfloat16'; parameters are float32
+        # What the backward pass finds of a layer: all it needs; 'dots', the results of its dense layers; 'full', its
+        # input alone. It computes the rest again; each takes less memory than the one before.
         "remat": "none",
     },
     "generator": {
@@ -105,13 +107,13 @@ DEFAULTS = {
         "heads": 16,
         "ffn": 4096,
         "positions": 1024,
-        "scale_embedding": False,
+        "scale_embedding": False,  # True: embeddings times the root of the width
         "start_id": -1,  # id that the decoder starts with; -1: of `</s>`
         "dropout": 0.1,
         "attention_dropout": 0.0,
         "activation_dropout": 0.0,
         "init_std": 0.02,
-        "position_init": "normal",
+        "position_init": "normal",  # how learned positions start; or 'sinusoidal'
         "dtype": "float32",
         "remat": "none",
     },
@@ -130,9 +132,9 @@ DEFAULTS = {
         # or 'exact', on the accelerators; 'bm25', by words; 'hybrid', ScaNN and BM25 fused by rank; or 'none', a closed
         # book: the generator alone reads the question, and nothing is found
         "kind": "scann",
-        "batch": 256,
-        "shard": 65536,
-        "dtype": "float32",
+        "batch": 256,  # passages that are encoded at a time
+        "shard": 65536,  # vectors of a file
+        "dtype": "float32",  # of the vectors; or 'bfloat16'
         "split": False,  # True: of several processes each searches a part of the passages, for the questions of all
         "recall_target": 1.0,  # kind 'exact', on a TPU: below 1, this share of the best is expected, in less time
         "scann": {  # 0 and '': chosen by the number of passages, see index.scann.parameters
@@ -183,13 +185,18 @@ DEFAULTS = {
         "seed": 0,
         "compat": "",  # 'huggingface': transformers' tokens, mistakes included
     },
-    "evaluate": {"batch": 64, "every": 500, "questions": 200, "recall": (1, 5)},
+    "evaluate": {
+        "batch": 64,  # questions that are answered at a time
+        "every": 500,  # training steps between two evaluations, each with a checkpoint
+        "questions": 200,  # of data.valid, the first ones, which choose the best checkpoint
+        "recall": (1, 5),  # the places among which a passage is looked for
+    },
     "hot_swap": {"questions": ("", "")},  # two editions of the answers to the same questions
 }
 
 
 def default_config() -> ConfigDict:
-    """Every key there is; a configuration file starts from this and changes what it must. Letters are DESIGN's axes."""
+    """Every key there is; a configuration starts from this and changes what it must. Letters as in docs/design.md."""
     return ConfigDict(DEFAULTS)
 
 

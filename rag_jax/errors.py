@@ -11,10 +11,31 @@ REFUSALS = {
 }
 
 
+MISTAKE, LOST = 2, 75  # exit codes: a mistake that the same command would repeat; the same command again goes on
+
+
 class UserError(Exception):
     """A mistake that the user can mend: its message is the whole report, several problems on several lines."""
+
+    code = MISTAKE
+
+
+class PassingError(UserError):
+    """What the same command may not meet again: a store that keeps failing, a process of the job that is gone."""
+
+    code = LOST
 
 
 def fail(message: str) -> NoReturn:
     """Raises UserError(message)."""
     raise UserError(message)
+
+
+def explained(error: BaseException) -> tuple[str, int] | None:
+    """What a person is told of a UserError or a disk that refuses, and the exit code; None of any other error."""
+    if isinstance(error, UserError):
+        return str(error), error.code
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        where = error.filename or "the disk"
+        return f"{where}: {error.strerror}; {REFUSALS[error.errno]}; what was whole before still is", MISTAKE
+    return None

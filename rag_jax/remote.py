@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import fsspec
 
-from rag_jax.errors import fail
+from rag_jax.errors import PassingError, fail
 from rag_jax.files import MANIFEST, check_names
 
 MARKER, NEW, VERSION = ".complete.json", ".new", 1
@@ -130,7 +130,7 @@ class Remote:
         for last in (False, True):
             # A manifest says of others beside it that they are whole.
             names = [name for name in differing if (Path(name).name == MANIFEST) == last]
-            together(lambda name: self._put(path / name, whole.place(name)), names)
+            together(lambda name: self._put(path / name, whole.place(name), files[name]["size"]), names)
         if files != held.files:
             self._mark(whole)
         self._settle(whole)
@@ -161,10 +161,10 @@ class Remote:
         told = {"version": VERSION, **listing._asdict(), "seal": listing.seal}
         self.write(MARKER, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
 
-    def _put(self, path: Path, place: str) -> None:
+    def _put(self, path: Path, place: str, size: int) -> None:
         def write() -> None:
             self._store.put_file(str(path), self._root + place)
-            self._check_size(place, path.stat().st_size)
+            self._check_size(place, size)
 
         self._tried(write, place)
 
@@ -232,7 +232,8 @@ class Remote:
                 if isinstance(error, PermissionError) or said.startswith("Forbidden"):
                     fail(f"{address}: no permission ({said}); check who you are logged in as, and the bucket's rules")
                 if pause is None:
-                    fail(f"{address}: failed {len(PAUSES) + 1} times ({said}); try again later")
+                    failed = f"{address}: failed {len(PAUSES) + 1} times ({said}); try again later"
+                    raise PassingError(failed) from error
             time.sleep(pause)
 
 

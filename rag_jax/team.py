@@ -5,21 +5,22 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 from jax._src import distributed
 
-from rag_jax.errors import fail
+from rag_jax.errors import LOST, MISTAKE, PassingError, UserError, explained, fail
 
 AUTO = "auto"
 CONNECT = 300  # seconds that the processes of a job have to find each other
 BEAT, SILENCE = 2, 30  # seconds between signs of life; without one for so long, a process counts as dead
 POLL, GRACE = 0.2, 6  # seconds
-LOST = 75  # exit code of a process whose fellow is gone: the same command again goes on
+CRASHED = 1  # Python's exit code
 T = TypeVar("T")
 
 
@@ -40,9 +41,10 @@ class Team:
         return self.process == 0
 
     def check(self) -> None:
-        """Raises UserError where another process has failed."""
-        for number, message in self.told("failed").items():
-            fail(f"process {number} of {self.processes} failed: {message}")
+        """Raises UserError where another process has failed, PassingError where it may not fail again."""
+        for number, (message, code) in self.failures().items():
+            said = f"process {number} of {self.processes} failed: {message}"
+            raise (UserError if code == MISTAKE else PassingError)(said)
 
     def wait(self, name: str, value: str = "") -> None:
         """Returns when all processes have come here; each name is used once.
@@ -83,6 +85,14 @@ class Team:
         said = self.client.key_value_dir_get(f"{name}/") if self.client is not None else []
         return {int(key.rpartition("/")[2]): value for key, value in said}
 
+    def failures(self) -> dict[int, tuple[str, int]]:
+        """Message and exit code of each process that has failed."""
+        return {
+            number: (said, code)
+            for name, code in (("crashed", LOST), ("failed", MISTAKE))
+            for number, said in self.told(name).items()
+        }
+
     def _all(self, name: str, value: str) -> dict[int, str]:
         """What every process says under a name, once all have."""
         if self.processes == 1:
@@ -102,10 +112,10 @@ def team(coordinator: str, processes: int, process: int, *, saves: bool = False)
     """Joins the processes of a job, before jax is used; SINGLE without a coordinator.
 
     coordinator: HOST:PORT of process 0, the same for all; or 'auto' on a Cloud TPU or under SLURM, which know the
-    processes themselves. A failure inside is told to the others, and a process that is killed is missed within SILENCE
-    seconds: either ends them all. saves: where one is told to end by SIGTERM, all are to save (preemption.py); else it
-    ends at once. Raises UserError for arguments that describe no team, or where the others are not
-    met within CONNECT seconds.
+    processes themselves. A failure inside is told to the others and ends this process, and one that is killed is missed
+    within SILENCE seconds: either ends them all. saves: where one is told to end by SIGTERM, all are to save
+    (preemption.py); else it ends at once. Raises UserError for arguments that describe no team, or where the others are
+    not met within CONNECT seconds.
     """
     _check_team(coordinator, processes, process)
     if not coordinator:
@@ -117,12 +127,11 @@ def team(coordinator: str, processes: int, process: int, *, saves: bool = False)
     try:
         yield joined
     except SystemExit:  # all end
+        watch.leave()
         raise
     except BaseException as error:
-        joined.say("failed", str(error) or type(error).__name__)
-        raise
-    finally:
-        watch.leave()
+        watch.give_up(error)
+    watch.leave()
 
 
 class Watch:
@@ -142,6 +151,18 @@ class Watch:
         self._leaving.set()
         self._thread.join(2 * BEAT)
 
+    def give_up(self, error: BaseException) -> NoReturn:
+        """Tells the others what this process fails of and ends it, as at the exit jax would wait for them in vain."""
+        self._leaving.set()
+        if found := explained(error):
+            said, code = found
+            print(f"error: {said}", file=sys.stderr)
+        else:
+            said, code = str(error) or type(error).__name__, CRASHED
+            traceback.print_exception(error)
+        self._joined.say("failed" if code == MISTAKE else "crashed", said)
+        self._exit(code)
+
     def _run(self) -> None:
         joined, beat = self._joined, 0
         seen: dict[int, tuple[str | None, float]] = {}  # what each said last, and since when
@@ -149,7 +170,7 @@ class Watch:
             beat += 1
             try:
                 joined.say("alive", str(beat))
-                alive, failed = joined.told("alive"), joined.told("failed")
+                alive, failed = joined.told("alive"), joined.failures()
             except Exception:  # the service is gone: with process 0, or because all have left
                 if not self._leaving.wait(GRACE):
                     self._end(0, "cannot be reached", LOST)
@@ -163,8 +184,8 @@ class Watch:
             if others := {number: said for number, said in failed.items() if number != joined.process}:
                 if self._leaving.wait(GRACE):  # it may wait for the others and see for itself
                     return
-                number, said = next(iter(others.items()))
-                self._end(number, f"failed: {said}", LOST)
+                number, (said, code) = next(iter(others.items()))
+                self._end(number, f"failed: {said}", code)
 
     def _end(self, number: int, what: str, code: int) -> None:
         joined = self._joined
@@ -172,10 +193,18 @@ class Watch:
             f"error: process {number} of {joined.processes} {what}; its own output says why; what was saved is intact: "
             "give all processes their command again to go on",
             file=sys.stderr,
-            flush=True,
         )
-        if joined.first:
-            time.sleep(2 * BEAT)  # the others hear of it through this process
+        self._exit(code)
+
+    def _exit(self, code: int) -> NoReturn:
+        """Ends this process; process 0, through which the others hear of its end, once they have, or had the time."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        joined, last = self._joined, time.monotonic() + GRACE + 3 * BEAT
+        with suppress(jax.errors.JaxRuntimeError):  # the service is gone
+            joined.say("left", "")
+            while joined.first and len(joined.told("left")) < joined.processes and time.monotonic() < last:
+                time.sleep(POLL)
         os._exit(code)
 
 

@@ -28,6 +28,7 @@ class Workdir:
     config = _part("config.json")
     tokenizers = _part("tokenizers")
     retriever = _part("retriever")
+    retriever_metrics = _part("retriever_metrics.jsonl")
     index = _part("index")
     checkpoints = _part("checkpoints")
     targets = _part("targets.jsonl")

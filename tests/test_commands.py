@@ -70,7 +70,7 @@ def test_every_step_is_logged_once(tiny_run):
     for record in records:
         assert record["loss"] > 0 and record["gradient_norm"] > 0 and record["questions_per_second"] > 0
         assert 0 <= record["retrieval_wait"] <= 1
-    assert [record["step"] for record in tiny_run.records("run/retriever/metrics.jsonl")] == list(range(4))
+    assert [record["step"] for record in tiny_run.records("run/retriever_metrics.jsonl")] == list(range(4))
 
 
 def test_every_evaluation_is_logged_once_and_drawn(tiny_run):
@@ -156,7 +156,7 @@ def test_a_killed_retriever_goes_on_to_the_same_end(tiny_run, tmp_path):
     workdir = begun(tiny_run, tmp_path / "run", "tokenizers")
     tiny_run.command("train_retriever", *COMMON, workdir, prelude=DIES.format(step=3), code=9)
     tiny_run.command("train_retriever", *COMMON, workdir)
-    assert numbers(workdir / "retriever/metrics.jsonl") == numbers(tiny_run.workdir / "retriever/metrics.jsonl")
+    assert numbers(workdir / "retriever_metrics.jsonl") == numbers(tiny_run.workdir / "retriever_metrics.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,6 @@ NEIGHBOURS = {
     ("storage", "files"),
     ("storage", "remote"),
     ("storage", "progress"),
-    ("claim", "team"),
     ("sole", "claim"),
     ("command", "validation"),
     ("workdir", "config"),

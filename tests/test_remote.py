@@ -24,12 +24,25 @@ from rag_jax.remote import Remote
 
 put, calls = Remote._put, []
 
-def put_and_die(self, path, place):
-    calls.append(put(self, path, place))
+def put_and_die(self, *arguments):
+    calls.append(put(self, *arguments))
     if "/checkpoints" in self.url and len(calls) > {calls}:
         os._exit(9)
 
 Remote._put = put_and_die
+"""
+DIES_BETWEEN = """
+import os
+from rag_jax import checkpoint
+
+publish = checkpoint.publish
+
+def publish_and_die(*paths):
+    publish(*paths)
+    if [path.name for path in paths] == ["retriever"]:
+        os._exit(9)
+
+checkpoint.publish = publish_and_die
 """
 KEEPS_OUT = """
 import os, sys
@@ -115,15 +128,24 @@ def test_a_run_walks_from_machine_to_machine(tiny_run, bucket, elsewhere, tmp_pa
 
 @pytest.mark.long
 def test_a_retriever_may_be_trained_in_a_store(tiny_run, bucket, elsewhere):
-    """From nothing but the data; each command on a new machine."""
-    place = "--config=tiny.py", "--workdir=folder://bucket/new", *DATA
-    for name in ("train_retriever", "build_index"):
+    """From nothing but the data; each command on a new machine, and after the first checkpoint on another.
+
+    What grows while a checkpoint is published is no part of it.
+    """
+    place, new = ("--config=tiny.py", "--workdir=folder://bucket/new", *DATA), bucket / "new"
+    for name, prelude, code in (
+        ("train_retriever", DIES_BETWEEN, 9),
+        ("train_retriever", "", 0),
+        ("build_index", "", 0),
+    ):
         elsewhere()
-        tiny_run.command(name, *place, prelude=STORE)
-    own, new = tiny_run.workdir / "index", bucket / "new/index"
-    manifests = [json.loads((folder / "manifest.json").read_text())["index"] for folder in (own, new)]
+        tiny_run.command(name, *place, prelude=STORE + prelude, code=code)
+    assert not (new / "retriever/metrics.jsonl").exists()
+    assert numbers(new / "retriever_metrics.jsonl") == numbers(tiny_run.workdir / "retriever_metrics.jsonl")
+    own = tiny_run.workdir / "index"
+    manifests = [json.loads((folder / "manifest.json").read_text())["index"] for folder in (own, new / "index")]
     assert manifests[0] == manifests[1]
-    assert (bucket / "new/retriever.complete.json").exists() and (bucket / "new/tokenizers.complete.json").exists()
+    assert (new / "retriever.complete.json").exists() and (new / "tokenizers.complete.json").exists()
 
 
 def test_a_run_that_is_not_there_is_one_line(tiny_run, bucket):

@@ -17,7 +17,7 @@ from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import default_config
 from rag_jax.data import tasks
 from rag_jax.data.embeddings import open_embeddings
-from rag_jax.errors import UserError
+from rag_jax.errors import PassingError, UserError
 from rag_jax.files import write_manifest
 from rag_jax.hub import source
 from rag_jax.index.base import open_index
@@ -292,7 +292,7 @@ def test_a_store_that_keeps_failing_is_one_line_and_loses_nothing(on, monkeypatc
             raise OSError("no route")
 
     hook(monkeypatch, "before", fail_for_vectors)
-    with pytest.raises(UserError, match=r"^flaky://bucket/run/index/vectors-0: failed 3 times \(no route\)[^\n]*$"):
+    with pytest.raises(PassingError, match=r"^flaky://bucket/run/index/vectors-0: failed 3 times \(no route\)[^\n]*$"):
         publish(twin(INDEX))
     quiet(monkeypatch)
     assert read("there", on) == {}

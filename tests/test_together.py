@@ -26,6 +26,18 @@ def dies(log, keeper, source, step, *arguments, **settings):
 
 loop.report = dies
 """
+FULL = """
+from rag_jax.training import retriever_loop
+report = retriever_loop.report
+
+def fills(log, step, *arguments):
+    report(log, step, *arguments)
+    if step == 1:
+        with open("/dev/full", "w") as file:
+            file.write("x")
+
+retriever_loop.report = fills
+"""
 # Dropout's random numbers are drawn per device under pmap, for the whole batch where XLA splits it.
 DRY = [f"--config.{name}=0.0" for name in ("encoder.dropout", "encoder.attention_dropout", "generator.dropout")]
 
@@ -105,6 +117,17 @@ def test_a_killed_process_ends_the_other_and_one_alone_goes_on(four_devices, tin
     four_devices.command(*command(folder))
     four_devices.command(*command(whole))
     np.testing.assert_allclose(losses(folder), losses(whole), rtol=1e-6)
+
+
+def test_a_mistake_that_one_process_meets_ends_both_with_its_message(two_devices, tiny_run):
+    """And with the code of a mistake, though the other waits for it in a sum over both."""
+    folder = tiny_run.folder / "together" / "full"
+    shutil.copytree(tiny_run.workdir / "tokenizers", folder / "tokenizers")
+    given = "train_retriever", "--config=tiny.py", f"--workdir={folder}"
+    first, second = two_devices.together(*given, preludes=("", FULL), code=2)
+    assert "error: the disk: No space left on device; free some space" in second.stderr
+    assert "error: process 1 of 2 failed: the disk: No space left on device" in first.stderr
+    assert "Traceback" not in first.stderr + second.stderr
 
 
 def test_processes_with_different_configurations_name_the_value(two_devices, tiny_run):

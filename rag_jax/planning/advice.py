@@ -125,7 +125,7 @@ def _changes(state: _State) -> Iterator[dict[str, Any]]:
         for batch in _halves(config.evaluate.batch, devices):
             yield {"evaluate.batch": batch}
     if largest == "encode passages":
-        for batch in _halves(config.index.batch, devices):
+        for batch in _halves(config.index.batch, state.place.topology.on_host):
             yield {"index.batch": batch}
     stage = largest.split()[0]
     if stage in STAGES:

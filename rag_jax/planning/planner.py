@@ -44,7 +44,7 @@ def plan(
     """
     place = _place(config, topology)
     described = describe(config, run)
-    check_batches(described.config, place.parallel)
+    check_batches(described.config, place.parallel, topology.on_host)
     corpus = host.corpus(config, None if run is None else run.index, passages)
     found = programs(described, corpus.passages, topology.devices, topology.on_host)
     measured = [_measured(program, place, log) for program in found]
@@ -53,13 +53,14 @@ def plan(
     return Plan(described, place, corpus, measured, phases, _host(described, corpus, measured, place), tried)
 
 
-def check_batches(config: ConfigDict, parallel: Any) -> None:
-    """Raises UserError for a batch that does not divide over the devices."""
+def check_batches(config: ConfigDict, parallel: Any, on_host: int) -> None:
+    """Raises UserError for a batch that does not divide over the devices, or of passages over a host's."""
     for name in STAGES:
         if config[name].steps:
             parallel.check_batch(f"{name}.batch", config[name].batch, config[name].accumulation)
     if not closed_book(config):
-        parallel.check_batch("index.batch", config.index.batch)
+        host_alone: Any = OnPaper(on_host)
+        host_alone.check_batch("index.batch", config.index.batch)
     if trains_retriever(config):
         parallel.check_batch("retriever.batch", config.retriever.batch)
 

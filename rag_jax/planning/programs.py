@@ -69,10 +69,13 @@ def programs(described: Described, passages: int, devices: int, on_host: int) ->
     if by_vector:
         batches = {stage.batch for name, stage in stages.items() if name != "denoise"}
         found += [encode_questions(described, batch, (TRAINING,)) for batch in sorted(batches)]
-    found.append(answer(described, devices))
+    # Processes answer and encode passages each for itself, but for a state that is split over all their devices.
+    together = devices if config.parallel == "sharded" else on_host
+    asked = rows(config.evaluate.batch, together) * (devices // together)
+    found.append(answer(described, asked, devices))
     if by_vector:
-        found += [encode_questions(described, rows(config.evaluate.batch, devices), (ANSWERING,))]
-        found += [encode_passages(described)]
+        found.append(encode_questions(described, asked, (ANSWERING,)))
+        found.append(encode_passages(described, config.index.batch * (devices // on_host)))
     if config.index.kind == "exact" and not inside:  # else it searches what the step does
         asked = max([config.evaluate.batch, *(stage.batch for stage in stages.values())])
         found.append(search(described, passages, asked, on_host))
@@ -189,20 +192,20 @@ def encode_questions(described: Described, count: int, phases: tuple[str, ...]) 
     return _batch("encode questions", phases, function, params(described.model), batch, count)
 
 
-def encode_passages(described: Described) -> Program:
+def encode_passages(described: Described, count: int) -> Program:
     """The passage encoder at its greatest width."""
     config, model, _ = described
-    shapes, batch = params(model)["question_encoder"], Shape((config.index.batch, config.length.passage), jnp.int32)
+    shapes, batch = params(model)["question_encoder"], Shape((count, config.length.passage), jnp.int32)
     function = partial(retriever.encode_passages, model.encoder)
-    program = _batch("encode passages", (BUILDING,), function, shapes, batch, config.index.batch)
+    program = _batch("encode passages", (BUILDING,), function, shapes, batch, count)
     both = Held(WHOLE, retriever_params(model, config.retriever.shared))
     return program._replace(held=program.held | {"parameters": both})
 
 
-def answer(described: Described, devices: int) -> Program:
-    """Reading and decoding, see api.Rag: of evaluate.batch questions and retrieval.k passages, in the longest case."""
+def answer(described: Described, count: int, devices: int) -> Program:
+    """Reading and decoding, see api.Rag: of `count` questions and retrieval.k passages, in the longest case."""
     config, model, _ = described
-    decode, labels, count = decode_config(config), tasks.labels(config.data), rows(config.evaluate.batch, devices)
+    decode, labels = decode_config(config), tasks.labels(config.data)
     K, S = documents(config, config.retrieval.k), config.length.source
     batch: tuple[Shape, ...] = Shape((count, K, S), jnp.int32), Shape((count, K), jnp.float32)
     if labels:

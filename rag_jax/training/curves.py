@@ -8,7 +8,7 @@ from rag_jax.evaluation import plots
 from rag_jax.evaluation.plots import Curves
 from rag_jax.files import read_sealed_line
 from rag_jax.storage import publish, shown
-from rag_jax.training.logging import METRICS, SCORES
+from rag_jax.training.logging import METRICS, RETRIEVER, SCORES
 
 Record = dict[str, Any]
 
@@ -21,7 +21,7 @@ def of_run(folder: Path) -> tuple[list[Curves], str]:
 def of_retriever(folder: Path) -> tuple[list[Curves], str]:
     """The one stage of train_retriever, whose score is measured in every step."""
     retriever = Curves("retriever", [], [])
-    for record in _records(folder / METRICS):
+    for record in _records(folder / f"{RETRIEVER}{METRICS}"):
         retriever.losses.append((record["step"] + 1, record["loss"]))
         retriever.scores.append((record["step"] + 1, 100 * record["in_batch_accuracy"]))
     return [retriever] if retriever.losses else [], "right passage in its batch"

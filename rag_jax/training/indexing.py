@@ -71,6 +71,14 @@ def build(
     temporary = folder.with_name(f".{folder.name}.passages")
     try:
         if team.first:
+            temporary.mkdir(parents=True, exist_ok=True)
+        team.wait("a place for the passages")
+        if not temporary.is_dir():
+            raise UserError(
+                f"{temporary}: not here, though process 0 has made it; several processes build an index on a disk that "
+                "all see: start the command on one machine, without --coordinator"
+            )
+        if team.first:
             passage_store(config.data, temporary, generator_tokenizer, source=add, base=base)
         team.wait("the passages")
         store = PassageStore.open(temporary / "passages", tokenizer=generator_tokenizer)

@@ -18,29 +18,31 @@ import jax
 from rag_jax.errors import UserError
 from rag_jax.files import read_sealed_line, sealed_line, write_atomically, writing
 from rag_jax.progress import MINUTE, duration
+from rag_jax.storage import publish, shown
 
 METRICS, SCORES = "metrics.jsonl", "validation.jsonl"
+RETRIEVER = "retriever_"  # stands before the names of what train_retriever tells
 
 
 class RunLog:
     """Writes metrics of numbered steps; on resume the lines at and after the restored step are cut off first.
 
-    silent: of a process beside the first, which tells for all.
+    silent: of a process beside the first, which tells for all. kind: stands before the names of the files.
     """
 
-    def __init__(self, folder: Path, *, resume_at: int = 0, silent: bool = False):
+    def __init__(self, folder: Path, *, resume_at: int = 0, silent: bool = False, kind: str = ""):
         self.folder, self._silent, self._shown = folder, silent, ""
         self._said = time.monotonic()
         if silent:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._scores = folder / METRICS, folder / SCORES
+        self._path, self._scores = folder / f"{kind}{METRICS}", folder / f"{kind}{SCORES}"
         if self._path.exists():
             write_atomically(self._path, b"".join(_lines_before(self._path, resume_at)))
         if self._scores.exists():
             write_atomically(self._scores, b"".join(_scores_until(self._scores, resume_at)))
         self._file = self._path.open("a", encoding="utf-8")
-        self._events = _event_writer(folder)
+        self._events = _event_writer(folder / f"{kind}events")
 
     def write(self, step: int, metrics: dict[str, float | str]) -> None:
         """One line of metrics.jsonl, and the numbers as TensorBoard events."""
@@ -176,9 +178,10 @@ def finite(
     if not all(map(math.isfinite, numbers.values())):
         path = folder / "not_finite.jsonl"
         write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in told(step)))
+        publish(path)
         raise UserError(
             f"{name} step {step}: the loss or its gradient is not finite ({numbers}); what the step learned from is in "
-            f"{path}, the last checkpoint is intact; lower {name}.learning_rate or raise {name}.warmup"
+            f"{shown(path)}, the last checkpoint is intact; lower {name}.learning_rate or raise {name}.warmup"
         )
     return numbers
 
@@ -208,4 +211,4 @@ def _event_writer(folder: Path):
         return None
     from tensorboardX import SummaryWriter
 
-    return SummaryWriter(str(folder / "events"))
+    return SummaryWriter(str(folder))

@@ -94,9 +94,9 @@ def train(
             log.say(f"starts from {config.init_from}, trained against {against}")
         for name, stage in stages.items():
             first = first_steps[name]
-            if done >= first + stage.steps:
-                continue
             resumed = progress if progress and progress.stage == name else None
+            if done >= first + stage.steps and not (resumed and resumed.unscored):
+                continue
             state = resumed.state if resumed else TrainState(jnp.int32(0), params, optimizers[name].init(params))
             state = parallel.put_state(state)  # elsewhere, the first step would compile a program of its own
             source = make_source(name, stage, config, rag, examples)

@@ -22,7 +22,7 @@ from rag_jax.preemption import TOLD, PreemptedError, Preemption
 from rag_jax.progress import metered, slow_at_first, waiting
 from rag_jax.team import SINGLE, Team
 from rag_jax.training import curves, encoders, init
-from rag_jax.training.logging import Pace, RunLog, finite, speed
+from rag_jax.training.logging import RETRIEVER, Pace, RunLog, finite, speed
 from rag_jax.training.optim import optimizer
 from rag_jax.training.retriever import Pairs, init_params, retriever_step
 from rag_jax.training.step import TrainState
@@ -56,7 +56,7 @@ def train_retriever(
 
     shapes = jax.eval_shape(lambda key: init_params(model, key, shared=settings.shared), jax.random.key(0))
     tx = optimizer(settings, tuple(shapes))
-    checkpoints = init.own_checkpoints(place.retriever, joined)
+    checkpoints = init.own_checkpoints(place.retriever, joined, along=(place.retriever_metrics,))
     gathered = init.as_saved(place, parallel)
     with waiting(f"{place.retriever}: parameters are made or loaded"):
         state = resume(checkpoints, tx, shapes, parallel)
@@ -71,7 +71,10 @@ def train_retriever(
     batch_of = lambda step: parallel.put_batch(pairs.batch(*drawn(step), own))  # noqa: E731
     told = lambda step: pairs.told(*drawn(step))  # noqa: E731
 
-    with RunLog(place.retriever, resume_at=start, silent=not joined.first) as log, preemption.awaited():
+    with (
+        RunLog(place.folder, resume_at=start, silent=not joined.first, kind=RETRIEVER) as log,
+        preemption.awaited(),
+    ):
         log.say(f"retriever: {settings.steps} steps of {settings.batch} pairs, {len(pairs.passages):,} passages")
         step_function = slow_at_first(step_function, "retriever: the step is compiled", log.say)
         pace, pending = Pace(start, settings.steps, settings.batch), None
@@ -95,7 +98,7 @@ def train_retriever(
                 raise PreemptedError
     checkpoints.close()
     if joined.first:
-        curves.draw(place.folder / "retriever_curves.png", *curves.of_retriever(place.retriever))
+        curves.draw(place.folder / "retriever_curves.png", *curves.of_retriever(place.folder))
 
 
 def make_pairs(config: ConfigDict, tokenizer: Tokenizer) -> Pairs:

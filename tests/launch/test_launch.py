@@ -39,7 +39,11 @@ class Cloud:
             "PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder), "FAKE": str(self.fake), "WORKERS": "0",
             "GIT_CONFIG_GLOBAL": "/dev/null",
         }  # fmt: skip
-        git = "git init -q . && git add . && git -c user.name=a -c user.email=a@b commit -q -m all"
+        self.commit("git init -q .")
+
+    def commit(self, change):
+        """Changes the user's code, and commits what is there."""
+        git = f"{change} && git add . && git -c user.name=a -c user.email=a@b commit -q -m all"
         subprocess.run(["bash", "-c", git], cwd=self.root, env=self.environment, check=True)
 
     def plays(self, **lines):
@@ -189,7 +193,7 @@ git archive --format=tar.gz --output=build/rag.tar.gz HEAD
             "follow --worker=3",
             f"{VM} ssh rag --worker=3 {WORKER} follow' {SSH}\n{VM} ssh rag --worker=all {WORKER} state' {SSH}\n",
         ),
-        ("stop", f"{VM} ssh rag --worker=all {WORKER} stop' {SSH}\n"),
+        ("stop", f"{VM} ssh rag --worker=all {WORKER} stop for_good' {SSH}\n"),
         ("delete", f"{VM} delete rag --quiet --zone=us-west4-a --project=lab\n"),
     ],
 )
@@ -272,8 +276,30 @@ def test_a_tpu_that_is_there_at_the_third_try_runs_to_the_end(cloud):
     assert (home / "rag_jax/setup.py").exists() and not (home / "rag_jax/secret").exists()
     assert "note: what is not committed is not pushed" in said
     assert cloud.read("installed") == [
-        "pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e .[tpu]"
+        "pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e .[tpu,gcs]"
     ]
+
+
+def test_two_jobs_that_begin_at_once_make_one_environment(cloud):
+    jobs = [cloud.start("bash -c '. launch/environment.sh; environment cuda .'") for _ in range(2)]
+    for job in jobs:
+        said = job.communicate(timeout=60)[1]
+        assert job.returncode == 0, said
+    assert len(cloud.read("installed")) == 1
+
+
+def test_a_push_replaces_the_code_and_nothing_else(cloud):
+    """What is no longer committed goes; a run's own files stay, wherever they lie."""
+    code = cloud.fake / "home0/rag_jax"
+    cloud.run(f"bash launch/tpu_vm.sh create {PLACE} --type=v6e-8")
+    cloud.commit("touch old 'two words' kept")
+    cloud.run(f"bash launch/tpu_vm.sh push {PLACE}")
+    (code / "out").mkdir()
+    (code / "out/checkpoint").touch()
+    cloud.commit("rm old 'two words'; echo new > kept")
+    cloud.run(f"bash launch/tpu_vm.sh push {PLACE}")
+    assert not (code / "old").exists() and not (code / "two words").exists()
+    assert (code / "kept").read_text() == "new\n" and (code / "out/checkpoint").exists()
 
 
 def test_a_tpu_that_never_comes_is_given_up(cloud):
@@ -348,16 +374,17 @@ def test_ctrl_c_leaves_the_run_or_deletes_the_tpu(cloud):
 
 
 def test_stop_ends_the_run_on_every_worker_of_a_pod(cloud):
+    """And for good: whoever would start it again after a crash does not."""
     cloud.plays(runs="slow slow")
     cloud.environment["WORKERS"] = "0 1"
     cloud.run(f"bash launch/tpu_pod.sh create {PLACE} --type=v6e-16")
     cloud.run(f"bash launch/tpu_pod.sh push {PLACE}")
-    process = cloud.start(f"bash launch/tpu_pod.sh run {PLACE} --wait=0 -- {TRAIN}")
+    process = cloud.start(f"bash launch/tpu_pod.sh run {PLACE} --type=v6e-16 --wait=0 --until_done -- {TRAIN}")
     while len(cloud.read("ran")) < 2:
         time.sleep(0.05)
     cloud.run(f"bash launch/tpu_pod.sh stop {PLACE}")
     said = process.communicate(timeout=180)[1]
-    assert process.returncode == 143, said
+    assert process.returncode == 143 and "rag: stopped\n" in said, said
     assert {ran.split(" |")[0] for ran in cloud.read("ran")} == {TRAIN.removeprefix("python ") + " --coordinator=auto"}
     assert [(cloud.fake / f"home{n}/rag_jax_run/exit_code").read_text() for n in (0, 1)] == ["143\n"] * 2
 
@@ -397,7 +424,7 @@ esac
     said, _ = cloud.run(f"{UNTIL} -- {TRAIN}")
     assert "found Python 3.10.12, expected 3.11 or later with venv; fetching 3.12 with uv" in said
     assert cloud.read("installed")[:2] == ["-m pip install --quiet --user uv", "-m uv python install --quiet 3.12"]
-    assert cloud.read("installed")[2].endswith("-e .[tpu]")
+    assert cloud.read("installed")[2].endswith("-e .[tpu,gcs]")
     (programs / "python3").write_text("#!/bin/sh\nexit 1\n")
     shutil.rmtree(cloud.fake / "home0" / "rag_jax")
     said, _ = cloud.run(f"bash launch/tpu_vm.sh push {PLACE}", code=2)

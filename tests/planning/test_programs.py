@@ -27,8 +27,8 @@ def small(**groups):
     return configured(encoder={**sizes, "layers": 1}, generator=generator, **groups)
 
 
-def named(described, devices=8, passages=5000):
-    return {program.name: program for program in programs(described, passages, devices, devices)}
+def named(described, devices=8, passages=5000, on_host=8):
+    return {program.name: program for program in programs(described, passages, devices, on_host)}
 
 
 def shapes(tree):
@@ -56,6 +56,16 @@ def test_search_is_lowered_with_a_devices_share_of_the_passages():
     held = exact.padded(-(-100_000 // 8))
     assert shapes(program.held["index"].tree) == [((held, 32), jnp.bfloat16)]
     assert f"tensor<{held}x32xbf16>" in program.lower(Pmap(jax.devices())).as_text()
+
+
+def test_every_host_answers_and_encodes_for_itself():
+    """Its devices have the rows of a single host's; where the state is split, all devices share them."""
+    whole, split = small(), small()
+    split.config.parallel = "sharded"
+    one, four, shared = named(whole), named(whole, devices=32), named(split, devices=32)
+    for name in ("answer", "encode questions", "encode passages"):
+        assert four[name].rows == 4 * one[name].rows
+    assert shared["answer"].rows == one["answer"].rows
 
 
 def test_work_of_one_device_is_its_share():

@@ -95,7 +95,7 @@ def test_twenty_kills_change_nothing(tiny_run, tmp_path):
         tiny_run.command(*given)
     print(f"killed {killed} times")
     assert killed >= 20
-    for name in ("metrics.jsonl", "retriever/metrics.jsonl"):
+    for name in ("metrics.jsonl", "validation.jsonl", "retriever_metrics.jsonl"):
         assert numbers(workdir / name) == numbers(tiny_run.workdir / name)
     for name in ("checkpoints", "retriever"):
         assert saved(workdir / name) == saved(tiny_run.workdir / name)

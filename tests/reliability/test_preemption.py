@@ -41,15 +41,17 @@ def test_told_in_a_step_in_an_evaluation_and_before_the_first_step(tiny_run, tmp
     assert Checkpoints(workdir / "checkpoints").latest() is None
     for module, name, number, unscored in (
         ("training.sources", "mask_spans", 9, False),  # the batch for the second step of denoising
-        ("evaluation.answers", "read", 1, True),
-        ("evaluation.answers", "read", 2, True),
+        ("evaluation.answers", "read", 1, True),  # half of the reader's stage
+        ("evaluation.answers", "read", 2, True),  # its end
+        ("evaluation.answers", "read", 3, True),  # the joint stage's end, and the run's
     ):
         done = tiny_run.command(*given, prelude=TOLD.format(module=module, name=name, number=number), code=85)
         assert SAVED in done.stdout and "Traceback" not in done.stderr
         checkpoints = Checkpoints(workdir / "checkpoints")
         assert checkpoints.extra(checkpoints.latest())["unscored"] == unscored
     tiny_run.command(*given)
-    assert numbers(workdir / "metrics.jsonl") == numbers(tiny_run.workdir / "metrics.jsonl")
+    for name in ("metrics.jsonl", "validation.jsonl"):
+        assert numbers(workdir / name) == numbers(tiny_run.workdir / name)
     assert saved(workdir / "checkpoints") == saved(tiny_run.workdir / "checkpoints")
 
 
@@ -59,7 +61,7 @@ def test_a_retriever_is_told(tiny_run, tmp_path):
     told = TOLD.format(module="training.retriever_loop", name="report", number=1)
     assert SAVED in tiny_run.command(*given, prelude=told, code=85).stdout
     tiny_run.command(*given)
-    assert numbers(workdir / "retriever/metrics.jsonl") == numbers(tiny_run.workdir / "retriever/metrics.jsonl")
+    assert numbers(workdir / "retriever_metrics.jsonl") == numbers(tiny_run.workdir / "retriever_metrics.jsonl")
     assert saved(workdir / "retriever") == saved(tiny_run.workdir / "retriever")
 
 

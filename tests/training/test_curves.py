@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from rag_jax.evaluation import plots
 from rag_jax.evaluation.plots import Curves, running_mean
 from rag_jax.training import curves
-from rag_jax.training.logging import RunLog
+from rag_jax.training.logging import RETRIEVER, RunLog
 
 STAGES = ["denoise"] * 2 + ["joint"] * 3
 
@@ -50,7 +50,7 @@ def test_what_is_damaged_or_missing_is_not_drawn(run):
 
 
 def test_a_retriever_is_one_stage_with_a_score_at_every_step(tmp_path):
-    with RunLog(tmp_path) as log:
+    with RunLog(tmp_path, kind=RETRIEVER) as log:
         for step in range(3):
             log.write(step, {"loss": 3.0 - step, "in_batch_accuracy": step / 2})
     (found,), measure = curves.of_retriever(tmp_path)
