@@ -15,9 +15,11 @@ curatedtrec:token and curatedtrec:sequence (the default), from runs/nq of that k
 frozen, bm25 (build its index), closedbook (from the closed book of nq) and runlocal (which starts from nothing) as
 configs/paper.py says.
 Files: DPR's biencoder-curatedtrec-train.json.gz, -dev.json.gz and curatedtrec-test.qa.csv
-(data.retriever.curatedtrec-train, curatedtrec-dev, qas.curatedtrec-test) in data/curatedtrec.
+(data.retriever.curatedtrec-train, curatedtrec-dev, qas.curatedtrec-test) in data/curatedtrec. The first two lack the
+questions for which DPR found no passage: of the paper's 1,353 they have 1,125 (Karpukhin et al. 2020, table 1), so a
+score on the second is not the paper's dev.
 The paper's: the start; the pattern's most frequent match in the 1,000 best passages is learned; 15 or 50 passages in
-the test; greedy. Ours: 200 steps, about ten epochs of 1,353 questions, and their warm-up. The rest stands in
+the test; greedy. Ours: 200 steps, about ten epochs of the 1,353, and their warm-up. The rest stands in
 configs/paper.py, with whose it is.
 
 Hardware: the paper's is 8 GPUs of 32 GB, and about 100 GB of memory for the index (here 32 GB of vectors).

@@ -15,9 +15,10 @@ webquestions:token and webquestions:sequence (the default), from runs/nq of that
 frozen, bm25 (build its index), closedbook (from the closed book of nq) and runlocal (which starts from nothing) as
 configs/paper.py says.
 Files: DPR's biencoder-webquestions-train.json.gz, -dev.json.gz and webquestions-test.qa.csv (data.retriever.webq-train,
-webq-dev, qas.webq-test) in data/webquestions.
+webq-dev, qas.webq-test) in data/webquestions. The first two lack the questions for which DPR found no passage: of the
+paper's 3,417 they have 2,474 (Karpukhin et al. 2020, table 1), so a score on the second is not the paper's dev.
 The paper's: the start; every answer is an example of its own; 15 or 50 passages in the test; greedy. Ours: 500 steps,
-about ten epochs of 3,417 questions, and their warm-up. The rest stands in configs/paper.py, with whose it is.
+about ten epochs of the 3,417, and their warm-up. The rest stands in configs/paper.py, with whose it is.
 
 Hardware: the paper's is 8 GPUs of 32 GB, and about 100 GB of memory for the index (here 32 GB of vectors).
 Score: the paper's test EM: RAG-Token 45.5, RAG-Sequence 45.2; dev 46.5 and 44.9, frozen 37.1 and 41.8, BM25 32.1 and

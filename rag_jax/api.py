@@ -25,15 +25,15 @@ from rag_jax.decode.generate import STOPPING, DecodeConfig, Generated, generate,
 from rag_jax.errors import UserError, fail
 from rag_jax.hub.folder import Trained, write_folder
 from rag_jax.hub.huggingface import check_vocabulary
-from rag_jax.hub.pretrained import check_fits, open_pretrained
+from rag_jax.hub.pretrained import as_made, check_fits, open_pretrained
 from rag_jax.hub.resolve import resolve
-from rag_jax.index.base import BUILD, open_index
+from rag_jax.index.base import BUILD, has_vectors, open_index
 from rag_jax.models import null_document, rag
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 from rag_jax.models.fingerprint import model_fingerprint
 from rag_jax.parallel import Devices, Pmap
-from rag_jax.progress import slow_at_first, waiting
+from rag_jax.progress import slow_at_first, tell, waiting
 from rag_jax.retrieve import Retrieved, Retriever, check_documents, check_questions, pad
 
 
@@ -67,8 +67,8 @@ class Answer:
     """An answer, log p(y|x) in nats (`</s>` counted, `<s>` not), and its documents by falling posterior.
 
     lower_bound: whether log_prob is one, as fast RAG-Sequence decoding leaves documents out. tokens: the posterior of
-    every text token, if asked for. others: the next best answers, if the configuration asks for several. Of a label
-    that data.classify tells, the others are all other labels, and log_prob is normalised over them.
+    every text token, if asked for. others: the next best answers, or draws, if the configuration asks for several. Of a
+    label that data.classify tells, the others are all other labels, and log_prob is normalised over them.
     """
 
     question: str
@@ -177,7 +177,7 @@ class Rag:
         a run. config: in place of the one that the model was trained with, for instance to decode as RAG-Sequence.
         """
         found = open_pretrained(name, checkpoint=checkpoint)
-        config = found.config if config is None else resolve(config)
+        config = found.config if config is None else as_made(resolve(config), found)
         tasks.check_labels(str(name), found.config.data, config.data)
         check_fits(config, found.config, str(name))
         null, own = (settings.retrieval.null_document for settings in (config, found.config))
@@ -194,6 +194,11 @@ class Rag:
             params, opened = found.load(model, parallel), None
         if place is not None and not closed_book(config):
             opened = open_index(place, expect_fingerprint=found.passage_encoder, tokenizer=generator)
+            kind, own = config.index.kind, opened.manifest.kind
+            if opened.by_vector != has_vectors(kind):
+                fail(f"config.index.kind: found {kind!r}, but {place} is of kind {own!r}; expected that")
+            if kind != own:
+                tell(f"note: config.index.kind is {kind!r}, but {place} was built as {own!r}, and is searched so")
         return cls(model, params, Retriever.of(config, opened, encoder, generator), config, parallel)
 
     def swap_index(self, folder: str | Path) -> None:
@@ -214,7 +219,7 @@ class Rag:
         index: tuple[Any, ...] = ()
         if self.retriever.index is not None:
             manifest = self.retriever.index.manifest
-            index = manifest.encoder_fingerprint, manifest.passages_checksum, manifest.search.get("bm25")
+            index = manifest.encoder_fingerprint, manifest.passages_checksum, manifest.kind, manifest.search
         reading = config.retrieval.k, sorted(config.length.items()), config.data.truncation, config.data.question_text
         return model_fingerprint(str((self.model, self.decode, index, reading)), self.params)
 
@@ -262,12 +267,11 @@ class Rag:
             if k:
                 fail(f"k: found {k}, expected none: with index.kind = 'none', a closed book, no passages are read")
             return Retrieved.nothing(len(questions))
-        k = k or self.config.retrieval.k
+        k = self.config.retrieval.k if k is None else k
         count = len(self.retriever.index.passages)
-        if k > count:
-            raise UserError(
-                f"retrieval.k: found {k}, expected at most {count}, the passages of {self.retriever.index.folder}"
-            )
+        if not 1 <= k <= count:
+            most = f"at most {count}, the passages of {self.retriever.index.folder}"
+            raise UserError(f"retrieval.k: found {k}, expected {most if k > count else 'at least 1'}")
         query_BE = self._embeddings(questions) if self.retriever.by_vector else None
         ids_BK, score_BK = self.retriever.search(questions, query_BE, k)
         return Retrieved.of(ids_BK, score_BK, self._null_logits(query_BE, len(questions)), self._rows(len(questions)))

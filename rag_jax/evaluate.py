@@ -40,12 +40,14 @@ def main(_) -> None:
     from rag_jax.evaluation.report import Asked, evaluate, own_numbers
     from rag_jax.parallel import keep_programs
     from rag_jax.team import team
+    from rag_jax.variants import ablation
 
     with team(options.coordinator, options.processes, options.process) as joined:
         if place.checkpoints.is_dir():  # a run, not an export
             keep_programs(place.programs)
         rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)
         task = TASKS[rag.config.data.task]
+        kind = "closed book" if closed_book(rag.config) else rag.config.kind
         asked = Asked(
             parts=tuple(options.parts if options.parts is not None else () if n_docs else ("answers",)),
             split=options.split,
@@ -54,7 +56,7 @@ def main(_) -> None:
             n_docs=n_docs,
             kilt_out=options.kilt_out,
             names=task.metrics,
-            paper=own_numbers(task.paper, "closed book" if closed_book(rag.config) else rag.config.kind, options.split),
+            paper=own_numbers(task.paper, kind, options.split, "" if kind == "closed book" else ablation(rag.config)),
             submission=task.submission,
         )
         evaluate(rag, rag.config, place.folder, asked, joined)

@@ -62,6 +62,14 @@ class Variant:
         return config
 
 
+def ablation(config: ConfigDict) -> str:
+    """Which ablation of the paper's table 6 a configuration with passages is: 'bm25', 'frozen' or none, ''."""
+    if config.index.kind == "bm25":
+        return "bm25"
+    trained = [config[stage].train_question_encoder for stage in ("reader", "joint") if config[stage].steps]
+    return "" if any(trained) or not trained else "frozen"
+
+
 def shrink(config: ConfigDict) -> None:
     """The demo's models from scratch, its passages, and questions made of its facts in the form of the task's files.
 

@@ -11,7 +11,7 @@ from rag_jax.data import tasks
 from rag_jax.data.demo.forms import FORMS
 from rag_jax.errors import UserError
 from rag_jax.hub.resolve import resolve
-from rag_jax.variants import Variant
+from rag_jax.variants import Variant, ablation
 
 PAPER = [task for task in FORMS if task != "qa"]
 ANSWERS = ("nq", "triviaqa", "webquestions", "curatedtrec")
@@ -50,9 +50,16 @@ def test_a_closed_book_has_no_use_for_passages_that_hold_the_answer():
     assert config.reader.steps and not config.reader.depth and not config.reader.substitution
 
 
-@pytest.mark.parametrize("ablation", ["frozen", "bm25", "closedbook"])
-def test_an_ablation_trains_the_question_encoder_in_no_stage(ablation):
-    config = checked(load(f"squad_open:{ablation}"))
+@pytest.mark.parametrize("words", ["token", "sequence,frozen", "token,bm25", "frozen,runlocal"])
+def test_an_ablation_is_known_by_its_configuration(words):
+    """Which tells beside which of the paper's numbers it stands."""
+    expected = ({"frozen", "bm25"} & set(words.split(","))) or {""}
+    assert {ablation(load(f"nq:{words}"))} == expected
+
+
+@pytest.mark.parametrize("word", ["frozen", "bm25", "closedbook"])
+def test_an_ablation_trains_the_question_encoder_in_no_stage(word):
+    config = checked(load(f"squad_open:{word}"))
     assert not any(config[stage].train_question_encoder for stage in STAGES)
 
 

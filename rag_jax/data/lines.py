@@ -103,6 +103,9 @@ def read_array(path: str | Path) -> Iterator[tuple[str, int, dict[str, Any] | Ba
             elif array.symbol() != "]":
                 fail(f"{path}: row {number}: found {array.symbol()!r} behind it, expected ',' or ']'; is the file cut?")
             number += 1
+        array.skip()
+        if array.symbol():
+            fail(f"{path}: found {array.symbol()!r} behind the array, expected its end; are these two files in one?")
 
 
 class _Array:

@@ -61,7 +61,7 @@ Leaf = TypeVar("Leaf")  # an array of jax, or of numpy once it is fetched
 
 
 class Generated(NamedTuple, Generic[Leaf]):
-    """The N best answers of each question, by falling `score_BN`.
+    """The N best answers of each question, by falling `score_BN`; samples as they were drawn.
 
     token_BNT: without the start token, pads after `</s>`. log_prob_BN: log p(y|x) in nats, `</s>` counted, a leading
     `<s>` not; a lower bound under fast decoding; -inf where there is no Nth answer. score_BN: what ranked them.

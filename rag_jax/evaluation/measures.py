@@ -22,6 +22,7 @@ Measure = Callable[[Prediction, Sequence[int]], Named]  # of a prediction, at pl
 WORDS = "treebank"  # coco-caption's; MS-MARCO's evaluator has spaCy's
 TOLD_APART = ("support", "group")
 KILT_PLACES = 5  # KILT's board shows recall@5
+KILT_RECALL = f"KILT recall@{KILT_PLACES}"
 
 
 def holding(names: Iterable[str]) -> Holding | None:
@@ -196,7 +197,7 @@ def _kilt(prediction: Prediction, _) -> Named:
 def _kilt_pages(prediction: Prediction, _) -> Named:
     pages, evidence = _pages(prediction)
     yield "R-precision", Mean.of([kilt.r_precision(pages, evidence)])
-    yield f"KILT recall@{KILT_PLACES}", Mean.of([kilt.kilt_recall_at(pages, evidence, KILT_PLACES)])
+    yield KILT_RECALL, Mean.of([kilt.kilt_recall_at(pages, evidence, KILT_PLACES)])
 
 
 def _pages(prediction: Prediction) -> tuple[list[str], tuple[tuple[str, ...], ...]]:

@@ -23,6 +23,7 @@ from rag_jax.evaluation.sums import Sum
 from rag_jax.evaluation.sweep import sweep
 from rag_jax.evaluation.walks import Walks
 from rag_jax.files import read_sealed, write_atomically, write_sealed
+from rag_jax.progress import tell
 from rag_jax.storage import local, publish, pull, twin
 from rag_jax.team import SINGLE, Team
 
@@ -77,13 +78,17 @@ def evaluate(rag: Rag, config: ConfigDict, folder: Path, asked: Asked, team: Tea
     walks.clear()
 
 
-def own_numbers(published: Mapping[str, Mapping[str, Mapping[str, float]]], kind: str, split: str) -> dict[str, float]:
+def own_numbers(
+    published: Mapping[str, Mapping[str, Mapping[str, float]]], kind: str, split: str, ablation: str = ""
+) -> dict[str, float]:
     """The paper's numbers of a task (split -> system -> measure -> percent) for one kind of model and one split.
 
-    kind: 'token', 'sequence' or 'closed book', the paper's BART. With them come those of which the paper does not say
-    the split.
+    kind: 'token', 'sequence' or 'closed book', the paper's BART. ablation: of the first two, '', 'bm25' or 'frozen'.
+    With them come those of which the paper does not say the split.
     """
-    systems = {"token": ("RAG", "RAG-Token"), "sequence": ("RAG", "RAG-Sequence"), "closed book": ("BART",)}[kind]
+    model = {"token": "RAG-Token", "sequence": "RAG-Sequence", "closed book": "BART"}[kind]
+    ablated = {"": "", "bm25": "-BM25", "frozen": "-Frozen"}[ablation]
+    systems = [model + ablated] if ablated or model == "BART" else ["RAG", model]
     found = [published.get(part, {}).get(system, {}) for part in ("unstated", split) for system in systems]
     return {name: percent for numbers in found for name, percent in numbers.items()}
 
@@ -106,6 +111,12 @@ def _check(config: ConfigDict, asked: Asked) -> None:
         fail(f"--kilt_out: found --parts={','.join(asked.parts)}, expected answers among them")
     if asked.kilt_out and twin(asked.kilt_out).is_dir():
         fail(f"--kilt_out: found the folder {asked.kilt_out}, expected a file to write")
+    if "reading" in asked.parts and measures.PATTERNS.intersection(asked.names):
+        fail("--parts=reading: the answers of this task are patterns, which cannot be renamed; expected other parts")
+    if asked.swap_index and "hot_swap" not in asked.parts:
+        tell(f"note: --swap_index={asked.swap_index} is read by --parts=hot_swap alone; --index names another index")
+    if asked.limit and "hot_swap" in asked.parts:
+        fail("--limit: found --parts=hot_swap, which asks all of config.hot_swap.questions; leave one of them out")
     if "retrieval" in asked.parts and not measures.of_retrieval(asked.names):
         fail("--parts=retrieval: the task has no measure of retrieval; expected --parts=answers")
 
@@ -158,7 +169,10 @@ def _retrieval(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
 
 
 def _reading(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
-    yield from ((name, rate, None) for name, rate in reading_tests(walks, _questions(config, asked)[: asked.limit]))
+    questions = _questions(config, asked)[: asked.limit]
+    if hidden := next((question for question in questions if not question.answers), None):
+        fail(f"--parts=reading: question '{hidden.id}' has no answer, as in a hidden test; expected another --split")
+    yield from ((name, rate, None) for name, rate in reading_tests(walks, questions))
 
 
 def _hot_swap(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
@@ -174,12 +188,15 @@ def _questions(config: ConfigDict, asked: Asked) -> list[Question]:
 
 
 def _lines(totals: Totals, asked: Asked) -> Lines:
-    """Every sum, with the paper's own number of that label or, beside its first, of the measure."""
+    """Every sum, with the paper's own number of that label or, beside its first in percent, of the measure."""
     lines: dict[str, tuple[Sum, float | None]] = {}
     for name, sums in totals.sums().items():
-        for place, (label, found) in enumerate(sums.items()):
-            beside = None if place else asked.paper.get(name)
-            lines[label] = found, asked.paper.get(label.replace(" ", "_"), beside)
+        beside = asked.paper.get(name)
+        for label, found in sums.items():
+            if hasattr(found, "percent"):
+                lines[label], beside = (found, asked.paper.get(label.replace(" ", "_"), beside)), None
+            else:
+                lines[label] = found, None
     yield from ((label, *line) for label, line in lines.items())
 
 

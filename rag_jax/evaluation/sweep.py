@@ -9,7 +9,7 @@ from rag_jax.api import Rag
 from rag_jax.data.formats import Question
 from rag_jax.evaluation import plots
 from rag_jax.evaluation.answers import Batch, Holding, Prediction, read
-from rag_jax.evaluation.measures import Totals, holding
+from rag_jax.evaluation.measures import KILT_RECALL, Totals, holding
 from rag_jax.evaluation.sums import Sum
 from rag_jax.evaluation.walks import Walks
 from rag_jax.files import write_json
@@ -60,4 +60,5 @@ def _by_label(predictions: Iterable[Prediction], names: Sequence[str], k: int) -
     for prediction in predictions:
         total.add(prediction)
     sums = total.sums()
-    return {label.replace(f"@{k}", "@k"): found for name in names for label, found in sums[name].items()}
+    named = ((label, found) for name in names for label, found in sums[name].items())
+    return {label if label == KILT_RECALL else label.replace(f"@{k}", "@k"): found for label, found in named}

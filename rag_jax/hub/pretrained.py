@@ -32,7 +32,8 @@ class Pretrained:
     folders. passage_encoder: the fingerprint of the encoder whose index it reads; None where nobody knows.
     index(): the folder of the index that comes with it, downloaded now if it must be; None where none comes.
     load: (model, parallel) -> parameters, whole on every device; of a run, with the classifier that it trained, and
-    none of a null document that it has not learned.
+    none of a null document that it has not learned. scaled: whether its question encoder's embeddings bring the scale
+    of the scores along, as an export's do.
     """
 
     config: ConfigDict
@@ -41,6 +42,7 @@ class Pretrained:
     passage_encoder: str | None
     index: Callable[[], Path | None]
     load: Callable[[rag.RagConfig, Devices], dict[str, Any]]
+    scaled: bool = False
 
 
 def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best") -> Pretrained:
@@ -60,6 +62,18 @@ def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best
         )
     folder = source.find(str(name), flag or "Rag.load")
     return _export(folder, str(name)) if (folder / EXPORTED).is_file() else _foreign(folder)
+
+
+def as_made(config: ConfigDict, found: Pretrained) -> ConfigDict:
+    """The configuration with what nobody may choose for a model: the scale that its weights bring, and, where it says
+
+    nothing of it, how the question is written.
+    """
+    config = ConfigDict(config).copy_and_resolve_references().unlock()
+    config.data.question_text = config.data.question_text or found.config.data.question_text
+    if found.scaled:
+        config.retrieval.update(score_scale=1.0, learn_score_scale=False)
+    return config.lock()
 
 
 def check_fits(config: ConfigDict, own: ConfigDict, name: str) -> None:
@@ -106,7 +120,7 @@ def _export(folder: Path, name: str) -> Pretrained:
         return _load(folder)(model, parallel)
 
     index = partial(source.find_index, name)
-    return Pretrained(config, *_tokenizers(folder), told.get("passage_encoder"), index, load)
+    return Pretrained(config, *_tokenizers(folder), told.get("passage_encoder"), index, load, scaled=True)
 
 
 def _foreign(folder: Path) -> Pretrained:

@@ -41,7 +41,8 @@ def _from_whole(config: ConfigDict, found: Pretrained) -> None:
     for group in ("encoder", "generator"):
         _take(config, group, {key: found.config[group][key] for key in SIZES[group]}, flag)
     config.data.question_text = config.data.question_text or found.config.data.question_text
-    config.retrieval.score_scale = config.retrieval.score_scale or found.config.retrieval.score_scale
+    given = found.config.retrieval.score_scale
+    config.retrieval.score_scale = given if found.scaled else config.retrieval.score_scale or given
     config.retrieval.learn_score_scale |= found.config.retrieval.learn_score_scale
     if config.retrieval.null_document == "none":
         config.retrieval.null_document = found.config.retrieval.null_document

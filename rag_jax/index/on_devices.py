@@ -124,6 +124,11 @@ class OnDevices:
         starts = [min(number * share, count) for number in range(len(parallel.devices) + 1)]
         own = [range(*pair) for pair in pairwise(starts)]
         longest = max(int(_kept(passages, numbers, tokens).sum()) for numbers in own)
+        if longest + tokens > LIMIT:
+            fail(
+                f"exact index: {longest:,} tokens of passages on a device; at most {LIMIT - tokens:,} have int32 "
+                "places; use more devices, retrieval.lag = 1 or index.kind = 'scann'"
+            )
         dtype = np.uint16 if vocabulary <= 1 << 16 else np.int32
 
         def rows(device: int) -> Rows[np.generic | np.ndarray]:

@@ -24,16 +24,16 @@ def r_precision(pages_K: Sequence[str], evidence: Evidence) -> float:
 
 
 def kilt_recall_at(pages_K: Sequence[str], evidence: Evidence, k: int) -> float:
-    """The share of a question's evidence sets found whole among the first k pages; without evidence, 0 as in KILT.
+    """The share of a question's evidence sets found whole among the first k places; without evidence, 0 as in KILT.
 
-    In KILT's ranking a set takes the place of its last page, and a page that belongs to two sets takes two places,
-    the earlier set's first; places beyond k count no more. ValueError for k below 1.
+    In KILT's ranking a set takes one place, that of its last page, so that pages beyond the k-th may move up; a page
+    that belongs to two sets takes two places, the earlier set's first. ValueError for k below 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}, expected at least 1")
     missing = _sets(evidence)
     ranking: list[int] = []  # at each place WHOLE, WRONG or the number of a set that still lacks pages
-    for page in list(dict.fromkeys(pages_K))[:k]:
+    for page in dict.fromkeys(pages_K):
         owners = [number for number, wanted in enumerate(missing) if page in wanted]
         for number in owners:
             ranking = [place for place in ranking if place != number]

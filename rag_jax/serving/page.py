@@ -68,7 +68,8 @@ def _controls(views: Views) -> dict[str, Any]:
         controls["beams"] = _slider("beams", most, value=own.beams, label="beams")
     if views.indexes:
         most = max(map(views.most_k, views.indexes))
-        controls["k"] = _slider("k", most, value=own.k, label="passages")
+        if most > 1:
+            controls["k"] = _slider("k", most, value=own.k, label="passages")
     return controls
 
 

@@ -70,7 +70,9 @@ class Views:
 
     def most_k(self, index: str) -> int:
         """The most passages that can be read."""
-        return min(MOST_K, len(self._retrievers[index].open_book.passages)) if index else 0
+        if not index:
+            return 0
+        return min(max(MOST_K, self.own.k), len(self._retrievers[index].open_book.passages))
 
     def settings(self, **asked: Any) -> Settings:
         """The run's own settings but for those that are asked for (None: its own); UserError with all that is wrong.

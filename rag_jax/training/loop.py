@@ -15,7 +15,7 @@ from rag_jax.config import STAGES, flat
 from rag_jax.data import tasks
 from rag_jax.data.substitution import NameMaker
 from rag_jax.data.vocabulary import load_or_train
-from rag_jax.errors import UserError
+from rag_jax.errors import UserError, fail
 from rag_jax.evaluation.answers import predict
 from rag_jax.evaluation.measures import Headline, headline, of_closed_book
 from rag_jax.hub.resolve import resolve
@@ -62,6 +62,9 @@ def train(
     both = joined.first_alone("tokenizers", lambda: load_or_train(config, place.tokenizers))
     encoder_tokenizer, generator_tokenizer = both
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
+    begins, expected = model.generator.start_id, generator_tokenizer.eos_id
+    if config.data.target_layout == "generation" and begins != expected:
+        fail(f"config.generator.start_id: found {begins}, expected {expected}, `</s>`, with which answers are learned")
     optimizers = {name: optimizer(stage, trained(config, stage)) for name, stage in stages.items()}
     with waiting(f"{place.folder}: parameters are made or loaded"):
         start = init.start(config, place, model, optimizers, parallel)

@@ -128,6 +128,7 @@ def test_an_array_element_by_element(tmp_path, monkeypatch, name, chunk):
         (b'[{"a": 1}', "row 0: found '' behind it, expected ',' or '\\]'"),
         (b'[{"a": 1} {"a": 2}]', "row 0: found '{' behind it"),
         (b"[" * 100_000, "row 0: not JSON"),
+        (b'[{"a": 1}]\n[{"a": 2}]', "found '\\[' behind the array"),
         (b'[{"a": 1}, {"a": "caf\xe9"}]', "not UTF-8 in row 0 .byte 0xe9"),
     ],
 )

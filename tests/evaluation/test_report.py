@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from rag_jax.config import default_config
+from rag_jax.data.published import paper
 from rag_jax.errors import UserError
 from rag_jax.evaluation.report import Asked, evaluate, own_numbers
 
@@ -139,6 +140,18 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize(
+    ("kind", "split", "ablation", "numbers"),
+    [
+        ("sequence", "valid", "bm25", {"exact_match": 31.8}),
+        ("token", "valid", "frozen", {"exact_match": 37.8}),
+        ("token", "test", "frozen", {}),  # of which the paper tells nothing
+    ],
+)
+def test_an_ablation_has_its_own_numbers(kind, split, ablation, numbers):
+    assert own_numbers(paper("nq"), kind, split, ablation) == numbers
+
+
+@pytest.mark.parametrize(
     ("kind", "split", "numbers"),
     [
         ("token", "test", {"gold_page@1": 71.0, "distinct_3": 77.8, "exact_match": 44.1}),
@@ -166,6 +179,8 @@ def test_the_papers_numbers_of_a_kind_and_a_split(kind, split, numbers):
         ({"limit": 0}, {}, "--limit: found 0, expected 1 or more questions"),
         ({"parts": ("reading",), "kilt_out": "out"}, {}, "--kilt_out: found --parts=reading, expected answers among"),
         ({"kilt_out": "run"}, {}, "--kilt_out: found the folder run, expected a file to write"),
+        ({"parts": ("reading",), "names": ("regex_match",)}, {}, "--parts=reading: the answers of this task are patt"),
+        ({"parts": ("hot_swap",), "swap_index": "a", "limit": 3}, {}, "--limit: found --parts=hot_swap"),
         (
             {"parts": ("retrieval",), "names": ("bleu_1",)},
             {},

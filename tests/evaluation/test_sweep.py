@@ -24,13 +24,18 @@ def questions(tiny_run):
 def swept(tiny_rag, questions, tmp_path):
     """swept(numbers, questions) sweeps and returns what is written."""
 
-    def run(n_docs=(3, 1, 1), asked=questions):
+    def run(n_docs=(3, 1, 1), asked=questions, names=NAMES):
         walks = Walks(tiny_rag, tmp_path / "kept", "model")
-        sweep(walks, asked, n_docs, NAMES, tmp_path / "sweep.json", {"of": "model"})
+        sweep(walks, asked, n_docs, names, tmp_path / "sweep.json", {"of": "model"})
         walks.clear()
         return json.loads((tmp_path / "sweep.json").read_text())
 
     return run
+
+
+def test_kilts_own_place_is_no_number_of_passages_read(swept):
+    found = swept((1, 5), names=("kilt",))["n_docs"]
+    assert "KILT recall@5" in found["5"] and found["1"].keys() == found["5"].keys()
 
 
 @pytest.fixture

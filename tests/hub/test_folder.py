@@ -263,6 +263,17 @@ def test_our_own_file_tells_what_rag_jax_needs(exported):
     assert found["config"] == config
 
 
+def test_the_runs_own_configuration_scales_the_scores_no_second_time(exported):
+    ours, folder = exported
+    again = Rag.load(folder, index=ours.retriever.index.folder, config=ours.config)
+    assert (again.config.retrieval.score_scale, again.config.retrieval.learn_score_scale) == (1.0, False)
+    found, expected = (rag.retrieve(QUESTIONS) for rag in (again, ours))
+    np.testing.assert_array_equal(found.ids_BK, expected.ids_BK)
+    np.testing.assert_allclose(
+        found.score_BK, expected.score_BK, rtol=1e-4, atol=1e-5 * np.abs(expected.score_BK).max()
+    )
+
+
 AWKWARD = [*QUESTIONS, *(source_string(p.title, p.text, q) for p, q in zip(PASSAGES, QUESTIONS, strict=False))]
 
 

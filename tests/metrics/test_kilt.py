@@ -31,9 +31,13 @@ def test_r_precision(pages, evidence, expected):
         (["9", "7"], [LONE], 1, 0.0),
         (["9", "7"], [LONE], 2, 1.0),
         (["1", "9"], [PAIR], 2, 0.0),  # half a set is none
-        (["1", "9", "2"], [PAIR], 2, 0.0),
+        (["1", "9", "2"], [PAIR], 1, 0.0),
+        (["1", "9", "2"], [PAIR], 2, 1.0),  # the set leaves its first page's place for its last one's
         (["1", "9", "2"], [PAIR], 3, 1.0),
-        (["1", "9", "2", "7"], [PAIR, LONE], 3, 0.5),
+        (["1", "9", "2", "7"], [PAIR, LONE], 2, 0.5),
+        (["1", "9", "2", "7"], [PAIR, LONE], 3, 1.0),
+        (["1", "3", "4", "5", "6", "2"], [PAIR], 5, 1.0),
+        (["1", "3", "4", "5", "6", "8", "2"], [PAIR], 5, 0.0),
         (["1", "9", "2", "7"], [PAIR, LONE], 4, 1.0),
         (["7", "7", "8"], [{"8"}], 2, 1.0),  # places are of pages
         (["7"], [LONE, ["7"]], 1, 1.0),  # the same set twice is one set
