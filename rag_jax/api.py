@@ -27,13 +27,13 @@ from rag_jax.hub.folder import Trained, write_folder
 from rag_jax.hub.huggingface import check_vocabulary
 from rag_jax.hub.pretrained import as_made, check_fits, open_pretrained
 from rag_jax.hub.resolve import resolve
-from rag_jax.index.base import BUILD, has_vectors, open_index
+from rag_jax.index.base import BUILD, check_kind, open_index
 from rag_jax.models import null_document, rag
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 from rag_jax.models.fingerprint import model_fingerprint
 from rag_jax.parallel import Devices, Pmap
-from rag_jax.progress import slow_at_first, tell, waiting
+from rag_jax.progress import slow_at_first, waiting
 from rag_jax.retrieve import Retrieved, Retriever, check_documents, check_questions, pad
 
 
@@ -194,11 +194,7 @@ class Rag:
             params, opened = found.load(model, parallel), None
         if place is not None and not closed_book(config):
             opened = open_index(place, expect_fingerprint=found.passage_encoder, tokenizer=generator)
-            kind, own = config.index.kind, opened.manifest.kind
-            if opened.by_vector != has_vectors(kind):
-                fail(f"config.index.kind: found {kind!r}, but {place} is of kind {own!r}; expected that")
-            if kind != own:
-                tell(f"note: config.index.kind is {kind!r}, but {place} was built as {own!r}, and is searched so")
+            check_kind(config.index.kind, opened)
         return cls(model, params, Retriever.of(config, opened, encoder, generator), config, parallel)
 
     def swap_index(self, folder: str | Path) -> None:
@@ -252,7 +248,7 @@ class Rag:
             fail("token_posterior: found index.kind 'none', a closed book, whose answers come from no documents")
         long = self.retriever.too_long(questions)
         if long:
-            limit = self.retriever.length.question
+            limit = self.retriever.length[self.retriever.question_limit]
             warnings.warn(f"{long} of {len(questions)} questions exceed {limit} tokens and were cut", stacklevel=2)
         now = copy.copy(self)  # with the index that is open now, whatever swap_index does meanwhile
         for start in range(0, len(questions), self.config.evaluate.batch):

@@ -11,7 +11,7 @@ from rag_jax.core.bucket import bucket
 from rag_jax.core.marginal import document_log_prior
 from rag_jax.data.formats import Passage
 from rag_jax.data.lines import is_unicode
-from rag_jax.data.text import Document, Marks, Policy, fill_sources, inner_pieces, question_sources, round_trip
+from rag_jax.data.text import Document, Frame, Marks, Policy, fill_sources, inner_pieces, question_sources, round_trip
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.index.base import Index, Queries
@@ -66,11 +66,17 @@ class Retriever(NamedTuple):
         """Question encoder inputs, ids_BQ int32."""
         return self._encoder.question_ids(questions, self.length.question)
 
+    @property
+    def question_limit(self) -> str:
+        """The key of config.length that a question is cut to: what its encoder reads or, without one, the generator."""
+        return "question" if self.by_vector or self._round_trip else "source"
+
     def too_long(self, questions: Sequence[str]) -> int:
-        """How many questions do not fit into the question encoder's input whole; 0 where nothing reads it."""
-        if not self.by_vector and not self._round_trip:
-            return 0
-        return self._encoder.too_long(questions, self.length.question)
+        """How many questions are not read whole."""
+        if self.question_limit == "question":
+            return self._encoder.too_long(questions, self.length.question)
+        around = 2 if self.index is None else Frame.of(Marks.of(self.generator_tokenizer)).size
+        return sum(len(ids) + around > self.length.source for ids in self.question_pieces(questions))
 
     def search(self, questions: Sequence[str], query_BE: np.ndarray | None, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the k best passages, ids_BK int64, and their scores; -1 and -inf past the corpus.

@@ -152,6 +152,17 @@ def test_a_closed_book_is_measured_without_what_needs_passages(closed_rag, tiny_
     assert all(record["documents"] == [] for record in tiny_run.records(tmp_path / "predictions.jsonl"))
 
 
+def test_a_question_that_the_generator_does_not_read_whole_is_counted(closed_rag, tiny_rag):
+    """Without an encoder it is the generator alone that may cut it; no encoder's length matters then."""
+    assert (closed_rag.retriever.question_limit, tiny_rag.retriever.question_limit) == ("source", "question")
+    room = closed_rag.retriever.length.source - 2
+    longest = next(n for n in range(1, 500) if len(closed_rag.retriever.question_pieces(["mayor " * n])[0]) > room)
+    counts = [closed_rag.retriever.too_long(["mayor " * n]) for n in (longest - 1, longest)]
+    assert counts == [0, 1]
+    with pytest.warns(UserWarning, match=f"1 of 1 questions exceed {room + 2} tokens"):
+        closed_rag.answer(["mayor " * longest])
+
+
 def test_what_a_closed_book_cannot_do_is_told_in_one_line(closed_rag, null_rag, tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tiny_run.folder)
     for action, message in {

@@ -15,7 +15,7 @@ from rag_jax.index import hybrid
 from rag_jax.index.bm25 import Bm25Searcher
 from rag_jax.index.searchers import SEARCHERS, Searcher, has_vectors, open_searchers
 from rag_jax.index.vectors import Vectors
-from rag_jax.progress import waiting
+from rag_jax.progress import tell, waiting
 from rag_jax.storage import pull, shown, twin
 
 FOLDER_KIND = "passage index"
@@ -173,6 +173,23 @@ def open_contents(
     if passages.checksum != manifest.passages_checksum or len(passages) != manifest.count:
         fail(f"{folder / 'passages'}: not the passages of the vectors beside it; build it again with {BUILD}")
     return Contents(manifest, vectors, passages)
+
+
+def check_kind(kind: str, index: Index, *, as_built: bool = True) -> None:
+    """UserError where config.index.kind is of vectors and the index of words, or the other way round.
+
+    as_built: whether its own searcher searches it; then another kind of the same family is noted.
+    """
+    built = index.manifest.kind
+    if index.by_vector != has_vectors(kind):
+        fail(
+            f"config.index.kind: found {kind!r}, but {shown(index.folder)} was made for {built!r}; set that, or build "
+            f"the index again with {BUILD}"
+        )
+    if kind != built and as_built:
+        tell(
+            f"note: config.index.kind is {kind!r}, but {shown(index.folder)} was built as {built!r}, and is searched so"
+        )
 
 
 def verify_index(folder: Path) -> str:

@@ -103,8 +103,9 @@ class Views:
         if len(question) > MOST_LETTERS:
             return f"found {len(question)} characters, expected at most {MOST_LETTERS}"
         if retriever.too_long([question]):
-            limit = retriever.length.question
-            return f"found more tokens than the question encoder reads, expected at most {limit} (length.question)"
+            key = retriever.question_limit
+            who = "question encoder" if key == "question" else "generator"
+            return f"found more tokens than the {who} reads, expected at most {retriever.length[key]} (length.{key})"
         return ""
 
     def answer(self, settings: Settings, questions: Sequence[str]) -> list[Answer]:

@@ -15,7 +15,7 @@ from rag_jax.errors import UserError
 from rag_jax.hub import huggingface, source
 from rag_jax.hub.pretrained import open_pretrained
 from rag_jax.index import bm25
-from rag_jax.index.base import BUILD, Index, Maker, has_vectors, open_index
+from rag_jax.index.base import Index, Maker, check_kind, has_vectors, open_index
 from rag_jax.models import rag
 from rag_jax.parallel import Devices
 from rag_jax.storage import address
@@ -109,11 +109,7 @@ def open_own_index(
         return None
     expected = start.passage_encoder if start.progress is None else None
     index = open_index(place.index, expect_fingerprint=expected, tokenizer=tokenizer, searcher=searcher)
-    if index.by_vector != has_vectors(kind):
-        raise UserError(
-            f"config.index.kind: found {kind!r}, but {place.index} was made for {index.manifest.kind!r}; set that, or "
-            f"build the index again with {BUILD}"
-        )
+    check_kind(kind, index, as_built=searcher is None)
     if start.progress and (found := index.manifest.encoder_fingerprint) != start.passage_encoder:
         raise UserError(
             f"{place.checkpoints}: trained with an index by passage encoder {start.passage_encoder}, not {found}, "
