@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -270,6 +271,12 @@ def test_identity_is_that_of_weights_passages_and_settings(swapped, decoding, ti
     weights = jax.tree.map(lambda x: x, swapped.params)
     weights["generator"]["final_logits_bias"] += 1
     assert Rag(swapped.model, weights, swapped.retriever, swapped.config, swapped.parallel).identity() != first
+    index = swapped.retriever.index
+    # The same vectors, searched otherwise.
+    for change in ({"kind": "scann"}, {"search": {"scann": {"leaves_to_search": 7}}}):
+        other = replace(index, manifest=replace(index.manifest, **change))
+        retriever = swapped.retriever._replace(index=other)
+        assert Rag(swapped.model, swapped.params, retriever, swapped.config, swapped.parallel).identity() != first
     swapped.swap_index(tiny_run.index_after)
     assert swapped.identity() != first
 

@@ -114,6 +114,7 @@ def test_a_question_that_cannot_be_answered(tiny_run, unchanged, arguments, stdi
         (["--config.data.train=damaged.jsonl"], "damaged.jsonl:2: not JSON"),
         (["--config.data.valid=missing.jsonl"], "missing.jsonl: cannot be read"),
         (["--config.generator.ffn=48"], "made with another configuration"),
+        (["--config.generator.start_id=0"], "config.generator.start_id: found 0, expected 2, `</s>`"),
         (["--config.joint.steps=0"], "made in the stage 'joint', which now has no steps"),
         ([f"--config.{stage}.steps=0" for stage in STAGES], "config.joint.steps: found 0, as in all of denoise,"),
     ],

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from rag_jax.errors import UserError
 from rag_jax.index import on_devices
 from rag_jax.index.on_devices import OnDevices
 from rag_jax.index.vectors import Vectors, write_shard
@@ -51,6 +52,14 @@ def test_the_best_of_all_devices_are_found_with_their_vectors_and_tokens(opened,
         assert (found.title_BK[b, k], found.text_BK[b, k]) == (len(title), len(text))
         whole = np.concatenate([title, text])[:8]
         np.testing.assert_array_equal(found.token_BKP[b, k, : len(whole)], whole)
+
+
+def test_more_tokens_than_a_device_can_number_are_refused(store, vector_of, tmp_path, monkeypatch):
+    write_shard(tmp_path, 0, vector_of)
+    vectors = Vectors(tmp_path, *vector_of.shape, "float32", len(vector_of))
+    monkeypatch.setattr(on_devices, "LIMIT", len(vector_of))
+    with pytest.raises(UserError, match=r"tokens of passages on a device; at most .* have int32 places"):
+        OnDevices(vectors, store, Pmap(jax.devices()[:1]), tokens=8, vocabulary=300)
 
 
 def test_it_searches_as_other_searchers_do(opened, vector_of):

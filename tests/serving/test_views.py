@@ -22,6 +22,11 @@ def test_an_index_of_another_encoder_is_refused(tiny_run, tiny_rag):
     assert tiny_rag.retriever.index.folder == tiny_run.workdir / "index"
 
 
+def test_a_model_may_always_read_as_many_passages_as_its_own_configuration_says(views, monkeypatch):
+    monkeypatch.setattr("rag_jax.serving.views.MOST_K", 1)
+    assert views.most_k("before") == views.own.k > 1 and views.settings().k == views.own.k
+
+
 def test_a_closed_book_has_no_passages_to_choose(tiny_rag):
     book = Rag(
         tiny_rag.model, tiny_rag.params, tiny_rag.retriever._replace(index=None), tiny_rag.config, tiny_rag.parallel
