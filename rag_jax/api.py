@@ -25,8 +25,8 @@ from rag_jax.decode.generate import STOPPING, DecodeConfig, Generated, generate,
 from rag_jax.errors import UserError, fail
 from rag_jax.hub.folder import Trained, write_folder
 from rag_jax.hub.huggingface import check_vocabulary
-from rag_jax.hub.pretrained import as_made, check_fits, open_pretrained
-from rag_jax.hub.resolve import resolve
+from rag_jax.hub.pretrained import check_fits, open_pretrained
+from rag_jax.hub.resolve import as_made
 from rag_jax.index.base import BUILD, check_kind, open_index
 from rag_jax.models import null_document, rag
 from rag_jax.models.bart import BartConfig
@@ -177,7 +177,7 @@ class Rag:
         a run. config: in place of the one that the model was trained with, for instance to decode as RAG-Sequence.
         """
         found = open_pretrained(name, checkpoint=checkpoint)
-        config = found.config if config is None else as_made(resolve(config), found)
+        config = found.config if config is None else as_made(config, found)
         tasks.check_labels(str(name), found.config.data, config.data)
         check_fits(config, found.config, str(name))
         null, own = (settings.retrieval.null_document for settings in (config, found.config))

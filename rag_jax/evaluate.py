@@ -56,7 +56,7 @@ def main(_) -> None:
             n_docs=n_docs,
             kilt_out=options.kilt_out,
             names=task.metrics,
-            paper=own_numbers(task.paper, kind, options.split, "" if kind == "closed book" else ablation(rag.config)),
+            paper=own_numbers(task.paper, kind, options.split, ablation(rag.config)),
             submission=task.submission,
         )
         evaluate(rag, rag.config, place.folder, asked, joined)

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -53,6 +54,14 @@ class Team:
         """
         if len(set(self._all(name, value).values())) > 1:
             fail(f"{name}: the {self.processes} processes differ; start all with the same command, files and weights")
+
+    def share(self, folder: Path, name: str, value: str = "") -> None:
+        """As `wait`, with a folder that process 0 makes; UserError where this process does not see it."""
+        if self.first:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.wait(name, value)
+        if not folder.is_dir():
+            fail(f"{folder}: not here, though process 0 has made it; all processes must see the same folders")
 
     def agree(self, **values: Any) -> None:
         """Raises UserError that names the first value which another process has otherwise; each name is used once."""
@@ -160,7 +169,8 @@ class Watch:
         else:
             said, code = str(error) or type(error).__name__, CRASHED
             traceback.print_exception(error)
-        self._joined.say("failed" if code == MISTAKE else "crashed", said)
+        with suppress(Exception):  # the service is gone, and so are the others
+            self._joined.say("failed" if code == MISTAKE else "crashed", said)
         self._exit(code)
 
     def _run(self) -> None:
@@ -201,11 +211,12 @@ class Watch:
         sys.stdout.flush()
         sys.stderr.flush()
         joined, last = self._joined, time.monotonic() + GRACE + 3 * BEAT
-        with suppress(jax.errors.JaxRuntimeError):  # the service is gone
+        try:
             joined.say("left", "")
             while joined.first and len(joined.told("left")) < joined.processes and time.monotonic() < last:
                 time.sleep(POLL)
-        os._exit(code)
+        finally:  # whatever a service that is gone raises
+            os._exit(code)
 
 
 def _join(coordinator: str, processes: int, process: int) -> Team:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ml_collections import ConfigDict
 
 from rag_jax.command import find_config, load_config
-from rag_jax.config import STAGES, default_config
+from rag_jax.config import STAGES, closed_book, default_config
 from rag_jax.errors import fail
 
 KINDS, ABLATIONS, RUNLOCAL = ("token", "sequence"), ("frozen", "bm25", "closedbook"), "runlocal"
@@ -63,9 +63,11 @@ class Variant:
 
 
 def ablation(config: ConfigDict) -> str:
-    """Which ablation of the paper's table 6 a configuration with passages is: 'bm25', 'frozen' or none, ''."""
+    """Which ablation of the paper's table 6 a configuration is: 'bm25', 'frozen' or none, ''."""
     if config.index.kind == "bm25":
         return "bm25"
+    if closed_book(config):
+        return ""
     trained = [config[stage].train_question_encoder for stage in ("reader", "joint") if config[stage].steps]
     return "" if any(trained) or not trained else "frozen"
 

@@ -50,7 +50,7 @@ def test_a_closed_book_has_no_use_for_passages_that_hold_the_answer():
     assert config.reader.steps and not config.reader.depth and not config.reader.substitution
 
 
-@pytest.mark.parametrize("words", ["token", "sequence,frozen", "token,bm25", "frozen,runlocal"])
+@pytest.mark.parametrize("words", ["token", "sequence,frozen", "token,bm25", "frozen,runlocal", "closedbook"])
 def test_an_ablation_is_known_by_its_configuration(words):
     """Which tells beside which of the paper's numbers it stands."""
     expected = ({"frozen", "bm25"} & set(words.split(","))) or {""}

@@ -191,12 +191,10 @@ def _lines(totals: Totals, asked: Asked) -> Lines:
     """Every sum, with the paper's own number of that label or, beside its first in percent, of the measure."""
     lines: dict[str, tuple[Sum, float | None]] = {}
     for name, sums in totals.sums().items():
-        beside = asked.paper.get(name)
+        first = next((label for label, found in sums.items() if hasattr(found, "percent")), None)
         for label, found in sums.items():
-            if hasattr(found, "percent"):
-                lines[label], beside = (found, asked.paper.get(label.replace(" ", "_"), beside)), None
-            else:
-                lines[label] = found, None
+            beside = asked.paper.get(name) if label == first else None
+            lines[label] = found, asked.paper.get(label.replace(" ", "_"), beside)
     yield from ((label, *line) for label, line in lines.items())
 
 

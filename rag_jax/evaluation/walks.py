@@ -135,11 +135,8 @@ class Walks:
         if self.team.first:
             for other in set(self._folder.glob(f"{name}-*")) - {folder}:
                 shutil.rmtree(other)
-            folder.mkdir(parents=True, exist_ok=True)
             if done := len(list(folder.glob("*.jsonl"))):
                 print(f"{folder}: going on, {done} batches are there", flush=True)
-        self.team.wait(f"the start of {name}", f"{made_from} {start}")
-        if not folder.is_dir():
-            fail(f"{folder}: not here, though process 0 has made it; all processes must see the same folders")
+        self.team.share(folder, f"the start of {name}", f"{made_from} {start}")
         self._opened.append(folder)
         return folder

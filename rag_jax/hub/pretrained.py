@@ -64,16 +64,14 @@ def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best
     return _export(folder, str(name)) if (folder / EXPORTED).is_file() else _foreign(folder)
 
 
-def as_made(config: ConfigDict, found: Pretrained) -> ConfigDict:
-    """The configuration with what nobody may choose for a model: the scale that its weights bring, and, where it says
+def take_own(config: ConfigDict, found: Pretrained) -> None:
+    """Puts the model's own into an unlocked configuration: the scale that its weights bring, whatever is stated, and
 
-    nothing of it, how the question is written.
+    how the question is written where nothing is.
     """
-    config = ConfigDict(config).copy_and_resolve_references().unlock()
     config.data.question_text = config.data.question_text or found.config.data.question_text
     if found.scaled:
-        config.retrieval.update(score_scale=1.0, learn_score_scale=False)
-    return config.lock()
+        config.retrieval.score_scale = found.config.retrieval.score_scale
 
 
 def check_fits(config: ConfigDict, own: ConfigDict, name: str) -> None:

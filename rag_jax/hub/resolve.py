@@ -11,7 +11,7 @@ from rag_jax.config import default_config
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.hub import huggingface, source
-from rag_jax.hub.pretrained import Pretrained, check_fits, open_pretrained, sizes
+from rag_jax.hub.pretrained import Pretrained, check_fits, open_pretrained, sizes, take_own
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 from rag_jax.validation import validate
@@ -35,14 +35,21 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return config.lock()
 
 
+def as_made(config: ConfigDict, found: Pretrained) -> ConfigDict:
+    """Returns the resolved configuration for a model that is opened with it, not trained on."""
+    config = resolve(config).unlock()
+    take_own(config, found)
+    config.retrieval.learn_score_scale &= not found.scaled  # its weights know nothing of one
+    return config.lock()
+
+
 def _from_whole(config: ConfigDict, found: Pretrained) -> None:
     flag = f"init_from = {config.init_from}"
     check_fits(config, found.config, flag)
     for group in ("encoder", "generator"):
         _take(config, group, {key: found.config[group][key] for key in SIZES[group]}, flag)
-    config.data.question_text = config.data.question_text or found.config.data.question_text
-    given = found.config.retrieval.score_scale
-    config.retrieval.score_scale = given if found.scaled else config.retrieval.score_scale or given
+    take_own(config, found)
+    config.retrieval.score_scale = config.retrieval.score_scale or found.config.retrieval.score_scale
     config.retrieval.learn_score_scale |= found.config.retrieval.learn_score_scale
     if config.retrieval.null_document == "none":
         config.retrieval.null_document = found.config.retrieval.null_document

@@ -70,7 +70,7 @@ def build(
     base = open_contents(folder, expect_fingerprint=maker.fingerprint, tokenizer=generator_tokenizer) if add else None
     temporary = folder.with_name(f".{folder.name}.passages")
     try:
-        _make(temporary, team)
+        team.share(temporary, "a place for the passages")
         if team.first:
             passage_store(config.data, temporary, generator_tokenizer, source=add, base=base)
         team.wait("the passages")
@@ -96,18 +96,6 @@ def build(
         print(f"{folder}: {len(store):,} passages, {config.index.kind} index by {by}")
         publish(folder)
         shutil.rmtree(temporary)
-
-
-def _make(folder: Path, team: Team) -> None:
-    """Makes a folder for all processes; UserError in those that do not see it."""
-    if team.first:
-        folder.mkdir(parents=True, exist_ok=True)
-    team.wait("a place for the passages")
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: not here, though process 0 has made it; several processes build an index on a disk that all "
-            "see: start the command on one machine, without --coordinator"
-        )
 
 
 def _search(index: ConfigDict) -> dict[str, Any]:
