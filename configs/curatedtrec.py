@@ -14,10 +14,9 @@ and on two CPU cores, in minutes, from nothing but this package:
 curatedtrec:token and curatedtrec:sequence (the default), from runs/nq of that kind, else --config.init_from=RUN;
 frozen, bm25 (build its index), closedbook (from the closed book of nq) and runlocal (which starts from nothing) as
 configs/paper.py says.
-Files: DPR's biencoder-curatedtrec-train.json.gz, -dev.json.gz and curatedtrec-test.qa.csv
-(data.retriever.curatedtrec-train, curatedtrec-dev, qas.curatedtrec-test) in data/curatedtrec. The first two lack the
-questions for which DPR found no passage: of the paper's 1,353 they have 1,125 (Karpukhin et al. 2020, table 1), so a
-score on the second is not the paper's dev.
+Files: DPR's, fetched as configs/paper.py says with --resource=data.retriever.curatedtrec, train and dev, and
+data.retriever.qas.curatedtrec-test. The first two lack the questions for which DPR found no passage: of the paper's
+1,353 they have 1,125 (Karpukhin et al. 2020, table 1), so a score on the second is not the paper's dev.
 The paper's: the start; the pattern's most frequent match in the 1,000 best passages is learned; 15 or 50 passages in
 the test; greedy. Ours: 200 steps, about ten epochs of the 1,353, and their warm-up. The rest stands in
 configs/paper.py, with whose it is.
@@ -37,9 +36,9 @@ def get_config(words: str = ""):
     config = load_config(find_config(f"paper:{variant.kind}"))
     config.data.update(
         task="curatedtrec",
-        train="data/curatedtrec/biencoder-curatedtrec-train.json.gz",
-        valid="data/curatedtrec/biencoder-curatedtrec-dev.json.gz",
-        test="data/curatedtrec/curatedtrec-test.qa.csv",
+        train="downloads/data/retriever/curatedtrec-train.json",
+        valid="downloads/data/retriever/curatedtrec-dev.json",
+        test="downloads/data/retriever/qas/curatedtrec-test.csv",
     )
     config.init_from = "./runs/nq"  # a folder, not a name of the hub; in place of DPR's question encoder and BART
     config.parts.update(question_encoder="", generator="")

@@ -12,7 +12,7 @@ and on two CPU cores, in minutes, from nothing but this package:
     python -m rag_jax.evaluate        --workdir=runs/nq_local
 
 nq:token and nq:sequence (the default); frozen, bm25, closedbook and runlocal as configs/paper.py says.
-Files: DPR's nq-train.qa.csv, nq-dev.qa.csv and nq-test.qa.csv (data.retriever.qas.nq-train, ..) in data/nq.
+Files: DPR's, fetched as configs/paper.py says with --resource=data.retriever.qas.nq, all three.
 The paper's: every answer of a question is an example of its own; 15 or 50 passages in the test; greedy. The rest stands
 in configs/paper.py, with whose it is.
 
@@ -31,8 +31,8 @@ def get_config(words: str = ""):
     config = load_config(find_config(f"paper:{variant.kind}"))
     config.data.update(
         task="nq",
-        train="data/nq/nq-train.qa.csv",
-        valid="data/nq/nq-dev.qa.csv",
-        test="data/nq/nq-test.qa.csv",
+        train="downloads/data/retriever/qas/nq-train.csv",
+        valid="downloads/data/retriever/qas/nq-dev.csv",
+        test="downloads/data/retriever/qas/nq-test.csv",
     )
     return variant.applied(config)

@@ -17,8 +17,9 @@ Ours: the number of steps (the script has 100 epochs and stops early; here too t
 task's first measure on 500 validation questions); bfloat16, where both have mixed precision in float16; ScaNN, where
 both have FAISS.
 
-DPR's script fetches Wikipedia's passages and its four tasks: python dpr/data/download_data.py --resource=RESOURCE.
-The file is data/wikipedia/psgs_w100.tsv.gz (data.wikipedia_split.psgs_w100), 21,015,324 passages.
+DPR's script fetches Wikipedia's passages and its four tasks; started in the folder that these commands are started in,
+it leaves each file where these configurations look for it, below downloads:
+python DPR/dpr/data/download_data.py --resource=data.wikipedia_split.psgs_w100 brings the 21,015,324 passages.
 The index of one task serves all of them: pass it on by ln -s ../nq/index runs/OTHER/index.
 """
 
@@ -37,7 +38,7 @@ def get_config(kind: str = "sequence"):
         generator="facebook/bart-large",
     )
     config.retriever.shared = False
-    config.data.passages = "data/wikipedia/psgs_w100.tsv.gz"
+    config.data.passages = "downloads/data/wikipedia_split/psgs_w100.tsv"
     config.length.update(question=128, passage=256, source=300, target=25)  # of passages 256, DPR's
     config.encoder.dtype = config.generator.dtype = config.index.dtype = "bfloat16"
     # Ours, so that it fits eight chips of 16 GB (python -m rag_jax.plan): layers computed again, few answers at a time.

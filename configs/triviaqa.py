@@ -12,8 +12,10 @@ and on two CPU cores, in minutes, from nothing but this package:
     python -m rag_jax.evaluate        --workdir=runs/triviaqa_local
 
 triviaqa:token and triviaqa:sequence (the default); frozen, bm25, closedbook and runlocal as configs/paper.py says.
-Files: DPR's trivia-train.qa.csv.gz, trivia-dev and trivia-test (data.retriever.qas.trivia-train, ..) in data/triviaqa.
-The paper's other test is of Wikipedia's questions: --config.data.test=FILE, TriviaQA's own JSON.
+Files: DPR's, fetched as configs/paper.py says with --resource=data.retriever.qas.trivia, all three. The paper's other
+test is TriviaQA's own on Wikipedia, whose answers are hidden: with --config=triviaqa --config.data.test=FILE, the
+wikipedia-test-without-answers.json of triviaqa-rc.tar.gz, evaluate writes submission.json, which TriviaQA's competition
+on CodaLab judges.
 The paper's: answers that none of the 1,000 best passages holds are left out; 15 or 50 passages in the test; greedy. The
 rest stands in configs/paper.py, with whose it is.
 
@@ -32,8 +34,8 @@ def get_config(words: str = ""):
     config = load_config(find_config(f"paper:{variant.kind}"))
     config.data.update(
         task="triviaqa",
-        train="data/triviaqa/trivia-train.qa.csv.gz",
-        valid="data/triviaqa/trivia-dev.qa.csv.gz",
-        test="data/triviaqa/trivia-test.qa.csv.gz",
+        train="downloads/data/retriever/qas/trivia-train.csv",
+        valid="downloads/data/retriever/qas/trivia-dev.csv",
+        test="downloads/data/retriever/qas/trivia-test.csv",
     )
     return variant.applied(config)

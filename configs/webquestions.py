@@ -14,9 +14,9 @@ and on two CPU cores, in minutes, from nothing but this package:
 webquestions:token and webquestions:sequence (the default), from runs/nq of that kind, else --config.init_from=RUN;
 frozen, bm25 (build its index), closedbook (from the closed book of nq) and runlocal (which starts from nothing) as
 configs/paper.py says.
-Files: DPR's biencoder-webquestions-train.json.gz, -dev.json.gz and webquestions-test.qa.csv (data.retriever.webq-train,
-webq-dev, qas.webq-test) in data/webquestions. The first two lack the questions for which DPR found no passage: of the
-paper's 3,417 they have 2,474 (Karpukhin et al. 2020, table 1), so a score on the second is not the paper's dev.
+Files: DPR's, fetched as configs/paper.py says with --resource=data.retriever.webq, train and dev, and
+data.retriever.qas.webq-test. The first two lack the questions for which DPR found no passage: of the paper's 3,417 they
+have 2,474 (Karpukhin et al. 2020, table 1), so a score on the second is not the paper's dev.
 The paper's: the start; every answer is an example of its own; 15 or 50 passages in the test; greedy. Ours: 500 steps,
 about ten epochs of the 3,417, and their warm-up. The rest stands in configs/paper.py, with whose it is.
 
@@ -35,9 +35,9 @@ def get_config(words: str = ""):
     config = load_config(find_config(f"paper:{variant.kind}"))
     config.data.update(
         task="webquestions",
-        train="data/webquestions/biencoder-webquestions-train.json.gz",
-        valid="data/webquestions/biencoder-webquestions-dev.json.gz",
-        test="data/webquestions/webquestions-test.qa.csv",
+        train="downloads/data/retriever/webq-train.json",
+        valid="downloads/data/retriever/webq-dev.json",
+        test="downloads/data/retriever/qas/webq-test.csv",
     )
     config.init_from = "./runs/nq"  # a folder, not a name of the hub; in place of DPR's question encoder and BART
     config.parts.update(question_encoder="", generator="")

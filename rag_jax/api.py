@@ -215,7 +215,8 @@ class Rag:
         index: tuple[Any, ...] = ()
         if self.retriever.index is not None:
             manifest = self.retriever.index.manifest
-            index = manifest.encoder_fingerprint, manifest.passages_checksum, manifest.kind, manifest.search
+            made = manifest.encoder_fingerprint, manifest.passages_checksum
+            index = *made, manifest.kind, manifest.dtype, manifest.search
         reading = config.retrieval.k, sorted(config.length.items()), config.data.truncation, config.data.question_text
         return model_fingerprint(str((self.model, self.decode, index, reading)), self.params)
 

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1
 
 from rag_jax.errors import UserError, fail
-from rag_jax.files import MANIFEST, read_manifest, write_manifest
+from rag_jax.files import MANIFEST, read_manifest, write_manifest, write_sealed
 from rag_jax.progress import waiting
 from rag_jax.storage import address, publish
 
@@ -56,6 +56,16 @@ class Checkpoints:
         except Exception as error:  # of orbax and what is below it
             self._failed(step, error)
         self._saving = step, self._writer.submit(self._finish, written, told)
+
+    def rescore(self, step: int, score: float) -> None:
+        """Gives a checkpoint that was saved as `unscored` its score; what it holds is not written again."""
+        self.wait()
+        if jax.process_index() == 0:
+            told = self._told(step)
+            told |= {"score": float(score), "extra": told["extra"] | {"unscored": False}}
+            write_sealed(self.folder / str(step) / MANIFEST, told)
+            self._tidy()
+        publish(*self._along, self.folder)
 
     def wait(self) -> None:
         """Returns when what was saved is whole; UserError where it could not be written."""

@@ -54,8 +54,10 @@ class _Claim:
         except FileNotFoundError as error:
             fail(f"{self._remote.url}: cannot be written ({error}); is there such a bucket?")
         try:
-            while not self._made():
+            waited = False
+            while not self._made() or (waited and not self._lasts()):
                 self._wait()
+                waited = True
         except BaseException:
             with suppress(UserError):  # what went wrong first is told
                 self._remote.remove(LIFE + self._id)
@@ -88,12 +90,19 @@ class _Claim:
             return self._is_ours()  # the answer to an earlier try was lost
         return True
 
+    def _lasts(self) -> bool:
+        """Of several who waited for the same owner, the last to remove its claim may have removed another's."""
+        time.sleep(POLL)
+        return self._is_ours()
+
     def _is_ours(self) -> bool:
         return self._remote.read(OWNER) == self._content
 
     def _wait(self) -> None:
         """Returns where the claim is free, another's than before, or left behind and removed."""
         remote, claim = self._remote, self._remote.read(OWNER)
+        if claim is None:
+            return
         owner, life = _told(claim)
         before = remote.read(life)
         tell(f"{remote.url}: {owner} has claimed it; waiting {SILENCE} seconds for a sign of life")
@@ -104,7 +113,8 @@ class _Claim:
                 return
             if remote.read(life) != before:
                 fail(f"{remote.url}: {owner} is writing it; wait until it has ended, stop it, or give another place")
-        remote.remove(OWNER)
+        if remote.read(OWNER) == claim:
+            remote.remove(OWNER)
         remote.remove(life)
 
 

@@ -25,6 +25,7 @@ flags.DEFINE_list("parts", None, "What to measure: answers, retrieval, reading, 
 flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "Which questions: data.test, for instance.")
 flags.DEFINE_integer("limit", None, "Only the first so many questions.")
 flags.DEFINE_string("sweep", None, "Instead: measures against the passages read, from one search, as n_docs=1,5,10.")
+flags.DEFINE_list("beside", [], "With --sweep: folders of other runs, whose sweeps are drawn in one picture with it.")
 flags.DEFINE_string("kilt_out", None, "File for the answers with their pages in KILT's form.")
 flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint.")
 
@@ -39,6 +40,7 @@ def main(_) -> None:
     from rag_jax.data.tasks import TASKS
     from rag_jax.evaluation.report import Asked, evaluate, own_numbers
     from rag_jax.parallel import keep_programs
+    from rag_jax.sole import sole_writer
     from rag_jax.team import team
     from rag_jax.variants import ablation
 
@@ -47,6 +49,7 @@ def main(_) -> None:
             keep_programs(place.programs)
         rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)
         task = TASKS[rag.config.data.task]
+        published = task.comparable(options.split, rag.config.data[options.split])
         kind = "closed book" if closed_book(rag.config) else rag.config.kind
         asked = Asked(
             parts=tuple(options.parts if options.parts is not None else () if n_docs else ("answers",)),
@@ -54,12 +57,14 @@ def main(_) -> None:
             limit=options.limit,
             swap_index=options.swap_index,
             n_docs=n_docs,
+            beside=tuple(options.beside),
             kilt_out=options.kilt_out,
             names=task.metrics,
-            paper=own_numbers(task.paper, kind, options.split, ablation(rag.config)),
+            paper=own_numbers(published, kind, options.split, ablation(rag.config)),
             submission=task.submission,
         )
-        evaluate(rag, rag.config, place.folder, asked, joined)
+        with sole_writer(place.folder / "metrics.json", joined.first):
+            evaluate(rag, rag.config, place.folder, asked, joined)
 
 
 def swept(sweep: str) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_jax.errors import REFUSALS, UserError, fail
-from rag_jax.progress import Progress, waiting
+from rag_jax.progress import Progress
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -34,7 +34,8 @@ def temporary_beside(path: str | Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Returns when a file's bytes, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -80,9 +81,9 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], N
                 content(temporary)
             else:
                 temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-            _flush(temporary)
+            flush(temporary)
             os.replace(temporary, path)
-            _flush(path.parent)
+            flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -288,51 +289,3 @@ def _check_file(path: Path, entry: dict[str, Any], listed_in: str, seen: Callabl
         fail(f"{path}: {size} bytes, expected {entry['size']}; damaged; restore it or build the folder again")
     if seen and checksum(path, seen) != entry["sha256"]:
         fail(f"{path}: differs from its checksum in {listed_in}; damaged; restore it or build the folder again")
-
-
-def replace_folder(temporary: str | Path, final: str | Path) -> None:
-    """Flushes a finished folder and renames it to `final`, whose older folder is removed when all is well."""
-    temporary, final = Path(temporary), Path(final)
-    with waiting(f"{final}: written out to the disk"):
-        for member in temporary.rglob("*"):
-            _flush(member)
-    aside = temporary_beside(final)
-    try:
-        if final.exists():
-            os.replace(final, aside)
-        os.replace(temporary, final)
-    except BaseException:
-        if aside.exists() and not final.exists():
-            os.replace(aside, final)
-        raise
-    _flush(final.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def link(source: str | Path, target: str | Path) -> None:
-    """A second name for a file that is never written in place; a copy where the file system has none."""
-    Path(target).unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def link_folder(source: Path, target: Path) -> None:
-    """A folder of such names for all files of another, in place of what is there."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, copy_function=link)
-
-
-def build_folder(final: str | Path, build: Callable[[Path], None]) -> None:
-    """Calls build(folder beside `final`) and renames that to `final`; a failure leaves nothing behind."""
-    final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(final)
-    try:
-        with writing(final, temporary):
-            temporary.mkdir()
-            build(temporary)
-            replace_folder(temporary, final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

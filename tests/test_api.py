@@ -218,6 +218,7 @@ def test_no_questions_no_answers(tiny_rag):
         (["why?", " \t"], None, "question 2: empty"),
         ("why?", None, r"found the string 'why\?', expected a list"),
         (["why?"], 31, "found 31, expected at most 30"),
+        (["why?"], 0, "found 0, expected"),
     ],
 )
 def test_what_cannot_be_answered(tiny_rag, questions, k, message):
@@ -272,8 +273,8 @@ def test_identity_is_that_of_weights_passages_and_settings(swapped, decoding, ti
     weights["generator"]["final_logits_bias"] += 1
     assert Rag(swapped.model, weights, swapped.retriever, swapped.config, swapped.parallel).identity() != first
     index = swapped.retriever.index
-    # The same vectors, searched otherwise.
-    for change in ({"kind": "scann"}, {"search": {"scann": {"leaves_to_search": 7}}}):
+    # The same passages, rounded or searched otherwise.
+    for change in ({"kind": "scann"}, {"dtype": "bfloat16"}, {"search": {"scann": {"leaves_to_search": 7}}}):
         other = replace(index, manifest=replace(index.manifest, **change))
         retriever = swapped.retriever._replace(index=other)
         assert Rag(swapped.model, swapped.params, retriever, swapped.config, swapped.parallel).identity() != first

@@ -132,6 +132,19 @@ def test_a_missing_file_is_named(saved, tmp_path):
     checkpoints.close()
 
 
+def test_a_score_that_comes_later_writes_no_array_again(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "checkpoints")
+    checkpoints, (params, optimizer) = Checkpoints(folder), trees(1)
+    checkpoints.save(6, params, optimizer, score=-1.0, extra=EXTRA | {"unscored": True})
+    assert checkpoints.best() == 5
+    before = {path: path.stat().st_mtime_ns for path in (folder / "6").rglob("*") if path.name != MANIFEST}
+    checkpoints.rescore(6, 0.5)
+    assert checkpoints.best() == 6 and checkpoints.extra(6) == EXTRA | {"unscored": False}
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    again = Checkpoints(folder)
+    assert bits(again.restore(6, params=abstract(params))["params"]) == bits(params)
+
+
 def test_what_is_saved_is_the_state_at_that_moment(tmp_path):
     """The next step gives the state's memory away while it is being written."""
     parallel = Pmap()

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 
@@ -85,6 +85,26 @@ def test_what_a_killed_one_leaves_behind_is_taken_over(holder, capsys):
         pass
     said = f"{URL}: process 7 on another has claimed it; waiting 2 seconds for a sign of life\n"
     assert capsys.readouterr().err == said
+
+
+def test_of_two_who_waited_for_a_dead_one_a_single_one_has_it(monkeypatch):
+    """The slower one removes what it takes for the dead one's claim: the faster one's, who has made it meanwhile."""
+    claim._Claim(Remote(URL), "a dead one").take()
+    lasts, slower, leaving = claim._Claim._lasts, claim._Claim(Remote(URL), "the slower one"), Event()
+    alive = Thread(target=slower.live, args=(leaving,))
+
+    def taken_over(faster):
+        monkeypatch.setattr(claim._Claim, "_lasts", lasts)
+        Remote(URL).remove(claim.OWNER)
+        slower.take()
+        alive.start()
+        return lasts(faster)
+
+    monkeypatch.setattr(claim._Claim, "_lasts", taken_over)
+    with pytest.raises(UserError, match="the slower one is writing it"), claimed(URL, "the faster one"):
+        pass
+    leaving.set()
+    alive.join()
 
 
 @pytest.mark.parametrize("holder", [3], indirect=True)

@@ -131,6 +131,24 @@ def test_a_killed_run_goes_on_to_the_same_end(tiny_run, tmp_path):
 
 
 @pytest.mark.long
+def test_a_run_goes_on_with_another_configuration(tiny_run, tmp_path):
+    """What was found ahead for a batch of 8 questions is of no use for one of 16; nor is a step of other numbers."""
+    workdir = begun(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers", "checkpoints")
+    larger = "--config.joint.batch=16", "--config.joint.k=2"
+    said = tiny_run.command("train", *COMMON, workdir, *larger, "--config.joint.steps=5").stdout
+    assert "goes on with another configuration: config.joint.batch is 16, was 8; config.joint.k is 2, was 3" in said
+    for lag, steps in ((0, 6), (1, 7)):  # the passages are found in the step, which leaves none, then ahead of it
+        said = tiny_run.command(
+            "train", *COMMON, workdir, *larger, f"--config.joint.steps={steps}", f"--config.retrieval.lag={lag}"
+        ).stdout
+        assert "another configuration" not in said
+        assert Checkpoints(workdir / "checkpoints").latest() == 6 + steps
+    failed = tiny_run.command("train", *COMMON, workdir, *larger, "--config.reader.steps=2", code=2).stderr
+    assert "the stage 'joint' of the newest checkpoint began after 6 steps, found 4; give" in failed
+    assert Checkpoints(workdir / "checkpoints").latest() == 13
+
+
+@pytest.mark.long
 def test_answers_to_learn_are_looked_for_once(tiny_run, tmp_path):
     """TriviaQA's answers that no passage holds are not learned; a run that goes on looks for none."""
     workdir = begun(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers")

@@ -1,8 +1,11 @@
 """evaluate as a user types it: several processes measure what one measures, and what was killed goes on."""
 
+import os
 import shutil
 
 import pytest
+
+from rag_jax.sole import sole_writer
 
 EVERYTHING = "--parts=answers,retrieval,reading,hot_swap", "--sweep=n_docs=1,3"
 PARTS = "checkpoints", "tokenizers", "index"
@@ -68,6 +71,15 @@ def lines(done):
 def kept(done):
     """The batches that a process has answered."""
     return [line.split()[1] for line in lines(done) if line.startswith("kept")]
+
+
+@pytest.mark.long
+def test_one_measures_at_a_time(two_devices, asked, tmp_path):
+    command = asked("run")
+    with sole_writer(tmp_path / "run" / "metrics.json"):
+        said = two_devices.command(*command, code=2).stderr
+    assert f"metrics.json: process {os.getpid()} on " in said and "is writing it; wait until it has ended" in said
+    two_devices.command(*command)
 
 
 @pytest.mark.long

@@ -7,14 +7,12 @@ import pytest
 from rag_jax.errors import UserError
 from rag_jax.files import (
     MANIFEST,
-    build_folder,
     check_own,
     checksum,
     read_json,
     read_manifest,
     read_sealed,
     read_sealed_line,
-    replace_folder,
     sealed_line,
     write_atomically,
     write_json,
@@ -118,29 +116,6 @@ def test_every_changed_value_of_the_manifest_is_found(folder):
         write_json(folder / MANIFEST, {**whole, key: "other"})
         with pytest.raises(UserError, match="its own checksum"):
             read_manifest(folder, "thing")
-
-
-def test_folder_is_replaced_whole(tmp_path):
-    for content in ("old", "new"):
-        build_folder(tmp_path / "out" / "x", lambda path, content=content: write_atomically(path / "f", content))
-        assert (tmp_path / "out" / "x" / "f").read_text() == content
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["x"]
-
-
-def test_failed_build_and_failed_rename_keep_the_old_folder(tmp_path):
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "f").write_text("old")
-
-    def fails(path):
-        (path / "f").write_text("half")
-        raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError):
-        build_folder(tmp_path / "x", fails)
-    with pytest.raises(FileNotFoundError):
-        replace_folder(tmp_path / "none", tmp_path / "x")
-    assert (tmp_path / "x" / "f").read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
 def flips(content):

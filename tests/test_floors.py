@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "rag_jax"
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 FLOORS = (
-    ("core", "metrics", "errors", "progress", "files", "compiled", "remote", "storage", "preemption"),
+    ("core", "metrics", "errors", "progress", "files", "folders", "compiled", "remote", "storage", "preemption"),
     (
         "models", "data", "checkpoint", "parallel", "team", "claim", "sole",
         "config", "validation", "command", "workdir", "variants",
@@ -24,6 +24,8 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
     ("files", "errors"),
     ("files", "progress"),
+    ("folders", "files"),
+    ("folders", "progress"),
     ("compiled", "files"),
     ("remote", "errors"),
     ("remote", "files"),

@@ -94,14 +94,14 @@ def test_a_task_trains_and_is_measured(name, small, started, tmp_path, capsys):
     rag, task = Rag.load(place.folder), tasks.TASKS[config.data.task]
     steps = sum(config[name].steps for name in STAGES)
     assert [record["step"] for record in records(place.folder / "metrics.jsonl")] == [*range(steps)]
-    numbers = own_numbers(task.paper, config.kind, "test")
+    numbers = own_numbers(task.comparable("test", config.data.test), config.kind, "test")
     parts = ("answers", "retrieval") if task.labels else ("answers",)
     asked = Asked(parts, limit=8, names=task.metrics, paper=numbers, submission=task.submission)
     evaluate(rag, rag.config, place.folder, asked)
     metrics = json.loads((place.folder / "metrics.json").read_text())
     found = metrics["test_first_8"]
     out = capsys.readouterr().out
-    assert found and all(str(number) in out for number in [*numbers.values()][:1])
+    assert found and not numbers and " paper " not in out, "the demo's questions are not the paper's"
     predictions = records(place.folder / "predictions.jsonl")
     assert len(predictions) == 8
     assert all(len(prediction["documents"]) == config.retrieval.k for prediction in predictions)
@@ -175,12 +175,11 @@ def test_a_task_starts_from_the_run_of_another_and_reads_its_index(small, starte
         "fever2:label,closedbook,runlocal",
     ],
 )
-def test_a_closed_book_is_trained_from_nothing_and_measured_beside_the_paper_s(name, small, tmp_path, capsys):
+def test_a_closed_book_is_trained_from_nothing_and_measured(name, small, tmp_path):
     config, place = small(name), Workdir(tmp_path / "run")
     train(config, place)
     rag, task = Rag.load(place.folder), tasks.TASKS[config.data.task]
-    numbers = own_numbers(task.paper, "closed book", "test")
-    evaluate(rag, rag.config, place.folder, Asked(limit=8, names=task.metrics, paper=numbers))
-    assert all(str(number) in capsys.readouterr().out for number in list(numbers.values())[:1])
+    evaluate(rag, rag.config, place.folder, Asked(limit=8, names=task.metrics))
+    assert json.loads((place.folder / "metrics.json").read_text())["test_first_8"]
     assert [path.name for path in (place.folder / "tokenizers").iterdir()] == ["generator"]
     assert not (place.folder / "index").exists() and rag.answer(["what is the capital of Croatia?"])[0].documents == ()

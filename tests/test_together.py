@@ -1,6 +1,7 @@
 """Two processes of four devices train what one process of eight trains; and what ends one ends the other."""
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -14,6 +15,27 @@ from rag_jax.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.long
 SPLITS = "from rag_jax import parallel\nparallel.SMALL = 64"  # the tiny model has no array that is worth it
+# What jax refuses on an accelerator under the loop's transfer guard, a CPU allows: there nothing is copied.
+GUARDED = """
+import numpy
+from jax._src import array
+from jax._src.lib import guard_lib
+read = array.ArrayImpl._value.fget
+
+def check(found):
+    state = guard_lib.thread_local_state()
+    if state.device_to_host == guard_lib.TransferGuardLevel.DISALLOW and not state.explicit_device_get:
+        raise RuntimeError("a device is read unasked")
+    return found
+
+def checked(function):
+    def call(value, *more, **named):
+        return function(check(value) if isinstance(value, array.ArrayImpl) else value, *more, **named)
+    return call
+
+numpy.asarray, numpy.array = checked(numpy.asarray), checked(numpy.array)
+array.ArrayImpl._value = property(lambda self: read(check(self)))
+"""
 DIES = """
 import os, signal
 from rag_jax.training import loop
@@ -67,12 +89,12 @@ def params(folder):
 
 @pytest.mark.parametrize("mode", ["pmap", "sharded"])
 def test_two_processes_train_what_one_trains(four_devices, tiny_run, monkeypatch, mode):
-    """All stages, evaluation within them, and the checkpoints, which they write together."""
+    """All stages, evaluation within them, and the checkpoints, which they write together; no device is read unasked."""
     run, folders = four_devices, [begun(tiny_run, f"{mode} {name}") for name in ("together", "alone")]
     command = lambda folder: ("--config=tiny.py", f"--workdir={folder}", f"--config.parallel={mode}", *DRY)  # noqa: E731
-    run.together("train", *command(folders[0]), preludes=(SPLITS, SPLITS))
+    run.together("train", *command(folders[0]), preludes=(SPLITS + GUARDED, SPLITS + GUARDED))
     run.with_devices(monkeypatch, 8)
-    run.command("train", *command(folders[1]), prelude=SPLITS)
+    run.command("train", *command(folders[1]), prelude=SPLITS + GUARDED)
     found, expected = map(losses, folders)
     assert len(found) == 10
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -99,7 +121,8 @@ def test_a_retriever_is_trained_together(four_devices, tiny_run, monkeypatch):
 def test_a_split_index_trains_as_a_whole_one(two_devices, tiny_run):
     folders = [begun(tiny_run, f"index {name}") for name in ("split", "whole")]
     for folder, flag in zip(folders, ("--config.index.split", "--noconfig.index.split"), strict=True):
-        two_devices.together("train", "--config=tiny.py", f"--workdir={folder}", flag, *DRY)
+        given = "train", "--config=tiny.py", f"--workdir={folder}", flag, *DRY
+        two_devices.together(*given, preludes=(GUARDED, GUARDED))
     np.testing.assert_allclose(*map(losses, folders), rtol=1e-6)
 
 
@@ -117,6 +140,24 @@ def test_a_killed_process_ends_the_other_and_one_alone_goes_on(four_devices, tin
     four_devices.command(*command(folder))
     four_devices.command(*command(whole))
     np.testing.assert_allclose(losses(folder), losses(whole), rtol=1e-6)
+
+
+def test_where_process_0_is_killed_the_other_ends_and_says_so(two_devices, tiny_run):
+    """Within a minute, by jax or by us; all goes through process 0."""
+    given = "train", "--config=tiny.py", f"--workdir={begun(tiny_run, 'leader killed')}"
+    early = DIES.replace('"joint" and step == 2', '"reader"')
+    _, second = two_devices.together(*given, preludes=(early, ""), code=(-9, {-6, 75}))
+    assert re.search("leader task was preempted/died|process 0 of 2 cannot be reached", second.stderr)
+
+
+def test_processes_with_different_indexes_name_them(two_devices, tiny_run):
+    first, other = begun(tiny_run, "an index"), begun(tiny_run, "another index")
+    shutil.rmtree(other / "index")
+    shutil.copytree(tiny_run.index_after, other / "index")
+    given = "train", "--config=tiny.py", f"--workdir={first}"
+    for done in two_devices.together(*given, second=(f"--workdir={other}",), code=2):
+        assert re.search(r"error: index: process \d has '\w+', process \d has '\w+'; start all with", done.stderr)
+    assert not any((folder / "checkpoints").exists() for folder in (first, other))
 
 
 def test_a_mistake_that_one_process_meets_ends_both_with_its_message(two_devices, tiny_run):

@@ -96,6 +96,20 @@ def test_the_docstring_tells_the_paper_s_own_scores_and_commands(task):
             assert str(found[split][system][headline]) in told
 
 
+@pytest.mark.parametrize("task", ANSWERS)
+def test_dpr_s_script_leaves_its_files_where_they_are_looked_for(task):
+    """A resource, its dots parting folders, and the suffix that is left when it is unpacked."""
+    data = load(task).data
+    assert data.passages == "downloads/data/wikipedia_split/psgs_w100.tsv"
+    name = {"triviaqa": "trivia", "webquestions": "webq"}.get(task, task)
+    told = " ".join(ast.get_docstring(ast.parse(Path(find_config(task)).read_text(encoding="utf-8"))).split())
+    for split, end in (("train", "train"), ("valid", "dev"), ("test", "test")):
+        resource, _, suffix = data[split].removeprefix("downloads/").replace("/", ".").rpartition(".")
+        assert resource.removeprefix("data.retriever.").removeprefix("qas.") == f"{name}-{end}"
+        assert suffix == ("csv" if ".qas." in resource else "json")
+        assert resource in told or f"--resource={resource.removesuffix(f'-{end}')}" in told
+
+
 @pytest.mark.parametrize("task", ["fever3", "fever2"])
 def test_the_two_ways_of_telling_labels(task):
     assert load(task).to_dict() == load(f"{task}:label").to_dict()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rag_jax.data import separated, tables
-from rag_jax.data.formats import Passage
+from rag_jax.data.formats import Passage, pages
 from rag_jax.data.formats.contexts import contexts
 from rag_jax.data.formats.rows import suffix_of
 from rag_jax.data.ids import IdSet
@@ -23,7 +23,7 @@ from rag_jax.storage import local
 PLAIN = (".txt", ".md")
 DELIMITERS = {".tsv": "\t", ".csv": ","}
 SUFFIXES = (".jsonl", *DELIMITERS, *PLAIN)  # also with .gz
-CONTEXTS = ".json"  # DPR's bi-encoder files, also with .gz; in a folder a .json file is about other files
+JSON = ".json"  # DPR's bi-encoder files and KILT's pages, also with .gz; in a folder a .json file is about other files
 CHUNK = 4096
 SHOWN = 5
 
@@ -62,10 +62,11 @@ def read_passages(
     """Yields the passages of a file, or of all files of a folder in the order of their paths.
 
     .jsonl of {"id"?, "title"?, "text"} or {"id"?, "contents"}; .tsv (DPR's psgs_w100.tsv) and .csv with a header that
-    names these columns; .txt and .md, cut into passages; a bi-encoder file of DPR's (.json, no folder of them), its
-    contexts; all of them also with .gz; .parquet, .arrow, and a folder that `datasets` saved. A row without an id gets
-    its number, counted from 0, behind `path#` in a folder. Of "contents" without a title the first line is the title,
-    if there are several. A plain text's title is the file's name.
+    names these columns; .txt and .md, cut into passages; KILT's pages (.json or .jsonl), their paragraphs; a bi-encoder
+    file of DPR's (.json), its contexts; all of them also with .gz, .json in no folder; .parquet, .arrow, and a folder
+    that `datasets` saved. A row without an id gets its number, counted from 0, behind `path#` in a folder. Of
+    "contents" without a title the first line is the title, if there are several. A plain text's title is the file's
+    name.
 
     known: ids that are taken already. skip_bad: log and count what is wrong with a row, and leave it out.
     Raises UserError naming path:line for a malformed row, an empty text, a NUL byte, a repeated id; and, whatever
@@ -157,8 +158,8 @@ def _files(source: Path, log: Callable[[str], None]) -> list[File]:
     if not source.exists():
         fail(f"{source}: cannot be read (no such file or folder); check the path")
     if not source.is_dir():
-        if _suffix(source) not in (*SUFFIXES, CONTEXTS, *tables.SUFFIXES):
-            known = ", ".join((*SUFFIXES, CONTEXTS))
+        if _suffix(source) not in (*SUFFIXES, JSON, *tables.SUFFIXES):
+            known = ", ".join((*SUFFIXES, JSON))
             fail(f"{source}: unknown kind of file; expected {known} (also with .gz), {' or '.join(tables.SUFFIXES)}")
         prefix = f"{source.name}#" if _suffix(source) in PLAIN else ""
         return [File(source, prefix, source.suffix in tables.SUFFIXES)]
@@ -187,13 +188,21 @@ def _rows(file: File, cut: Cut, meter: Meter) -> Iterator[Row]:
         return _plain_rows(file, cut, meter)
     if file.table:
         return _table_rows(file, meter)
-    if suffix == CONTEXTS:
+    if suffix == JSON and not pages.is_knowledge_source(file.path):
         return contexts(file.path)
-    if suffix == ".jsonl":
+    if suffix in (".jsonl", JSON):
         records = read_records(file.path, meter)
     else:
         records = separated.records(file.path, DELIMITERS[suffix], meter)
-    return ((place, _passage(record, f"{file.prefix}{number}")) for place, number, record in records)
+    passages = ((place, _passages(record, f"{file.prefix}{number}")) for place, number, record in records)
+    return ((place, passage) for place, found in passages for passage in found)
+
+
+def _passages(record: dict[str, Any] | BadLine, own_id: str) -> list[Passage | BadLine]:
+    """The paragraphs of one of KILT's pages, else the one `_passage`."""
+    if isinstance(record, dict) and pages.KEY in record and isinstance(record.get("text"), list):
+        return pages.paragraphs(record)
+    return [_passage(record, own_id)]
 
 
 def _passage(record: dict[str, Any] | BadLine, own_id: str) -> Passage | BadLine:

@@ -17,7 +17,8 @@ from rag_jax.data.formats import Passage
 from rag_jax.data.text import inner_pieces, title_pieces
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import fail
-from rag_jax.files import build_folder, checksum, read_manifest, write_manifest
+from rag_jax.files import checksum, read_manifest, write_manifest
+from rag_jax.folders import build_folder
 from rag_jax.progress import Progress, counted, waiting
 
 KIND = "passages"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rag_jax.data import expansion
 from rag_jax.data.formats import Question
 from rag_jax.data.labels import WORDS
-from rag_jax.metrics.answers_in_passages import passage_patterns
+from rag_jax.metrics.answers_in_passages import passage_patterns, spelt_alike
 from rag_jax.metrics.tokenise import simple
 
 DEPTH = 1000  # passages that the paper looks at
@@ -82,4 +82,4 @@ def _near(answers: set[str], text: str) -> list[str]:
 
 
 def _matches(pattern: re.Pattern[str], text: str) -> Iterator[str]:
-    return (match[0] for match in pattern.finditer(unicodedata.normalize("NFD", text)))
+    return (match[0] for match in pattern.finditer(spelt_alike(text, pattern)))

@@ -1,17 +1,19 @@
 """The paper's tasks, one frozen Task each, and the one way to passages and questions: files, or the demo by name."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from rag_jax.data import corpus, demo, published, targets
 from rag_jax.data.corpus import Cut
 from rag_jax.data.demo import forms
-from rag_jax.data.formats import Passage, Question, read_questions
-from rag_jax.data.formats.msmarco import submission
+from rag_jax.data.formats import Passage, Question, msmarco, qa, read_questions
 from rag_jax.data.lines import Meter
 from rag_jax.data.published import Scores
 from rag_jax.data.targets import Targets, Texts
@@ -34,7 +36,12 @@ def as_read(question: Question) -> Choice:
 
 
 def answered(question: Question) -> Choice:
-    """Questions that have an answer: MS-MARCO's with a well-formed one."""
+    """Questions that have an answer: not all of SQuAD 2.0's have."""
+    return (question, "") if question.answers else (None, "no answer")
+
+
+def well_formed(question: Question) -> Choice:
+    """MS-MARCO's questions that have a well-formed answer."""
     return (question, "") if question.answers else (None, "no well-formed answer")
 
 
@@ -60,6 +67,13 @@ def clue(question: Question) -> Choice:
     return replace(question, text=question.answers[0], answers=(question.text,)), ""
 
 
+class Submission(NamedTuple):
+    """The file that answers to a hidden test are handed in with: its name, and its text from (id, answer) pairs."""
+
+    name: str
+    text: Callable[[Iterable[tuple[str, str]]], str]
+
+
 @dataclass(frozen=True)
 class Task:
     """A data set as the paper uses it.
@@ -67,8 +81,8 @@ class Task:
     metrics: how predictions are judged, by name; the first is the paper's. choose: which of a file's questions are
     asked, and how. targets: what the generator learns to say, from a question and the texts of the `depth` passages
     that the starting retriever finds for it (none are searched where depth is 0; None in a closed book). submission:
-    (id, answer) -> a line of the file that answers to the hidden test are handed in with. labels: all that a question
-    may have for its answer, in the order of their classes.
+    the file for a hidden test. labels: all that a question may have for its answer, in the order of their classes.
+    unlike: splits whose published files are not the paper's.
     """
 
     name: str
@@ -76,13 +90,18 @@ class Task:
     choose: Callable[[Question], Choice] = as_read
     targets: Callable[[Question, Texts], Targets] = targets.first
     depth: int = 0
-    submission: Callable[[str, str], str] | None = None
+    submission: Submission | None = None
     labels: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
 
     @property
     def paper(self) -> Scores:
         """What the paper reports: split -> system -> metric -> percent."""
         return published.paper(self.name)
+
+    def comparable(self, split: str, source: str) -> Scores:
+        """What the paper reports, if a split that is read from `source` has the paper's questions; else nothing."""
+        return {} if source.startswith(DEMO) or split in self.unlike else self.paper
 
     def questions(self, source: str | Path, *, log: Callable[[str], None] = print) -> list[Question]:
         """The questions of a file in any form that formats.read_questions knows, or of the demo: 'demo:nq/train'.
@@ -127,6 +146,7 @@ def _of_demo(name: str) -> list[Question]:
     return forms.questions(task, split) if slash else demo.questions(name)
 
 
+DPRS_OWN = ("train", "valid")  # without the questions for which DPR found no passage
 _STRINGS = ("exact_match", "exact_match_orqa", "f1", "gold_recall", "answer_recall")
 
 TASKS = {
@@ -134,18 +154,24 @@ TASKS = {
     for task in (
         Task("qa", ("exact_match", "f1", "gold_recall", "answer_recall")),
         Task("nq", _STRINGS, targets=targets.each),
-        Task("triviaqa", _STRINGS, targets=targets.held, depth=targets.DEPTH),
-        Task("webquestions", _STRINGS, targets=targets.each),
+        Task(
+            "triviaqa", _STRINGS, targets=targets.held, depth=targets.DEPTH,
+            submission=Submission("submission.json", qa.trivia_qa_submission),
+        ),
+        Task("webquestions", _STRINGS, targets=targets.each, unlike=DPRS_OWN),
         Task(
             "curatedtrec", ("regex_match", "regex_search", "regex_fullmatch", "answer_recall"),
-            choose=patterns, targets=targets.mined, depth=targets.DEPTH,
+            choose=patterns, targets=targets.mined, depth=targets.DEPTH, unlike=DPRS_OWN,
         ),
-        Task("msmarco", ("rouge_l_coco", "bleu_1", "distinct_3"), choose=answered, submission=submission),
-        Task("jeopardy", ("q_bleu_1", "bleu_1", "distinct_3"), choose=clue),
+        Task(
+            "msmarco", ("rouge_l_coco", "bleu_1", "distinct_3", "distinct_3_gold"),
+            choose=well_formed, submission=Submission("submission.jsonl", msmarco.submission),
+        ),
+        Task("jeopardy", ("q_bleu_1", "bleu_1", "distinct_3", "distinct_3_gold"), choose=clue),
         Task("fever3", ("accuracy", "accuracy_2way_rows", "page_precision"), labels=THREE_WAY),
         Task("fever2", ("accuracy", "page_precision"), choose=two_way, labels=TWO_WAY),
-        Task("squad", ("exact_match", "f1", "gold_recall", "answer_recall", "page_precision")),
-        Task("kilt", ("kilt", "exact_match", "f1", "rouge_l_kilt", "page_precision")),
+        Task("squad", ("exact_match", "f1", "gold_recall", "answer_recall", "page_precision"), choose=answered),
+        Task("kilt", ("exact_match", "f1", "kilt", "rouge_l_kilt", "page_precision")),
     )
 }  # fmt: skip
 
@@ -178,6 +204,11 @@ def files(source: str) -> list[list]:
 def questions(data: ConfigDict, source: str, *, log: Callable[[str], None] = print) -> list[Question]:
     """The questions of a file, or of a split of the demo ('demo:train'), as data.task asks them; see Task.questions."""
     return TASKS[data.task].questions(source, log=log)
+
+
+def checksum(questions: Iterable[Question]) -> str:
+    """Of the texts and answers of questions, in their order."""
+    return hashlib.sha256(json.dumps([[one.text, one.answers] for one in questions]).encode()).hexdigest()
 
 
 def task(data: ConfigDict) -> Task:

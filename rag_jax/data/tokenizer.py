@@ -17,7 +17,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from rag_jax.errors import UserError, fail
-from rag_jax.files import build_folder, check_own, read_json, write_json, write_manifest
+from rag_jax.files import check_own, read_json, write_json, write_manifest
+from rag_jax.folders import build_folder
 
 BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 BART_SPECIALS = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}

@@ -14,7 +14,7 @@ from rag_jax.data.lines import Meter
 from rag_jax.data.text import source_string
 from rag_jax.data.tokenizer import Framing, Tokenizer, copy_files, seal, train_byte_bpe, train_wordpiece
 from rag_jax.errors import UserError
-from rag_jax.files import build_folder
+from rag_jax.folders import build_folder
 from rag_jax.progress import metered, waiting
 from rag_jax.storage import publish
 

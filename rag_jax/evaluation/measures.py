@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
-from rag_jax.evaluation.answers import Found, Holding, Prediction
+from rag_jax.evaluation.answers import Holding, Prediction
 from rag_jax.evaluation.sums import Bleu, Count, Diversity, Mean, Rate, Sum, added
 from rag_jax.metrics import kilt, labels, msmarco, retrieval
 from rag_jax.metrics.answers_in_passages import answer_hits_at, holding_answer, holding_match, passage_patterns
@@ -91,9 +91,9 @@ def headline(predictions: Iterable[Prediction], names: Sequence[str]) -> Headlin
     return Headline()
 
 
-def page_id(document: Found) -> str:
-    """The id of a passage's page: its own up to a '#', as the passages of a page are numbered."""
-    return document.id.partition("#")[0]
+def page_id(passage_id: str) -> str:
+    """The id of a passage's page: the passage's up to a '#', as the passages of a page are numbered."""
+    return passage_id.partition("#")[0]
 
 
 def of_closed_book(names: Iterable[str]) -> list[str]:
@@ -160,6 +160,9 @@ def _q_bleu(prediction: Prediction, _) -> Named:
 
 def _distinct(prediction: Prediction, _) -> Named:
     yield f"distinct tri-grams ({WORDS})", Diversity((prediction.text,), WORDS)
+
+
+def _distinct_gold(prediction: Prediction, _) -> Named:
     yield f"distinct tri-grams of the first answers ({WORDS})", Diversity((prediction.answers[0],), WORDS)
 
 
@@ -205,7 +208,7 @@ def _pages(prediction: Prediction) -> tuple[list[str], tuple[tuple[str, ...], ..
     evidence, titles = prediction.question.evidence, [document.title for document in prediction.passages]
     if any(title in pages for title in titles for pages in evidence):
         return titles, evidence
-    return [page_id(document) for document in prediction.passages], evidence
+    return [page_id(document.id) for document in prediction.passages], evidence
 
 
 STRINGS = {"exact_match", "exact_match_orqa"}  # headlines that are right or wrong about an answer in a passage
@@ -230,5 +233,6 @@ MEASURES: dict[str, Measure] = RETRIEVAL | {
     "rouge_l_kilt": _rouge_kilt,
     "q_bleu_1": _q_bleu,
     "distinct_3": _distinct,
+    "distinct_3_gold": _distinct_gold,
     "kilt": _kilt,
 }

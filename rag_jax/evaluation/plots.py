@@ -40,15 +40,16 @@ def _figure_class() -> Any:
     return Figure
 
 
-def against_k(path: Path, n_docs: Sequence[int], series: Mapping[str, Sequence[float]]) -> None:
-    """Draws each measure, in percent, against the number of passages (Lewis et al. 2020, figure 3)."""
-    figure = _figure_class()(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for label, percents in series.items():
-        axes.plot(n_docs, percents, marker="o", label=label)
-    axes.set(xlabel="passages read", ylabel="percent", xticks=n_docs)
-    axes.grid(alpha=0.3)
-    axes.legend()
+def against_k(path: Path, panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
+    """Draws percents against the number of passages (Lewis et al. 2020, figure 3): panel -> line -> k -> percent."""
+    figure = _figure_class()(figsize=(6 * len(panels), 4), layout="constrained")
+    columns = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (ylabel, lines) in zip(columns, panels.items(), strict=True):
+        for label, percents in lines.items():
+            axes.plot(list(percents), list(percents.values()), marker="o", label=label)
+        axes.set(xlabel="passages read", ylabel=ylabel, xticks=sorted({k for line in lines.values() for k in line}))
+        axes.grid(alpha=0.3)
+        axes.legend()
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
 

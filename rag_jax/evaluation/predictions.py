@@ -2,15 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rag_jax.data.formats import Question
+from rag_jax.data.passages import PassageStore
 from rag_jax.evaluation.answers import Found, Prediction
 from rag_jax.evaluation.measures import of_one, page_id
 from rag_jax.evaluation.sums import Mean, Rate
 from rag_jax.files import read_sealed_line, sealed_line, write_atomically
+
+FIRST = 1000  # passages, among which are several of one page
 
 
 def fingerprint(*made_from: Any) -> str:
@@ -29,6 +32,24 @@ def write_kilt(path: Path, predictions: Sequence[Prediction]) -> None:
         for prediction in predictions
     ]
     write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def kilt_note(passages: PassageStore, questions: Iterable[Question] = ()) -> str:
+    """Why what passages' ids begin with cannot be the wikipedia_id that KILT asks for; '' where it may be.
+
+    One title under two such ids: passages are numbered without their pages, as DPR's psgs_w100, whose numbers are other
+    pages' ids. Or none of the pages that prove the questions' answers is in the corpus.
+    """
+    rule = "expected ids of passages that begin with their page's wikipedia_id and '#', as 290#3; wrong pages are named"
+    pages: dict[str, str] = {}
+    for passage in map(passages.__getitem__, range(min(FIRST, len(passages)))):
+        page = page_id(passage.id)
+        if passage.title and pages.setdefault(passage.title, page) != page:
+            return f"note: KILT's pages: found {passage.title!r} as {pages[passage.title]!r} and {page!r}, {rule}"
+    wanted = {page for question in questions for pages in question.evidence for page in pages}
+    if wanted and not any(page_id(identity) in wanted for identity in passages.ids()):
+        return f"note: KILT's pages: found none of the {len(wanted):,} that prove the questions' answers, {rule}"
+    return ""
 
 
 def read_lines(path: Path, questions: Sequence[Question]) -> list[tuple[Prediction, int]]:
@@ -73,5 +94,5 @@ def line(prediction: Prediction, names: Sequence[str] = (), places: Sequence[int
 def _provenance(prediction: Prediction) -> list[dict[str, Any]]:
     titles: dict[str, str] = {}
     for document in prediction.passages:
-        titles.setdefault(page_id(document), document.title)
+        titles.setdefault(page_id(document.id), document.title)
     return [{"wikipedia_id": page, "title": title} for page, title in titles.items()]

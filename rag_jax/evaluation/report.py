@@ -1,7 +1,7 @@
 """Runs the measurements of a trained model and writes them down: metrics.json, predictions.jsonl, sweep.json."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ from rag_jax.api import Rag
 from rag_jax.config import closed_book
 from rag_jax.data import tasks
 from rag_jax.data.formats import Question
-from rag_jax.data.tasks import TASKS
+from rag_jax.data.tasks import TASKS, Submission
 from rag_jax.errors import fail
-from rag_jax.evaluation import answers, measures, predictions
+from rag_jax.evaluation import answers, measures, plots, predictions
 from rag_jax.evaluation.hot_swap import square
 from rag_jax.evaluation.measures import Totals
 from rag_jax.evaluation.reading import reading_tests
@@ -36,10 +36,11 @@ class Asked:
     """What evaluate is asked for.
 
     parts: of PARTS. split: 'train', 'valid' or 'test'. limit: only so many questions. swap_index: the second index of
-    the square. n_docs: the numbers of passages of a sweep. kilt_out: a file for the answers in KILT's form.
+    the square. n_docs: the numbers of passages of a sweep. beside: other runs that were swept. kilt_out: a file for the
+    answers in KILT's form.
 
     Of the task: names of its measures, the headline first, see evaluation.measures; the paper's own numbers in percent,
-    by measure or, as 'gold_page@10', by label; and how a line of the file reads that answers are handed in with.
+    by measure or, as 'gold_page@10', by label; and the file that answers are handed in with.
     """
 
     parts: tuple[str, ...] = ("answers",)
@@ -47,10 +48,11 @@ class Asked:
     limit: int | None = None
     swap_index: str | None = None
     n_docs: tuple[int, ...] = ()
+    beside: tuple[str, ...] = ()
     kilt_out: str | None = None
     names: tuple[str, ...] = TASKS["qa"].metrics
     paper: Mapping[str, float] = field(default_factory=dict)
-    submission: Callable[[str, str], str] | None = None
+    submission: Submission | None = None
 
 
 def evaluate(rag: Rag, config: ConfigDict, folder: Path, asked: Asked, team: Team = SINGLE) -> None:
@@ -74,7 +76,8 @@ def evaluate(rag: Rag, config: ConfigDict, folder: Path, asked: Asked, team: Tea
             deque(lines, maxlen=0)  # which answers its share
     if asked.n_docs:
         questions, path = _questions(config, asked)[: asked.limit], _beside(folder, "sweep.json", asked)
-        sweep(walks, questions, asked.n_docs, asked.names, path, {"of": walks.identity, "split": asked.split})
+        about = {"of": walks.identity, "split": asked.split}
+        sweep(walks, questions, asked.n_docs, asked.names, path, about, asked.beside)
     walks.clear()
 
 
@@ -89,6 +92,7 @@ def own_numbers(
     model = {"token": "RAG-Token", "sequence": "RAG-Sequence", "closed book": "BART"}[kind]
     ablated = {"": "", "bm25": "-BM25", "frozen": "-Frozen"}[ablation]
     systems = [model + ablated] if ablated or model == "BART" else ["RAG", model]
+    systems.append("gold answers")
     found = [published.get(part, {}).get(system, {}) for part in ("unstated", split) for system in systems]
     return {name: percent for numbers in found for name, percent in numbers.items()}
 
@@ -111,8 +115,13 @@ def _check(config: ConfigDict, asked: Asked) -> None:
         fail(f"--kilt_out: found --parts={','.join(asked.parts)}, expected answers among them")
     if asked.kilt_out and twin(asked.kilt_out).is_dir():
         fail(f"--kilt_out: found the folder {asked.kilt_out}, expected a file to write")
-    if "reading" in asked.parts and measures.PATTERNS.intersection(asked.names):
-        fail("--parts=reading: the answers of this task are patterns, which cannot be renamed; expected other parts")
+    for part in asked.parts:
+        if part in ("reading", "hot_swap") and measures.PATTERNS.intersection(asked.names):
+            fail(f"--parts={part}: the answers of this task are patterns, expected words; leave that part out")
+    if asked.beside and not asked.n_docs:
+        fail("--beside: found no --sweep, expected one, as --sweep=n_docs=1,5,10")
+    if asked.beside:
+        plots.check_installed("--beside")
     if asked.swap_index and "hot_swap" not in asked.parts:
         tell(f"note: --swap_index={asked.swap_index} is read by --parts=hot_swap alone; --index names another index")
     if asked.limit and "hot_swap" in asked.parts:
@@ -134,8 +143,11 @@ def _answers(walks: Walks, config: ConfigDict, asked: Asked, folder: Path) -> Li
     """Answers the questions that predictions.jsonl does not hold yet; places past what is read are left out."""
     questions, path = _questions(config, asked), pull(_beside(folder, "predictions.jsonl", asked))
     places = [place for place in config.evaluate.recall if place <= walks.rag.config.retrieval.k]
+    _tell_of_pages(walks, asked, questions)
     ours = predictions.fingerprint(walks.identity, questions, asked.names, places)
     goes_on = _written(folder).get("of", {}).get(path.name) == ours
+    if not goes_on and path.exists() and walks.team.first:  # nobody's, for whoever is stopped once it is another's
+        _write(folder, {}, {path.name: ""})
     totals, kept = Totals(asked.names, places), []
     said = walks.predict(questions[: asked.limit], path, names=asked.names, places=places, goes_on=goes_on)
     for prediction in said:
@@ -150,9 +162,9 @@ def _answers(walks: Walks, config: ConfigDict, asked: Asked, folder: Path) -> Li
         predictions.write_kilt(twin(asked.kilt_out), kept)
         publish(twin(asked.kilt_out))
     if asked.submission:
-        lines = (asked.submission(prediction.question.id, prediction.text) for prediction in kept)
-        write_atomically(_beside(folder, "submission.jsonl", asked), "".join(lines))
-        publish(_beside(folder, "submission.jsonl", asked))
+        handed_in = _beside(folder, asked.submission.name, asked)
+        write_atomically(handed_in, asked.submission.text((one.question.id, one.text) for one in kept))
+        publish(handed_in)
     yield from _lines(totals, asked)
 
 
@@ -160,8 +172,10 @@ def _retrieval(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
     """Searches as deep as the places looked at; nothing is generated."""
     rag, names, places = walks.rag, measures.of_retrieval(asked.names), config.evaluate.recall
     k = min(max(measures.KILT_PLACES, *places), len(rag.retriever.open_book.passages))
+    questions = _questions(config, asked)
+    _tell_of_pages(walks, asked, questions)
     readings = {"retrieval": partial(answers.unread, rag, holding=measures.holding(asked.names))}
-    walked = walks.walk("retrieval", _questions(config, asked)[: asked.limit], readings, k=k, about=asked.names)
+    walked = walks.walk("retrieval", questions[: asked.limit], readings, k=k, about=asked.names)
     totals = Totals(names, places)
     for prediction in walked.predictions("retrieval"):
         totals.add(prediction)
@@ -185,6 +199,15 @@ def _hot_swap(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
 def _questions(config: ConfigDict, asked: Asked) -> list[Question]:
     """All questions of the split."""
     return tasks.questions(config.data, config.data[asked.split])
+
+
+def _tell_of_pages(walks: Walks, asked: Asked, questions: Sequence[Question]) -> None:
+    """A note where KILT's scores or form are asked for and the ids of passages do not tell their pages'."""
+    index, scored = walks.rag.retriever.index, "kilt" in asked.names
+    if index is None or not walks.team.first or not (scored or asked.kilt_out):
+        return
+    if note := predictions.kilt_note(index.passages, questions if scored else ()):
+        tell(note)
 
 
 def _lines(totals: Totals, asked: Asked) -> Lines:

@@ -7,47 +7,77 @@ from typing import Any
 
 from rag_jax.api import Rag
 from rag_jax.data.formats import Question
+from rag_jax.errors import fail
 from rag_jax.evaluation import plots
 from rag_jax.evaluation.answers import Batch, Holding, Prediction, read
 from rag_jax.evaluation.measures import KILT_RECALL, Totals, holding
 from rag_jax.evaluation.sums import Sum
 from rag_jax.evaluation.walks import Walks
-from rag_jax.files import write_json
-from rag_jax.storage import publish
+from rag_jax.files import read_object, write_json
+from rag_jax.storage import publish, pull, shown, twin
+
+Percents = dict[str, dict[int, float]]  # of a measure, at each number of passages
+RECALL = "answer recall@k"
 
 
 def sweep(
     walks: Walks, questions: Sequence[Question], n_docs: Sequence[int], names: Sequence[str], path: Path,
-    about: Mapping[str, Any],
+    about: Mapping[str, Any], beside: Iterable[str] = (),
 ) -> None:  # fmt: skip
     """Prints a row for every k, writes them to `path` with what they are `about`, and draws them beside it.
 
     Questions are encoded and searched for once; at each k the first k passages are read, with the prior over them.
-    Of several processes the first does all that follows the answers.
+    Of several processes the first does all that follows the answers. beside: folders of other runs that were swept over
+    the same questions; they and this one are drawn together.
     """
-    depths = sorted(set(n_docs))
+    others, depths = {folder: _swept(folder, path.name, len(questions)) for folder in beside}, sorted(set(n_docs))
     readings = {str(k): partial(_read_first, walks.rag, k, holding(names)) for k in depths}
     walked = walks.walk("sweep", questions, readings, k=depths[-1], about=names)
     if not walks.team.first:
         return
     sums = {k: _by_label(walked.predictions(str(k)), names, k) for k in depths}
-    percents = {
-        k: {label: one.percent for label, one in found.items() if hasattr(one, "percent")} for k, found in sums.items()
-    }
-    labels = list(percents[max(sums)])
-    print("  ".join([f"{'passages':>8}", *labels]))
-    for k, found in percents.items():
-        cells = [f"{found[label]:{len(label)}.1f}" for label in labels]
-        print("  ".join([f"{k:8}", *cells]), flush=True)
     rows = {str(k): {label: one.json() for label, one in found.items()} for k, found in sums.items()}
+    lines = _percents(rows)
+    print("  ".join([f"{'passages':>8}", *lines]))
+    for k in depths:
+        cells = [f"{line[k]:{len(label)}.1f}" for label, line in lines.items()]
+        print("  ".join([f"{k:8}", *cells]), flush=True)
     write_json(path, {**about, "questions": len(questions), "n_docs": rows})
-    series = {label: [found[label] for found in percents.values()] for label in labels}
-    picture = path.with_suffix(".png")
-    if plots.installed():
-        plots.against_k(picture, list(sums), series)
-    else:
-        print(f"{picture}: not drawn, {plots.MISSING}")
-    publish(path, picture)
+    pictures = {path.with_suffix(".png"): {"percent": lines}}
+    if others:
+        pictures[path.with_name(f"{path.stem}_beside.png")] = _together({shown(path.parent): lines, **others})
+    for picture, panels in pictures.items():
+        if plots.installed():
+            plots.against_k(picture, panels)
+        else:
+            print(f"{picture}: not drawn, {plots.MISSING}")
+    publish(path, *pictures)
+
+
+def _percents(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Percents:
+    """The lines of the rows of a sweep.json: of all measures that have a percent."""
+    depths = sorted(rows, key=int)
+    labels = [label for label, found in rows[depths[-1]].items() if "percent" in found]
+    return {label: {int(k): rows[k][label]["percent"] for k in depths} for label in labels}
+
+
+def _swept(folder: str, name: str, count: int) -> Percents:
+    """The lines of another run's sweep over as many questions."""
+    path = pull(twin(folder) / name)
+    if not path.is_file():
+        again = f"python -m rag_jax.evaluate --workdir={folder} --sweep=..."
+        fail(f"--beside={folder}: found no {name}, expected a run that was swept; run `{again}` first")
+    found = read_object(path)
+    if found.get("questions") != count:
+        fail(f"--beside={folder}: found a sweep over {found.get('questions')} questions, expected the same {count}")
+    return _percents(found["n_docs"])
+
+
+def _together(runs: Mapping[str, Percents]) -> dict[str, Percents]:
+    """The panels of the paper's figure 3, the headline and answer recall, with a line for each run that has them."""
+    headline = next(iter(next(iter(runs.values()))))
+    panels = {label: {name: run[label] for name, run in runs.items() if label in run} for label in (headline, RECALL)}
+    return {f"{label} (percent)": lines for label, lines in panels.items() if lines}
 
 
 def _read_first(rag: Rag, k: int, held: Holding | None, batch: Batch) -> list[Prediction]:

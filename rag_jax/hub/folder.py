@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from rag_jax.data.text import DOCUMENT_SEPARATOR, TITLE_SEPARATOR
 from rag_jax.data.tokenizer import Tokenizer, copy_files
 from rag_jax.errors import fail
-from rag_jax.files import MANIFEST, build_folder, described, link, read_json, write_atomically, write_json, write_sealed
+from rag_jax.files import MANIFEST, described, read_json, write_atomically, write_json, write_sealed
+from rag_jax.folders import build_folder, link
 from rag_jax.hub import knowledge, rules
 from rag_jax.hub.card import card
 from rag_jax.hub.configs import ARCHITECTURES, TOKENIZERS, bart_json, bert_json

@@ -18,6 +18,7 @@ from rag_jax.hub import huggingface, source
 from rag_jax.hub.generation import decode_keys
 from rag_jax.models import rag
 from rag_jax.parallel import Devices
+from rag_jax.progress import tell
 from rag_jax.storage import shown
 from rag_jax.workdir import Workdir, configuration
 
@@ -54,7 +55,7 @@ def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best
     place = Workdir(name)
     if place.checkpoints.is_dir() or (place.config.is_file() and "model_type" not in read_json(place.config)):
         return _run(place, checkpoint)
-    if not place.config.is_file() and (place.folder.is_dir() or str(name).count("/") != 1):
+    if not place.config.is_file() and not source.is_hubs(str(name)):
         given = f"{flag} = {name}" if flag else shown(place.folder)
         raise UserError(
             f"{given}: holds no trained model (no config.json); run `python -m rag_jax.train` first, or name a RAG "
@@ -135,6 +136,8 @@ def _foreign(folder: Path) -> Pretrained:
     config.retrieval.k = told.n_docs
     config.data.question_text = "round_trip_clean" if told.clean_up else "round_trip"
     config.decode.update(decode_keys(told.generation))
+    if told.generation.get("repetition_penalty", 1.0) != 1.0:
+        tell(f"note: {folder}: its repetition_penalty is not applied; transformers' answers may repeat less")
     return Pretrained(config, *_tokenizers(folder), None, lambda: None, _load(folder))
 
 

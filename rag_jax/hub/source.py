@@ -28,7 +28,7 @@ def find(name: str, flag: str = "folder") -> Path:
     flag: what messages call the place where the name was given. Of two formats of weights, safetensors is taken.
     Raises UserError for a name that is neither, and for a hub that cannot be reached and left nothing in the cache.
     """
-    if name and (is_remote(name) or Path(name).is_dir()):
+    if name and _is_folder(name):
         return local(name)
     if not re.fullmatch(NAME, name):
         raise UserError(
@@ -44,8 +44,16 @@ def find(name: str, flag: str = "folder") -> Path:
 
 def find_index(name: str, flag: str = "folder") -> Path | None:
     """The index that an export brings, downloaded where `name` is the hub's; None where there is none."""
-    folder = local(name) if is_remote(name) or Path(name).is_dir() else _download(name, [f"{INDEX}/*"], flag, ignore=())
+    folder = local(name) if _is_folder(name) else _download(name, [f"{INDEX}/*"], flag, ignore=())
     return folder / INDEX if (folder / INDEX).is_dir() else None
+
+
+def is_hubs(name: str) -> bool:
+    """Whether 'owner/name' is to be looked up: no folder is there, or only what evaluate wrote of the hub's model."""
+    folder = Path(name)
+    results = (folder / "metrics.json").is_file() or any(folder.glob("evaluate*.partial"))
+    mine = (folder / "config.json").is_file() or not results
+    return bool(re.fullmatch(NAME, name)) and not (folder.is_dir() and mine)
 
 
 def check_name(name: str, flag: str) -> None:
@@ -68,6 +76,10 @@ def upload(folder: Path, name: str, flag: str) -> str:
         return str(api.upload_folder(repo_id=name, folder_path=folder).repo_url)
     except Exception as error:  # what the hub refuses, and what its client's network library says
         raise UserError(f"{flag}: {name} was not uploaded ({_reason(error)}); {later}") from error
+
+
+def _is_folder(name: str) -> bool:
+    return is_remote(name) or (Path(name).is_dir() and not is_hubs(name))
 
 
 def _download(name: str, patterns: list[str], flag: str, ignore: Sequence[str] = ELSEWHERE) -> Path:

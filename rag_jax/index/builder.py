@@ -14,7 +14,8 @@ from typing import Any
 from rag_jax.data.embeddings import Embeddings
 from rag_jax.data.passages import PassageStore
 from rag_jax.errors import UserError, fail
-from rag_jax.files import MANIFEST, link_folder, read_json, replace_folder, write_json, writing
+from rag_jax.files import MANIFEST, read_json, write_json, writing
+from rag_jax.folders import link_folder, replace_folder
 from rag_jax.index import searchers, shards
 from rag_jax.index.base import Contents, IndexManifest, read_index_manifest, write_index_manifest
 from rag_jax.index.encoding import WIDTH, Encoder

@@ -10,7 +10,7 @@ import numpy as np
 
 from rag_jax.data.passages import PassageStore
 from rag_jax.errors import fail
-from rag_jax.files import link_folder
+from rag_jax.folders import link_folder
 from rag_jax.index import bm25, exact, scann
 from rag_jax.index.bm25 import Bm25Searcher
 from rag_jax.index.exact import ExactSearcher

@@ -9,7 +9,7 @@ import numpy as np
 
 from rag_jax.data.passages import PassageStore
 from rag_jax.errors import fail
-from rag_jax.files import link
+from rag_jax.folders import link
 from rag_jax.index.base import Contents
 from rag_jax.index.encoding import Encoder, Work, ahead
 from rag_jax.index.given import Given

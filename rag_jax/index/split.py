@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from rag_jax.errors import UserError
-from rag_jax.files import MANIFEST, build_folder, read_manifest, read_object, write_manifest
+from rag_jax.files import MANIFEST, read_manifest, read_object, write_manifest
+from rag_jax.folders import build_folder
 from rag_jax.index import scann
 from rag_jax.index.exact import ExactSearcher
 from rag_jax.index.scann import ScannSearcher

@@ -26,9 +26,10 @@ def passage_patterns(answers: Iterable[str]) -> Patterns:
     """Answer patterns to look for in passages: after NFD, as DPR takes both; see `compile_patterns`.
 
     A backslash before a letter that NFD takes apart goes first: it would be left before the bare letter, where it
-    is another escape or none at all. (CuratedTREC has 'Jes\\ús', which DPR never finds.)
+    is another escape or none at all. (CuratedTREC has 'Jes\\ús', which DPR never finds.) A pattern that NFD breaks,
+    as the class '[à-ü]', is looked for after NFC.
     """
-    return compile_patterns([unicodedata.normalize("NFD", _ESCAPE.sub(_bare, answer)) for answer in several(answers)])
+    return compile_patterns(map(_taken_apart, several(answers)))
 
 
 def holding_match(passages_K: Iterable[str], patterns: Patterns) -> list[bool]:
@@ -38,8 +39,12 @@ def holding_match(passages_K: Iterable[str], patterns: Patterns) -> list[bool]:
     ValueError says that none compiled.
     """
     usable = patterns.usable()
-    texts = (unicodedata.normalize("NFD", passage) for passage in passages_K)
-    return [any(pattern.search(text) for pattern in usable) for text in texts]
+    return [any(pattern.search(spelt_alike(passage, pattern)) for pattern in usable) for passage in passages_K]
+
+
+def spelt_alike(text: str, pattern: re.Pattern[str]) -> str:
+    """A text in the normal form of Unicode that one of `passage_patterns` is written in."""
+    return unicodedata.normalize("NFD" if unicodedata.is_normalized("NFD", pattern.pattern) else "NFC", text)
 
 
 def answer_hits_at(holding_BK: Iterable[Sequence[bool]], k: int) -> list[bool]:
@@ -55,6 +60,12 @@ def answer_hits_at(holding_BK: Iterable[Sequence[bool]], k: int) -> list[bool]:
 def _in_a_row(words: list[str], found: list[str]) -> bool:
     # No word holds a space, so joined words match as whole words only.
     return f" {' '.join(words)} " in f" {' '.join(found)} "
+
+
+def _taken_apart(answer: str) -> str:
+    apart, whole = unicodedata.normalize("NFD", _ESCAPE.sub(_bare, answer)), unicodedata.normalize("NFC", answer)
+    broken = compile_patterns([apart]).broken and compile_patterns([whole]).compiled
+    return whole if broken else apart
 
 
 def _bare(escape: re.Match[str]) -> str:

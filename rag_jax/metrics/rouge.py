@@ -18,8 +18,9 @@ def rouge_l(
     precision and recall, each the best over the references, be they different ones, joined with beta 1.2.
 
     'kilt' is KILT's (Petroni et al. 2021; the `rouge` package, 1.0, on `tokenise.whitespace`): the best reference's
-    F1 at summary level. Texts fall into sentences at '.'; a reference sentence is credited with the words of its
-    longest common subsequence with each predicted sentence; all counts are of distinct words.
+    F1 at summary level. Stripped texts fall into sentences at '.'; a reference sentence is credited with the words of
+    its longest common subsequence with each predicted sentence; all counts are of distinct words. A sentence of white
+    space alone, as between the dots of '. .', is one empty word.
 
     Google's rouge-score is neither: it cuts words at all but a-z and 0-9, and takes one reference's F1 by all words.
     An empty prediction scores 0, and so does an empty reference, whatever the other side is.
@@ -53,7 +54,7 @@ def _summary_f1(said: list[list[str]], reference: list[list[str]]) -> float:
 
 
 def _sentences(text: str, tokenise: Tokenise) -> list[list[str]]:
-    return [words for sentence in text.split(".") if (words := tokenise(sentence))]
+    return [tokenise(sentence) or [""] for sentence in text.strip().split(".") if sentence]
 
 
 def _common_subsequence(a: list[str], b: list[str]) -> list[str]:

@@ -133,6 +133,8 @@ def _changes(state: _State) -> Iterator[dict[str, Any]]:
     if not state.place.split and devices > 1 and "parallel" in config:
         yield {"parallel": "sharded"}
     if "index" in state.resident:
+        if not config.index.split and state.place.topology.hosts > 1:
+            yield {"index.split": True}
         yield {"index.kind": "scann"}
     if largest == "answer" and config.retrieval.k > 1:
         yield {"retrieval.k": config.retrieval.k // 2}

@@ -39,6 +39,16 @@ class Place(NamedTuple):
         """Whether a compiler is at hand."""
         return not isinstance(self.parallel, OnPaper)
 
+    def of(self, program: Program) -> "Place":
+        """Where a program runs: with its state whole on every device, if each host runs it alone.
+
+        That is planned on the devices of all hosts, as a device needs the same there.
+        """
+        if not (self.split and program.by_itself):
+            return self
+        parallel = Pmap(self.parallel.devices) if self.compiles else self.parallel
+        return self._replace(parallel=parallel, split=False)
+
     def size(self, held: Held) -> float:
         """Bytes on one device."""
         if held.how == OWN:
@@ -78,6 +88,7 @@ class Measured(NamedTuple):
 
 def measure(program: Program, place: Place) -> Measured:
     """Compiles the program if it can be, and counts its work on one device."""
+    place = place.of(program)
     traced = program.trace(place.topology.devices)
     work, estimate = cost.count(traced, program.loops), cost.peak(traced)
     moved = sum(place.size(held) for held in program.held.values() if held.how == WHOLE and program.rewrites)
@@ -134,6 +145,7 @@ def held_by(programs: Iterable[Program], place: Place) -> dict[str, float]:
     """Bytes of a device that the programs of a phase share all the time, by name."""
     resident: dict[str, float] = {}
     for program in programs:
+        there = place.of(program)
         for name, held in program.held.items():
-            resident[name] = max(resident.get(name, 0.0), place.size(held))
+            resident[name] = max(resident.get(name, 0.0), there.size(held))
     return resident

@@ -45,12 +45,12 @@ def plan(
     place = _place(config, topology)
     described = describe(config, run)
     check_batches(described.config, place.parallel, topology.on_host)
-    corpus = host.corpus(config, None if run is None else run.index, passages)
+    corpus = host.corpus(config, run, passages)
     found = programs(described, corpus.passages, topology.devices, topology.on_host)
     measured = [_measured(program, place, log) for program in found]
     tried = _fit(described, corpus.passages, measured, place, log) if fits else {}
     phases = memory.phases(measured, place)
-    return Plan(described, place, corpus, measured, phases, _host(described, corpus, measured, place), tried)
+    return Plan(described, place, corpus, measured, phases, of_host(described, corpus, measured, place), tried)
 
 
 def check_batches(config: ConfigDict, parallel: Any, on_host: int) -> None:
@@ -105,7 +105,8 @@ def _fit(
     return fit.tries(need, place.limit, config[name].batch // devices, config[name].accumulation)
 
 
-def _host(described: Described, corpus: host.Corpus, measured: list[Measured], place: Place) -> host.Host:
+def of_host(described: Described, corpus: host.Corpus, measured: list[Measured], place: Place) -> host.Host:
+    """What a host needs beside the programs."""
     model, state = described.model, 0.0
     for one in measured:
         if one.program.rewrites:
@@ -113,4 +114,4 @@ def _host(described: Described, corpus: host.Corpus, measured: list[Measured], p
                 state, sum(memory.total(held.tree) for held in one.program.held.values() if held.how == "whole")
             )
     width = model.question_encoder.embedding_width if model.question_encoder else 0
-    return host.host(described.config, corpus.passages, width, place.topology.on_host, state)
+    return host.host(described.config, corpus.passages, width, place.topology, state)

@@ -21,6 +21,7 @@ from rag_jax.index.on_devices import Rows, Texts
 from rag_jax.index.searchers import has_vectors
 from rag_jax.models import rag
 from rag_jax.parallel import Across
+from rag_jax.planning import layout
 from rag_jax.planning.model import Described
 from rag_jax.training import on_devices, retriever
 from rag_jax.training.loop import trained
@@ -31,6 +32,7 @@ from rag_jax.training.step import Batch, Objective, TrainState, train_step
 Shape = jax.ShapeDtypeStruct
 TOKENS = 150  # of BART, in title and text of a passage of 100 words
 TRAINING, ANSWERING, BUILDING, RETRIEVER = "training", "answering", "building the index", "training the retriever"
+BY_ITSELF = frozenset({ANSWERING, BUILDING})  # how a host does these, see api.Rag.load and training.indexing.build
 WHOLE, SPLIT, OWN = "whole", "split", "own"  # over the devices; or a device's own, as it is
 
 
@@ -58,30 +60,46 @@ class Program(NamedTuple):
     rewrites: bool = False
     loops: tuple[int, ...] = ()
 
+    @property
+    def by_itself(self) -> bool:
+        """Whether every host runs it alone, with all parameters on each device, whatever config.parallel says."""
+        return not BY_ITSELF.isdisjoint(self.phases)
+
 
 def programs(described: Described, passages: int, devices: int, on_host: int) -> list[Program]:
     """All programs of a configuration for so many passages and devices, of which on_host are one process's."""
     config = described.config
-    stages = {name: config[name] for name in STAGES if config[name].steps}
-    inside = [name for name, stage in stages.items() if on_devices.possible(config, stage)]
+    hosts, stages = devices // on_host, [name for name in STAGES if config[name].steps]
     found = [step(described, name, passages, devices) for name in stages]
     by_vector = not closed_book(config) and has_vectors(config.index.kind)
+    batches = sorted({config[name].batch for name in stages if name != "denoise"})
     if by_vector:
-        batches = {stage.batch for name, stage in stages.items() if name != "denoise"}
-        found += [encode_questions(described, batch, (TRAINING,)) for batch in sorted(batches)]
-    # Processes answer and encode passages each for itself, but for a state that is split over all their devices.
-    together = devices if config.parallel == "sharded" else on_host
-    asked = rows(config.evaluate.batch, together) * (devices // together)
-    found.append(answer(described, asked, devices))
+        found += [encode_questions(described, batch, (TRAINING,)) for batch in batches]
+    asked = rows(config.evaluate.batch, on_host) * hosts  # of so many a host, which in training are the same ones
+    together = [(TRAINING, ANSWERING)] if config.parallel == "pmap" else [(TRAINING,), (ANSWERING,)]
+    found += [answer(described, asked, devices, phases) for phases in together]
     if by_vector:
         found.append(encode_questions(described, asked, (ANSWERING,)))
-        found.append(encode_passages(described, config.index.batch * (devices // on_host)))
-    if config.index.kind == "exact" and not inside:  # else it searches what the step does
-        asked = max([config.evaluate.batch, *(stage.batch for stage in stages.values())])
-        found.append(search(described, passages, asked, on_host))
+        found.append(encode_passages(described, config.index.batch * hosts))
+    if config.index.kind == "exact":
+        found += searches(described, passages, batches, hosts, on_host)
     if trains_retriever(config):
         found.append(retriever_step(described))
     return found
+
+
+def searches(described: Described, passages: int, batches: list[int], hosts: int, on_host: int) -> list[Program]:
+    """Exact search apart from a step, which in training asks for `batches` of questions over all hosts."""
+    config = described.config
+    parts, asked = layout.parts(config, hosts), config.evaluate.batch
+    answering = search(described, passages, asked, on_host, (ANSWERING,))._replace(rows=asked * hosts)
+    if layout.inside(config):
+        return [answering]
+    most = max([asked, *(batch // hosts for batch in batches)])
+    # A part is asked the questions of all hosts, all passages those of one.
+    training = search(described, layout.share(passages, parts), most * parts, on_host, (TRAINING,))
+    training = training._replace(rows=most * hosts)
+    return [training, answering] if parts > 1 else [training._replace(phases=(TRAINING, ANSWERING))]
 
 
 def trains_retriever(config: ConfigDict) -> bool:
@@ -123,7 +141,7 @@ def searching_step(described: Described, name: str, passages: int, devices: int)
     config, model, _ = described
     stage, length, generator = config[name], config.length, model.generator
     tx, scalar = optimizer(stage, trained(config, stage)), Shape((), jnp.int32)
-    held = exact.padded(-(-passages // devices))
+    held = exact.padded(layout.share(passages, devices))
     per_passage, tokens = Shape((held,), jnp.int32), min(TOKENS, length.source)
     narrow = jnp.uint16 if generator.vocab_size <= 1 << 16 else jnp.int32
     vector_NE = Shape((held, model.encoder.embedding_width), jnp.dtype(config.index.dtype))
@@ -202,7 +220,7 @@ def encode_passages(described: Described, count: int) -> Program:
     return program._replace(held=program.held | {"parameters": both})
 
 
-def answer(described: Described, count: int, devices: int) -> Program:
+def answer(described: Described, count: int, devices: int, phases: tuple[str, ...]) -> Program:
     """Reading and decoding, see api.Rag: of `count` questions and retrieval.k passages, in the longest case."""
     config, model, _ = described
     decode, labels = decode_config(config), tasks.labels(config.data)
@@ -211,7 +229,7 @@ def answer(described: Described, count: int, devices: int) -> Program:
     if labels:
         batch = *batch, Shape((count, config.length.target if model.classes else START), jnp.int32)
     function = partial(read_batch, model, decode, bool(labels))
-    program = _batch("answer", (TRAINING, ANSWERING), function, params(model), batch, count)
+    program = _batch("answer", phases, function, params(model), batch, count)
     return program._replace(loops=() if labels else _loops(model, decode, count // devices, K))
 
 
@@ -224,11 +242,11 @@ def _loops(model: rag.RagConfig, decode: generate.DecodeConfig, questions: int, 
     return decode.max_length, -(-most // at_once)
 
 
-def search(described: Described, passages: int, asked: int, on_host: int) -> Program:
-    """Exact search in one device's share of the passages, of a process that has all of them."""
+def search(described: Described, passages: int, asked: int, on_host: int, phases: tuple[str, ...]) -> Program:
+    """Exact search in one device's share of a process's passages."""
     config, model, _ = described
     E, k = model.encoder.embedding_width, max(config.retrieval.k, *(config[name].k for name in STAGES))
-    share = max(-(-passages // on_host), min(exact.BLOCK, passages))
+    share = layout.of_device(passages, on_host)
     held = exact.padded(share)
     shard_NE, scalar = Shape((held, E), jnp.dtype(config.index.dtype)), Shape((), jnp.int32)
     arguments = Shape((bucket(asked), E), jnp.float32), shard_NE, scalar, scalar
@@ -240,7 +258,7 @@ def search(described: Described, passages: int, asked: int, on_host: int) -> Pro
         return exact.search_shard.lower(*placed, **settings)
 
     return Program(
-        "search", (TRAINING, ANSWERING), asked, {"index": Held(OWN, shard_NE)}, lower,
+        "search", phases, asked, {"index": Held(OWN, shard_NE)}, lower,
         lambda devices: jax.make_jaxpr(partial(exact.search_shard, **settings))(*arguments),
     )  # fmt: skip
 

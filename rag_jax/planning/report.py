@@ -1,13 +1,16 @@
 """A plan in words and tables, for people."""
 
+from collections import Counter
 from collections.abc import Iterator
+
+from ml_collections import ConfigDict
 
 from rag_jax.config import STAGES
 from rag_jax.planning import chips, fit, host, memory
 from rag_jax.planning.advice import Adviser
 from rag_jax.planning.chips import GIB
 from rag_jax.planning.memory import Measured, Phase
-from rag_jax.planning.planner import Plan
+from rag_jax.planning.planner import Plan, of_host
 from rag_jax.planning.programs import BUILDING, RETRIEVER, TRAINING, trains_retriever
 from rag_jax.workdir import Workdir
 
@@ -52,12 +55,13 @@ def _head(plan: Plan) -> Iterator[str]:
 
 
 def _programs(plan: Plan) -> Iterator[str]:
-    device = plan.place.topology.device
+    device, times = plan.place.topology.device, Counter(one.program.name for one in plan.measured)
     yield f"on one {device:<24}at a time  temporaries  (estimate)    TFLOP  compiler's    bound  a second  compiled"
     for one in plan.measured:
         seconds, program = memory.bound(one, plan.place), one.program
+        name = program.name if times[program.name] == 1 else f"{program.name} ({program.phases[0]})"
         cells = (
-            f"  {program.name:<29}{program.rows:>9,}",
+            f"  {name:<29}{program.rows:>9,}",
             f"{one.temporaries / GIB:>9.2f} GiB",
             f"{one.estimate / GIB:>8.2f}   ",
             f"{one.work.total / 1e12:>7.3g}",
@@ -156,7 +160,8 @@ def _host(plan: Plan) -> Iterator[str]:
     memory_there = f" of {there / 1e9:,.0f} GB" if there else ""
     lines = {
         "memory, building the index": (needed.building, memory_there, there),
-        "memory, training": (needed.running, memory_there, there),
+        "memory, training": (needed.training, memory_there, there),
+        "memory, answering": (needed.answering, memory_there, there),
         "disk": (needed.disk, f"; a TPU VM boots with {host.BOOT_DISK / 1e9:.0f} GB", host.BOOT_DISK),
     }
     yield (
@@ -174,8 +179,22 @@ def _host(plan: Plan) -> Iterator[str]:
         each = ", ".join(f"{what} {size / 1e9:,.1f}" for what, size in held.items())
         over = " TOO MUCH" if limit and total > limit else ""
         yield f"  {name + ':':<28}{total / 1e9:>8,.1f} GB{beside}{over}: {each}"
+        if over and held is needed.training:
+            yield from _split(plan, total)
         shares |= {name: total / limit} if limit else {}
     for phase in plan.phases:
         shares[f"a {topology.device}'s memory, {phase.name}"] = phase.total / plan.place.limit
     first = max(shares, key=shares.__getitem__)
     yield f"what binds first: {first}, {shares[first]:.0%} of what is there"
+
+
+def _split(plan: Plan, total: float) -> Iterator[str]:
+    """What training needs of each host if it splits the passages over them, where that is less."""
+    config = ConfigDict(plan.described.config).copy_and_resolve_references().unlock()
+    if config.index.kind not in ("scann", "exact") or plan.place.topology.hosts == 1:
+        return
+    config.index.split = True
+    needed = of_host(plan.described._replace(config=config), plan.corpus, plan.measured, plan.place)
+    if (then := sum(needed.training.values())) < total:
+        verdict = "fits" if then <= plan.place.topology.chip.host_memory else "does not fit by itself"
+        yield f"    --config.index.split=True: about {then / 1e9:,.1f} GB, {verdict}"

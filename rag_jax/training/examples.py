@@ -4,7 +4,6 @@ Where a task looks for the answers in passages, the search runs once, with the r
 what it gives is kept in the workdir.
 """
 
-import hashlib
 import json
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import Any
 from rag_jax.api import Rag
 from rag_jax.data.formats import Question
 from rag_jax.data.targets import Targets
-from rag_jax.data.tasks import Task
+from rag_jax.data.tasks import Task, checksum
 from rag_jax.errors import UserError, fail
 from rag_jax.files import read_sealed_line, sealed_line, write_atomically, writing
 from rag_jax.models.fingerprint import model_fingerprint
@@ -95,14 +94,13 @@ def _batches(task: Task, questions: Sequence[Question], rag: Rag, depth: int) ->
 
 def _made_from(task: Task, questions: Sequence[Question], rag: Rag, depth: int) -> dict[str, Any]:
     """What the targets depend on."""
-    asked = json.dumps([[question.text, question.answers] for question in questions])
     manifest, encoder = rag.retriever.open_book.manifest, rag.params["question_encoder"]
     return {
         "task": task.name,
-        "questions": hashlib.sha256(asked.encode()).hexdigest(),
+        "questions": checksum(questions),
         "depth": depth,
         "passages": manifest.passages_checksum,
-        "index": f"{manifest.kind} {manifest.encoder_fingerprint} {json.dumps(manifest.search)}",
+        "index": f"{manifest.kind} {manifest.encoder_fingerprint} {manifest.dtype} {json.dumps(manifest.search)}",
         STARTING: model_fingerprint(str(rag.model.question_encoder), rag.parallel.read(encoder)),
     }
 

@@ -1,6 +1,6 @@
 """Where training starts: this run's checkpoint, a whole model, its parts, or scratch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.data import tasks
+from rag_jax.data.formats import Question
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.hub import huggingface, source
@@ -29,7 +30,8 @@ class Progress(NamedTuple):
     """A state, its stage and what was already found for its next batch: all that the loop needs to go on.
 
     next_health: what training/health.py said of next_ids; None where nothing was searched. next_scores: of next_ids,
-    where the retriever brings its own. unscored: the run was told to end before the state was evaluated.
+    where the retriever brings its own. unscored: the run was told to end before the state was evaluated. course: as
+    `course` tells it; None in old checkpoints.
     """
 
     stage: str
@@ -38,6 +40,7 @@ class Progress(NamedTuple):
     next_health: list | None
     next_scores: list | None
     unscored: bool
+    course: dict[str, Any] | None
 
 
 def check(config: ConfigDict, place: Workdir) -> None:
@@ -150,7 +153,32 @@ def resume(
         extra.get("next_health"),
         extra.get("next_scores"),
         extra.get("unscored", False),
+        extra.get("course"),
     )
+
+
+def course(config: ConfigDict, stage: str, questions: Sequence[Question], before: int, **more: Any) -> dict[str, Any]:
+    """What decides which questions and passages the steps of a stage read, as messages name it.
+
+    before: steps of the run before this stage.
+    """
+    keys = {f"config.{stage}.batch": config[stage].batch, f"config.{stage}.k": config[stage].k}
+    keys |= {"config.seed": config.seed, "config.data.task": config.data.task}
+    return {**keys, "config.data.train": tasks.checksum(questions), f"steps before {stage}": before, **more}
+
+
+def changes(progress: Progress, now: dict[str, Any]) -> list[str]:
+    """How the course of now differs from the one on which a run stopped: what was found ahead is of no use then.
+
+    Raises UserError where its step would be another step of the run: numbers would be given twice.
+    """
+    was, before = progress.course or now, f"steps before {progress.stage}"
+    if now[before] != was[before]:
+        raise UserError(
+            f"the stage '{progress.stage}' of the newest checkpoint began after {was[before]} steps, found "
+            f"{now[before]}; give the stages before it their steps again, or train in another --workdir"
+        )
+    return [f"{key} is {now[key]}, was {was.get(key)}" for key in now if now[key] != was.get(key)]
 
 
 def saved_trees(state: TrainState[Leaf]) -> dict[str, Any]:

@@ -79,11 +79,14 @@ def train(
     if not all(question.answers for question in valid):
         raise UserError("config.data.valid: a question without an answer, as in a hidden test; expected another split")
 
-    joined.agree(index=index.manifest.passages_checksum if index else None, checkpoint=checkpoints.latest())
+    passages = index.manifest.passages_checksum if index else None
+    joined.agree(index=passages, checkpoint=checkpoints.latest())
+    first_steps = dict(zip(stages, _running_sum(stage.steps for stage in stages.values()), strict=True))
+    course = {name: init.course(config, name, questions, first_steps[name], passages=passages) for name in stages}
+    changes = init.changes(progress, course[progress.stage]) if progress else []
     if joined.first:
         place.save_config(config)
     gathered = init.as_saved(place, parallel)
-    first_steps = dict(zip(stages, _running_sum(stage.steps for stage in stages.values()), strict=True))
     done = first_steps[progress.stage] + int(jax.device_get(progress.state.step)) if progress else 0
 
     rag, last = Rag(model, params, retriever, config, parallel), list(stages)[-1]
@@ -95,6 +98,9 @@ def train(
         if config.init_from and index and progress is None:
             against = start.passage_encoder or "a passage encoder that it does not name"
             log.say(f"starts from {config.init_from}, trained against {against}")
+        if progress and changes:
+            log.say(f"goes on with another configuration: {'; '.join(changes)}")
+            progress = progress._replace(next_ids=[])  # they are of other questions, or other passages
         for name, stage in stages.items():
             first = first_steps[name]
             resumed = progress if progress and progress.stage == name else None
@@ -104,7 +110,7 @@ def train(
             state = parallel.put_state(state)  # elsewhere, the first step would compile a program of its own
             source = make_source(name, stage, config, rag, examples)
 
-            keeper = Keeper(checkpoints, parallel, gathered, name, first, fingerprint, is_last=name == last)
+            keeper = Keeper(checkpoints, parallel, gathered, name, first, course[name], fingerprint, name == last)
             read = f"{stage.k} passages each" if index else "a closed book"
             log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {read}")
             with jax.transfer_guard("disallow"), preemption.awaited():
@@ -128,6 +134,7 @@ class Keeper(NamedTuple):
     gathered: Callable[[Any], Any]  # a state's trees as they are saved
     stage: str
     first: int
+    course: dict[str, Any]
     fingerprint: str | None
     is_last: bool
 
@@ -135,13 +142,20 @@ class Keeper(NamedTuple):
         """Saves the state and what was already found for its next batch; unscored: there was no time to evaluate it."""
         ids_BK = self.parallel.of_all(found.ids_BK)
         scores = None if found.score_BK is None else self.parallel.of_all(found.score_BK).tolist()
-        ahead = {"next_ids": ids_BK.tolist(), "next_health": found.health, "next_scores": scores}
+        ahead = {"course": self.course, "next_ids": ids_BK.tolist(), "next_health": found.health, "next_scores": scores}
         self.checkpoints.save(
             self.first + int(jax.device_get(state.step)),
             **self.gathered(init.saved_trees(state)),
-            score=score if self.is_last and not math.isnan(score) else -1.0,
+            score=self._rank(score),
             extra={"stage": self.stage, **ahead, "passage_encoder": self.fingerprint, "unscored": unscored},
         )
+
+    def make_up(self, step: int, score: float) -> None:
+        """Gives the state that was saved without an evaluation its score."""
+        self.checkpoints.rescore(self.first + step, self._rank(score))
+
+    def _rank(self, score: float) -> float:
+        return score if self.is_last and not math.isnan(score) else -1.0
 
 
 def train_stage(
@@ -157,7 +171,10 @@ def train_stage(
         ends = preemption.told()
         if not (ends or math.isnan(watched.value)):
             log.score(first + step, name, watched.label, watched.value)
-        keeper.save(state, found, math.nan if ends else watched.value, unscored=due and ends)
+        if step > start:
+            keeper.save(state, found, math.nan if ends else watched.value, unscored=due and ends)
+        elif not ends:
+            keeper.make_up(step, watched.value)
         known = "" if math.isnan(watched.value) or ends else f"validation {watched.label} {100 * watched.value:.1f}, "
         log.say(f"{name} step {step}: {known}saved" + TOLD * ends)
         if ends:
@@ -173,14 +190,14 @@ def train_stage(
     pace, pending, watched = Pace(start, stage.steps, stage.batch), None, Headline()
     measures: Sequence[str] = tasks.TASKS[config.data.task].metrics
     measures = measures if rag.retriever.index else of_closed_book(measures)
-    if resumed is None:
+    if resumed is None or not np.size(resumed.next_ids):  # before, nothing was found ahead
         found = source.search(start, source.encode(state.params, start))
     else:
         health = Health(*resumed.next_health) if resumed.next_health else None
         scores = None if resumed.next_scores is None else np.array(resumed.next_scores, np.float32)[own]
         found = sources.Found(np.array(resumed.next_ids)[own], health, scores)
-        if resumed.unscored:
-            watched = evaluate_and_save(state, found, start, due=True)
+    if resumed and resumed.unscored:
+        watched = evaluate_and_save(state, found, start, due=True)
     batch = source.put(start, found)
 
     for step in range(start, stage.steps):

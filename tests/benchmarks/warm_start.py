@@ -18,7 +18,7 @@ from rag_jax.config import default_config
 from rag_jax.data import tasks
 from rag_jax.data.text import source_string
 from rag_jax.data.tokenizer import Tokenizer, copy_files
-from rag_jax.files import build_folder
+from rag_jax.folders import build_folder
 from tests.benchmarks.copier import start_as_copier
 
 DECODER_LAYERS = 2

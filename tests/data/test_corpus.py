@@ -69,6 +69,30 @@ def test_marks_line_ends_and_absent_ids(tmp_path):
     assert list(read_passages(tmp_path / "p.csv")) == [Passage("0", "A", "a b"), Passage("1", "", "c d")]
 
 
+@pytest.mark.parametrize("name", ["kilt_knowledgesource.json", "pages.jsonl", "pages.json.gz"])
+def test_the_pages_of_kilt_are_read_by_paragraphs(tmp_path, name):
+    """Without the title, headings and what is empty; a place is KILT's start_paragraph_id."""
+    text = ["Aaron\n", "A prophet.\n", "Section::::Life.\n", "", "He spoke.\n"]
+    rows = [{"_id": "7", "wikipedia_id": "7", "wikipedia_title": "Aaron", "text": text, "anchors": []}]
+    rows += [{"wikipedia_id": 9, "wikipedia_title": "Ada", "text": ["Ada", "A name."]}]
+    opener = gzip.open if name.endswith(".gz") else open
+    with opener(tmp_path / name, "wt") as file:
+        file.write(lines(*rows))
+    meter = Meter()
+    assert list(read_passages(tmp_path / name, meter=meter)) == [
+        Passage("7#1", "Aaron", "A prophet."), Passage("7#4", "Aaron", "He spoke."), Passage("9#1", "Ada", "A name."),
+    ]  # fmt: skip
+    assert meter.share() == 1
+    with opener(tmp_path / name, "wt") as file:
+        file.write(lines(rows[0], {**rows[1], "wikipedia_id": None}))
+    with pytest.raises(UserError, match=rf"{name}:2: bad id null; expected a string or a whole number"):
+        list(read_passages(tmp_path / name))
+    with opener(tmp_path / name, "wt") as file:
+        file.write(lines(rows[0], {**rows[1], "text": ["A name.", 7]}))
+    with pytest.raises(UserError, match=rf'{name}:2: "text" is \["A name.", 7\]; expected a list of strings'):
+        list(read_passages(tmp_path / name))
+
+
 def test_contents_hold_title_and_text(tmp_path):
     contents = ['"Aaron"\nA prophet.\nHe spoke.', "Radium\nA metal.", "One line.", '"\nx']
     path = tmp_path / "p.jsonl"

@@ -76,6 +76,7 @@ def ask(tmp_path):
 def test_every_task_may_be_configured():
     assert CHOICES["data.task"] == tuple(TASKS)
     assert all(name == task.name and task.metrics for name, task in TASKS.items())
+    assert TASKS["kilt"].metrics[0] == "exact_match", "KILT-EM is 0 wherever ids of passages are no page ids"
 
 
 def test_a_configured_task_reads_the_questions(data, tmp_path):
@@ -95,7 +96,39 @@ def test_ms_marco_keeps_rows_with_a_well_formed_answer(ask):
     )
     hidden = [{"query": "0?"}, {"query": "1?"}]
     assert ask("msmarco", *hidden) == ([Question("0", "0?", ()), Question("1", "1?", ())], [])
-    assert json.loads(TASKS["msmarco"].submission("7", "yes")) == {"query_id": 7, "answers": ["yes"]}
+
+
+def test_the_files_for_hidden_tests():
+    answers = [("7", "yes"), ("8", "Öre")]
+    name, text = TASKS["msmarco"].submission
+    first = json.loads(text(answers).splitlines()[0])
+    assert (name, first) == ("submission.jsonl", {"query_id": 7, "answers": ["yes"]})
+    name, text = TASKS["triviaqa"].submission
+    assert name == "submission.json" and json.loads(text(answers)) == dict(answers)
+    assert [task.name for task in TASKS.values() if task.submission] == ["triviaqa", "msmarco"]
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "source", "known"),
+    [
+        ("nq", "test", "nq-test.csv", True),
+        ("nq", "test", "demo:nq/test", False),
+        ("webquestions", "test", "q.csv", True),
+        ("webquestions", "valid", "q.json", False),
+        ("curatedtrec", "valid", "q.json", False),
+    ],
+)
+def test_the_paper_s_numbers_stand_beside_its_own_questions_alone(name, split, source, known):
+    assert TASKS[name].comparable(split, source) == (TASKS[name].paper if known else {})
+
+
+def test_squad_2_is_asked_without_what_has_no_answer(tmp_path):
+    answers = ([], [{"text": "Ada"}])
+    qas = [{"id": n, "question": "who?", "answers": a, "is_impossible": not a} for n, a in enumerate(answers)]
+    path, said = tmp_path / "dev-v2.0.json", []
+    path.write_text(json.dumps({"data": [{"title": "T", "paragraphs": [{"qas": qas}]}]}))
+    assert [question.id for question in TASKS["squad"].questions(path, log=said.append)] == ["1"]
+    assert said == [f"{path}: kept 1 of 2 questions, dropped 1; 1 x no answer"]
 
 
 def test_fever_2_leaves_out_what_nobody_knows(ask):

@@ -41,8 +41,10 @@ def test_dollars_are_no_formula(tmp_path):
 
 
 def test_measures_against_k(tmp_path):
-    one = drawn(tmp_path, "a.png", plots.against_k, [1, 5, 10], {"EM": [30, 40, 41], "recall@k": [50, 60, 70]})
-    assert one != drawn(tmp_path, "b.png", plots.against_k, [1, 5, 10], {"EM": [30, 40, 44], "recall@k": [50, 60, 70]})
+    lines, other = {"EM": {1: 30, 5: 40, 10: 41}, "recall@k": {1: 50, 10: 70}}, {"EM": {1: 30, 5: 40, 10: 44}}
+    one = drawn(tmp_path, "a.png", plots.against_k, {"percent": lines})
+    assert one != drawn(tmp_path, "b.png", plots.against_k, {"percent": lines | other})
+    assert one != drawn(tmp_path, "b.png", plots.against_k, {"percent": lines, "again": lines})
 
 
 def test_an_empty_answer_has_nothing_to_draw(tmp_path):

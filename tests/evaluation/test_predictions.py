@@ -3,7 +3,9 @@
 import json
 import math
 
-from rag_jax.data.formats import Question
+import pytest
+
+from rag_jax.data.formats import Passage, Question
 from rag_jax.evaluation import predictions
 from rag_jax.evaluation.answers import Found, Prediction
 
@@ -47,3 +49,30 @@ def test_kilts_form_names_every_page_once(tmp_path):
     provenance = [{"wikipedia_id": "7", "title": "Ada"}, {"wikipedia_id": "9", "title": "Bo"}]
     assert first == {"id": "q1", "input": "who?", "output": [{"answer": "Ada", "provenance": provenance}]}
     assert second["output"][0]["provenance"] == []
+
+
+class Corpus(list):
+    """Passages by row, with their ids."""
+
+    def ids(self):
+        return (passage.id for passage in self)
+
+
+@pytest.mark.parametrize(
+    ("passages", "evidence", "note"),
+    [
+        ((("1", "Ada"), ("2", "Ada"), ("3", "Bo")), ("1",), "found 'Ada' as '1' and '2', expected ids of passages"),
+        ((("7#1", "Ada"), ("7#2", "Ada"), ("9", "Bo")), ("7",), ""),
+        (
+            (("7#1", "Ada"), ("9#1", "Bo")),
+            ("8", "6"),
+            "found none of the 2 that prove the questions' answers, expected",
+        ),
+        ((("7#1", "Ada"), ("9#1", "Bo")), (), ""),
+        ((("1", ""), ("2", "")), (), ""),
+    ],
+)
+def test_ids_that_are_no_pages_of_wikipedia_are_told(passages, evidence, note):
+    questions = [Question("q", "who?", ("Ada",), evidence=(evidence,))]
+    told = predictions.kilt_note(Corpus(Passage(*one, "text") for one in passages), questions)
+    assert note in told and bool(told) == bool(note)

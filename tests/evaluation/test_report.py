@@ -6,8 +6,13 @@ from dataclasses import replace
 import pytest
 
 from rag_jax.config import default_config
+from rag_jax.data.formats import Question
 from rag_jax.data.published import paper
+from rag_jax.data.tasks import Submission
 from rag_jax.errors import UserError
+from rag_jax.evaluation import report
+from rag_jax.evaluation.answers import Found, Prediction
+from rag_jax.evaluation.measures import Totals
 from rag_jax.evaluation.report import Asked, evaluate, own_numbers
 
 
@@ -93,6 +98,23 @@ def test_answers_of_another_index_are_not_gone_on_from(tiny_rag, tiny_run, confi
     assert (tmp_path / "predictions.jsonl").read_text() == content
 
 
+def test_a_file_of_which_nothing_is_written_down_yet_is_nobodys(tiny_rag, config, tmp_path, monkeypatch):
+    """Stopped between another model's predictions and the line that says whose they are."""
+    evaluate(tiny_rag, config, tmp_path, Asked())
+    content = (tmp_path / "predictions.jsonl").read_text()
+
+    def stopped(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tiny_rag, "identity", lambda: "another")
+        patch.setattr(report, "publish", lambda path: path.name == "metrics.json" or stopped(path))
+        evaluate(tiny_rag, config, tmp_path, Asked())
+    (tmp_path / "predictions.jsonl").write_text(content.replace('"score": -', '"score": -1'))
+    evaluate(tiny_rag, config, tmp_path, Asked())
+    assert (tmp_path / "predictions.jsonl").read_text() == content
+
+
 def test_another_split_stands_beside_the_test(tiny_rag, config, tmp_path):
     for split in ("test", "valid"):
         evaluate(tiny_rag, config, tmp_path, Asked(split=split))
@@ -117,6 +139,19 @@ def test_places_past_the_passages_that_are_read_are_left_out(tiny_rag, config, t
     assert {name for name in written(tmp_path)["test"] if "@" in name} == {"recall@1", "answer recall@1"}
 
 
+def test_the_paper_s_gold_answers_and_answers_without_a_passage_stand_beside_ours():
+    numbers = own_numbers(paper("jeopardy"), "closed book", "test") | own_numbers(paper("nq"), "token", "test")
+    asked = Asked(names=("exact_match", "distinct_3", "distinct_3_gold"), paper=numbers)
+    totals, missed = Totals(asked.names, ()), (Found("1", "T", 0.0, 1.0, 1.0, holds_answer=False),)
+    totals.add(Prediction(Question("q", "who?", ("Ada",)), "Ada", -1.0, ("Ada",), missed))
+    assert {label: number for label, _, number in report._lines(totals, asked)} == {
+        "EM": 44.1,
+        "distinct tri-grams (treebank)": 32.4,
+        "distinct tri-grams of the first answers (treebank)": 90.0,
+        "EM where no passage holds the answer": 11.8,
+    }
+
+
 def test_the_papers_own_number_stands_beside_a_measures_first_line(tiny_rag, config, tmp_path, capsys):
     asked = Asked(paper={"exact_match": 44.1, "recall@2": 90.0}, kilt_out=str(tmp_path / "kilt" / "out.jsonl"))
     evaluate(tiny_rag, config, tmp_path, asked)
@@ -127,10 +162,19 @@ def test_the_papers_own_number_stands_beside_a_measures_first_line(tiny_rag, con
 
 
 def test_a_hidden_tests_answers_are_written_as_they_are_handed_in(tiny_rag, tiny_run, config, tmp_path):
-    asked = Asked(submission=lambda question_id, answer: f"{question_id}: {answer}\n", limit=2)
+    asked = Asked(submission=Submission("handed_in.txt", lambda pairs: str(list(pairs))), limit=2)
     evaluate(tiny_rag, config, tmp_path, asked)
     texts = [answer.text for answer in tiny_rag.answer([q["question"] for q in tiny_run.records("test.jsonl")[:2]])]
-    assert (tmp_path / "submission.jsonl").read_text() == "".join(f"{n}: {text}\n" for n, text in enumerate(texts))
+    assert (tmp_path / "handed_in.txt").read_text() == str(list(zip("01", texts, strict=True)))
+
+
+def test_pages_that_cannot_be_wikipedias_are_told_where_kilt_asks_for_them(tiny_rag, config, tmp_path, capsys):
+    """A town of the tiny corpus has several passages, and the id of none begins with a page's."""
+    out, scored = str(tmp_path / "out.jsonl"), ("exact_match", "kilt")
+    for asked in (Asked(limit=1), Asked(limit=1, kilt_out=out), Asked(("retrieval",), limit=1, names=scored)):
+        evaluate(tiny_rag, config, tmp_path, asked)
+        told = "note: KILT's pages: found 'Brimholt' as 'mayor/Brimholt' and" in capsys.readouterr().err
+        assert told == bool(asked.kilt_out or asked.names == scored)
 
 
 PUBLISHED = {
@@ -144,6 +188,7 @@ PUBLISHED = {
     [
         ("sequence", "valid", "bm25", {"exact_match": 31.8}),
         ("token", "valid", "frozen", {"exact_match": 37.8}),
+        ("token", "valid", "", {"exact_match": 43.5, "EM_where_no_passage_holds_the_answer": 11.8}),
         ("token", "test", "frozen", {}),  # of which the paper tells nothing
     ],
 )
@@ -180,6 +225,12 @@ def test_the_papers_numbers_of_a_kind_and_a_split(kind, split, numbers):
         ({"parts": ("reading",), "kilt_out": "out"}, {}, "--kilt_out: found --parts=reading, expected answers among"),
         ({"kilt_out": "run"}, {}, "--kilt_out: found the folder run, expected a file to write"),
         ({"parts": ("reading",), "names": ("regex_match",)}, {}, "--parts=reading: the answers of this task are patt"),
+        (
+            {"parts": ("hot_swap",), "names": ("regex_match",), "swap_index": "a"},
+            {},
+            "--parts=hot_swap: the answers of this task are patterns, expected words; leave that part out",
+        ),
+        ({"beside": ("run",)}, {}, "--beside: found no --sweep, expected one, as --sweep=n_docs=1,5,10"),
         ({"parts": ("hot_swap",), "swap_index": "a", "limit": 3}, {}, "--limit: found --parts=hot_swap"),
         (
             {"parts": ("retrieval",), "names": ("bleu_1",)},

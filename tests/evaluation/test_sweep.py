@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from rag_jax.data import tasks
+from rag_jax.errors import UserError
+from rag_jax.evaluation import plots
 from rag_jax.evaluation.answers import predict
 from rag_jax.evaluation.measures import Totals
 from rag_jax.evaluation.sweep import sweep
@@ -24,9 +26,9 @@ def questions(tiny_run):
 def swept(tiny_rag, questions, tmp_path):
     """swept(numbers, questions) sweeps and returns what is written."""
 
-    def run(n_docs=(3, 1, 1), asked=questions, names=NAMES):
+    def run(n_docs=(3, 1, 1), asked=questions, names=NAMES, beside=()):
         walks = Walks(tiny_rag, tmp_path / "kept", "model")
-        sweep(walks, asked, n_docs, names, tmp_path / "sweep.json", {"of": "model"})
+        sweep(walks, asked, n_docs, names, tmp_path / "sweep.json", {"of": "model"}, beside)
         walks.clear()
         return json.loads((tmp_path / "sweep.json").read_text())
 
@@ -65,6 +67,37 @@ def test_at_every_k_it_is_a_run_of_its_own(tiny_rag, questions, swept, searched,
     assert recall[0]["sum"] <= recall[1]["sum"]
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.json", "sweep.png"]
+
+
+def test_other_runs_are_drawn_beside_it(swept, questions, searched, tmp_path, monkeypatch):
+    """The paper's two panels, with a line for each run that has the measure."""
+    pytest.importorskip("matplotlib")
+    rows = {"1": {"EM": {"percent": 10.0}, "answer recall@k": {"percent": 20.0}, "left out": {"count": 3}}}
+    rows |= {"10": {"EM": {"percent": 30.0}}}
+    for name, found in (("bm25", {"1": rows["1"]}), ("frozen", rows)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sweep.json").write_text(json.dumps({"questions": len(questions), "n_docs": found}))
+    drawn = {}
+    monkeypatch.setattr(plots, "against_k", lambda path, panels: drawn.update({path.name: panels}))
+    bm25, frozen = (str(tmp_path / name) for name in ("bm25", "frozen"))
+    own = swept(beside=[bm25, frozen])["n_docs"]
+    panels = drawn["sweep_beside.png"]
+    assert list(drawn) == ["sweep.png", "sweep_beside.png"] and list(panels) == [
+        "EM (percent)",
+        "answer recall@k (percent)",
+    ]
+    assert panels["EM (percent)"] == {
+        str(tmp_path): {k: own[str(k)]["EM"]["percent"] for k in (1, 3)},
+        bm25: {1: 10.0},
+        frozen: {1: 10.0, 10: 30.0},
+    }
+    assert list(panels["answer recall@k (percent)"]) == [str(tmp_path), bm25]
+    searched.clear()
+    with pytest.raises(UserError, match=rf"--beside={bm25}: found a sweep over 10 questions, expected the same 2"):
+        swept(asked=questions[:2], beside=[bm25])
+    with pytest.raises(UserError, match=r"--beside=none: found no sweep.json, expected .* --workdir=none --sweep="):
+        swept(beside=["none"])
+    assert searched == []
 
 
 class Killed(BaseException):

@@ -183,6 +183,15 @@ def test_a_model_without_an_index_asks_for_one(foreign):
         Rag.load(foreign / "rag")
 
 
+def test_what_is_not_applied_is_noted(foreign, tmp_path, capsys):
+    shutil.copytree(foreign / "rag", tmp_path / "rag")
+    open_pretrained(tmp_path / "rag")
+    assert capsys.readouterr().err == ""
+    (tmp_path / "rag" / "generation_config.json").write_text(json.dumps(GENERATION | {"repetition_penalty": 1.2}))
+    open_pretrained(tmp_path / "rag")
+    assert "rag: its repetition_penalty is not applied" in capsys.readouterr().err
+
+
 def test_an_export_of_another_version_is_refused(foreign, tmp_path):
     shutil.copytree(foreign / "rag", tmp_path / "rag")
     (tmp_path / "rag" / "rag_jax.json").write_text('{"version": 2, "config": {}}')

@@ -14,6 +14,7 @@ import pytest
 from rag_jax.errors import UserError
 from rag_jax.hub.source import find, find_index
 
+ROOT = Path(__file__).parents[2]
 SHA = "0123456789abcdef0123456789abcdef01234567"
 TEXTS = ["config.json", "generator_tokenizer/merges.txt", "generator_tokenizer/vocab.json", "1_Pooling/config.json"]
 INDEX = ["index/manifest.json", "index/passages/data.arrow"]
@@ -114,6 +115,19 @@ def test_an_index_is_fetched_when_it_is_asked_for(ask, tmp_path):
     assert find_index(str(tmp_path)) is None
     (tmp_path / "index").mkdir()
     assert find_index(str(tmp_path)) == tmp_path / "index"
+
+
+@pytest.mark.parametrize("written", ["metrics.json", "evaluate_3.partial"])
+def test_results_under_a_models_name_are_not_the_model(written, ask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    place = tmp_path / "me" / "both"
+    place.mkdir(parents=True)
+    assert ask("me/both") == "me/both", "an empty folder is no result"
+    (place / written).touch()
+    assert "model.safetensors" in files(Path(ask("me/both")))
+    (place / "config.json").touch()
+    assert ask("me/both") == "me/both", "one's own model"
 
 
 def test_an_unknown_name(ask):

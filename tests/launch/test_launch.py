@@ -30,8 +30,8 @@ class Cloud:
         (self.root / ".gitignore").write_text("/build/\n/.venv*/\n")
         for name in (self.fake, programs):
             name.mkdir()
-        for source, name in (("gcloud", "gcloud"), ("srun", "srun"), ("python", "python3"), ("python", "python3.13")):
-            shutil.copy(HERE / f"fake_{source}", programs / name)
+        for name in ("gcloud", "srun", "scancel", "python3", "python3.13"):
+            shutil.copy(HERE / f"fake_{re.match('[a-z]+', name)[0]}", programs / name)
             (programs / name).chmod(0o755)
         (programs / "scontrol").write_text('#!/bin/sh\necho "scontrol $*" >> "$FAKE/calls"\n')
         (programs / "scontrol").chmod(0o755)
@@ -80,10 +80,10 @@ class Cloud:
         """What the workers were asked to do, in order."""
         return [found for line in self.read("words") for found in re.findall(r"worker.sh(?: \| bash -s)? (\w+)", line)]
 
-    def wait_for(self, name):
-        """Returns once a file of the programs is there."""
+    def wait_for(self, name, count=1):
+        """Returns once a file of the programs has so many lines."""
         for _ in range(600):
-            if self.read(name):
+            if len(self.read(name)) >= count:
                 return
             time.sleep(0.05)
         raise AssertionError(f"no {name}")
@@ -209,6 +209,7 @@ def test_a_dry_run_under_slurm():
 . launch/environment.sh; environment cuda '.[cuda]'
 export COORDINATOR="$(hostname):$((20000 + SLURM_JOB_ID % 10000))"
 srun --cpu-bind=none --gpu-bind=none --kill-on-bad-exit=0 bash launch/slurm.sbatch --task -- {TRAIN} 'two words'
+scancel --signal=TERM "$SLURM_JOB_ID"
 scontrol requeue "$SLURM_JOB_ID"
 """
     )
@@ -336,10 +337,10 @@ def test_a_mistake_of_the_user_is_not_repeated(cloud):
 
 
 def test_a_crash_is_tried_again_on_the_same_tpu_as_often_as_asked(cloud):
-    cloud.plays(runs="1 143 1 0")
-    said, _ = cloud.run(f"{UNTIL} --tries=3 -- {TRAIN}", code=1)
-    assert cloud.calls() == ["create", *ONCE, *["ssh", "ssh", "ssh"] * 2]
-    assert "rag: the command ended with 143\nrag: goes on, try 3 of 3\n" in said
+    cloud.plays(runs="1 143 75 85 0")
+    said, _ = cloud.run(f"{UNTIL} --tries=4 -- {TRAIN}", code=85)
+    assert cloud.calls() == ["create", *ONCE, *["ssh", "ssh", "ssh"] * 3]
+    assert "rag: the command ended with 75\nrag: goes on, try 4 of 4\n" in said
     assert "error: rag: not done; the same command goes on where this one stopped" in said
     assert cloud.read("runs") == ["0"]
 
@@ -375,7 +376,7 @@ def test_ctrl_c_leaves_the_run_or_deletes_the_tpu(cloud):
 
 def test_stop_ends_the_run_on_every_worker_of_a_pod(cloud):
     """And for good: whoever would start it again after a crash does not."""
-    cloud.plays(runs="slow slow")
+    cloud.plays(runs="saves saves")
     cloud.environment["WORKERS"] = "0 1"
     cloud.run(f"bash launch/tpu_pod.sh create {PLACE} --type=v6e-16")
     cloud.run(f"bash launch/tpu_pod.sh push {PLACE}")
@@ -386,7 +387,7 @@ def test_stop_ends_the_run_on_every_worker_of_a_pod(cloud):
     said = process.communicate(timeout=180)[1]
     assert process.returncode == 143 and "rag: stopped\n" in said, said
     assert {ran.split(" |")[0] for ran in cloud.read("ran")} == {TRAIN.removeprefix("python ") + " --coordinator=auto"}
-    assert [(cloud.fake / f"home{n}/rag_jax_run/exit_code").read_text() for n in (0, 1)] == ["143\n"] * 2
+    assert [(cloud.fake / f"home{n}/rag_jax_run/exit_code").read_text() for n in (0, 1)] == ["85\n"] * 2
 
 
 def test_the_worst_end_of_a_pods_workers_counts(cloud):
@@ -395,6 +396,13 @@ def test_the_worst_end_of_a_pods_workers_counts(cloud):
     line = f"bash launch/tpu_pod.sh run {PLACE} --type=v6e-16 --wait=0 --until_done -- {TRAIN}"
     cloud.run(line, code=2)
     cloud.run(line)
+
+
+def test_a_pod_that_saved_or_lost_a_worker_goes_on(cloud):
+    cloud.plays(runs="85 85 75 137 0 0")
+    cloud.environment["WORKERS"] = "0 1"
+    said, _ = cloud.run(f"bash launch/tpu_pod.sh run {PLACE} --type=v6e-16 --wait=0 --until_done -- {TRAIN}")
+    assert re.findall("the command ended with (.*)", said) == ["85", "137"] and len(cloud.read("ran")) == 6
 
 
 def test_a_stopped_tpu_is_left_alone(cloud):
@@ -459,29 +467,52 @@ def test_gpus_that_do_not_divide_are_a_mistake(cloud):
 
 
 @pytest.mark.parametrize(
-    ("runs", "restarts", "requeued"), [("2", "0", False), ("1", "0", True), ("1", "10", False), ("0", "0", False)]
-)
+    ("runs", "restarts", "requeued"),
+    [
+        ("2", "0", False), ("1", "0", True), ("1", "10", False), ("0", "0", False), ("75", "0", True),
+        ("75", "10", False), ("85", "0", True), ("85", "10", True),
+    ],
+)  # fmt: skip
 def test_a_slurm_job_is_queued_again_after_a_crash_alone(cloud, runs, restarts, requeued):
     cloud.plays(runs=runs)
     cloud.run(f"bash launch/slurm.sbatch {TRAIN}", code=int(runs), **JOB, SLURM_RESTART_COUNT=restarts)
     assert cloud.calls() == ["scontrol requeue 12345"] * requeued
 
 
-@pytest.mark.parametrize(("number", "requeued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
-def test_a_slurm_job_is_queued_again_at_its_time_limit_but_not_when_cancelled(cloud, number, requeued):
-    cloud.plays(runs="slow")
-    process = cloud.start(f"bash launch/slurm.sbatch {TRAIN}", **JOB, SLURM_RESTART_COUNT="99")
-    cloud.wait_for("ran")
-    process.send_signal(number)
-    process.communicate(timeout=180)
-    assert process.returncode == 143 and cloud.calls() == ["scontrol requeue 12345"] * requeued
+LIMIT = ["scancel --signal=TERM 12345", "scontrol requeue 12345"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "tasks", "runs", "code", "calls"),
+    [
+        (signal.SIGUSR1, False, "saves", 85, LIMIT),  # before the time limit
+        (signal.SIGUSR1, False, "slow", 143, LIMIT),
+        (signal.SIGTERM, True, "saves", 85, []),  # cancelled
+        (None, True, "saves", 85, LIMIT[1:]),  # preempted with a grace time
+    ],
+)
+def test_a_slurm_job_that_is_told_to_end_saves_and_is_queued_again_unless_cancelled(
+    cloud, shell, tasks, runs, code, calls
+):
+    cloud.plays(runs=f"{runs} {runs}")
+    job = {**JOB, "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_RESTART_COUNT": "99"}
+    process = cloud.start(f"bash launch/slurm.sbatch {TRAIN}", **job)
+    cloud.wait_for("ran", 2)
+    if shell:
+        process.send_signal(shell)
+    if tasks:
+        for task in cloud.read("tasks"):
+            os.kill(int(task), signal.SIGTERM)
+    said = process.communicate(timeout=180)[1]
+    assert process.returncode == code and cloud.calls() == calls, said
 
 
 def test_skypilots_task_installs_and_runs_the_command(cloud):
     cloud.plays(runs="0")
     task = yaml.safe_load((cloud.root / "launch" / "sky.yaml").read_text())
     assert set(task) == {"name", "workdir", "resources", "envs", "setup", "run"} and task["envs"] == {"COMMAND": None}
-    assert not {0, 1, 2} & set(task["resources"]["job_recovery"]["recover_on_exit_codes"])
+    recovered = set(task["resources"]["job_recovery"]["recover_on_exit_codes"])
+    assert {75, 85} <= recovered and not {0, 1, 2} & recovered
     command = {"COMMAND": "python -m rag_jax.train '--workdir=my run'"}
     cloud.run(f"bash -c {shlex.quote(task['setup'])}", **command)
     cloud.run(f"bash -c {shlex.quote(task['run'])}", **command)

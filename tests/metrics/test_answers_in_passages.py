@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 
 from rag_jax.metrics.answers_in_passages import answer_hits_at, holding_answer, holding_match, passage_patterns
@@ -42,6 +44,15 @@ def test_an_escaped_letter_with_an_accent_is_that_letter(pattern, text):
     patterns = passage_patterns([pattern])
     assert patterns.broken == ()
     assert holding_match([text, text[:3]], patterns) == [True, False]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_class_that_taking_apart_would_break_is_found(form):
+    patterns = passage_patterns([r"caf[à-ü]+", "é"])
+    assert patterns.broken == ()
+    texts = [unicodedata.normalize(form, text) for text in ("un café noir", "cafe", "thé")]
+    assert holding_match(texts, passage_patterns([r"caf[à-ü]+"])) == [True, False, False]
+    assert holding_match(texts, patterns) == [True, False, True]
 
 
 def test_an_escaped_backslash_stays_one():

@@ -17,7 +17,9 @@ def test_parts_of_a_question():
 def test_parts_at_the_edges():
     assert parts("") == ([], [], [], [])
     assert parts("What") == ([], [], ["what"], [])
-    assert parts("WHAT river").question_words == [], "as the script, which knows What and what"
+    assert parts("WHAT River").question_words == [], "as the script, which knows What and what"
+    assert parts("WHAT River").names == ["River"], "as the script, which drops a question word in any case"
+    assert parts("River WHAT").names == ["River", "WHAT"]
     assert parts("Which what which river").question_words == ["which", "what", "which", "river"]
     assert parts("Élan vital").names == ["Élan"]
     assert parts("who is who").content == []

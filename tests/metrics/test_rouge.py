@@ -49,8 +49,20 @@ def test_kilt_unites_what_sentences_have_in_common():
     assert kilt("d. a b x", "a b c d") == pytest.approx(2 * 3 / 8)
     assert coco("d a b x", "a b c d") == pytest.approx(2 / 4)
     assert kilt("a b. c", "c. a b") == 1.0  # each sentence looks at all
-    assert kilt(". .. a", "a ...") == 1.0  # empty sentences are none
     assert kilt(".", ".") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("said", "reference", "common", "distinct"),
+    [
+        ("a", "a . . b", 1, 4),  # the reference: a, '', b
+        (". .. a", "a ...", 1, 3),  # the prediction: '', a
+        ("well . . . maybe", "it was . . . fine", 1, 7),  # well, '', maybe; it, was, '', fine
+        ("a .. ", "a", 1, 2),  # at the ends is nothing
+    ],
+)
+def test_kilt_has_an_empty_word_between_dots(said, reference, common, distinct):
+    assert kilt(said, reference) == kilt(reference, said) == pytest.approx(2 * common / distinct)
 
 
 def test_case_and_punctuation_are_the_tokenisers_business():

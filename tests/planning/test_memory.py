@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rag_jax.parallel import Pmap
+from rag_jax.parallel import Pmap, Sharded
 from rag_jax.planning import cost, memory
 from rag_jax.planning.chips import topology
 from rag_jax.planning.cost import EXACT, HALF, Work
 from rag_jax.planning.memory import Measured, OnPaper, Place
-from rag_jax.planning.programs import OWN, SPLIT, TRAINING, WHOLE, Held, Program
+from rag_jax.planning.programs import ANSWERING, BUILDING, OWN, SPLIT, TRAINING, WHOLE, Held, Program
 
 TREE = {"a": jax.ShapeDtypeStruct((16, 4), jnp.float32), "b": jax.ShapeDtypeStruct((8,), jnp.int8)}
 BYTES = 16 * 4 * 4 + 8
@@ -27,6 +27,17 @@ def test_what_is_whole_is_so_on_every_device_and_a_batch_is_split(parallel):
 def test_state_that_is_split_takes_a_share():
     place = Place(topology("v5e:2x4"), OnPaper(8), True, 100.0)
     assert place.size(Held(WHOLE, TREE)) == BYTES / 8
+
+
+@pytest.mark.parametrize("parallel", [OnPaper(8), Sharded(jax.devices())])
+def test_what_hosts_run_alone_has_all_parameters_on_every_device_though_training_splits_them(parallel):
+    place, tree = Place(topology("v5e:2x4"), parallel, True, 100.0), jax.ShapeDtypeStruct((1 << 16,), jnp.int8)
+
+    def held(phase):
+        return memory.held_by([Program("a program", (phase,), 8, {"parameters": Held(WHOLE, tree)}, None, None)], place)
+
+    assert held(TRAINING) == {"parameters": (1 << 16) / 8}
+    assert held(ANSWERING) == held(BUILDING) == {"parameters": 1 << 16}
 
 
 def program(name, phases, **held):

@@ -8,11 +8,11 @@ from rag_jax.errors import UserError
 from rag_jax.planning.advice import Adviser
 from rag_jax.planning.chips import topology
 from rag_jax.planning.host import Corpus
-from rag_jax.planning.planner import plan
-from rag_jax.planning.programs import BUILDING, TRAINING
+from rag_jax.planning.planner import of_host, plan
+from rag_jax.planning.programs import ANSWERING, BUILDING, TRAINING
 from rag_jax.planning.report import report
 
-GPUS = topology("gpu:h100x8")
+GPUS, TWO_HOSTS = topology("gpu:h100x8"), topology("gpu:h100x16")
 
 
 def planned(config, machine=GPUS, fits=False):
@@ -20,12 +20,16 @@ def planned(config, machine=GPUS, fits=False):
 
 
 def training(found):
-    return next(phase for phase in found.phases if phase.name == TRAINING)
+    return named(found)[TRAINING]
 
 
-def advised(found, limit):
+def named(found):
+    return {phase.name: phase for phase in found.phases}
+
+
+def advised(found, limit, name=TRAINING):
     place = found.place._replace(limit=limit)
-    return Adviser(training(found), found.measured, found.described, place, 100_000, None).advise()
+    return Adviser(named(found)[name], found.measured, found.described, place, 100_000, None).advise()
 
 
 def with_memory(size):
@@ -59,6 +63,44 @@ def test_a_phase_holds_the_state_the_index_and_one_programs_temporaries(found):
     assert phase.resident["index"] == pytest.approx(100_000 / 8 * 32 * 4, rel=0.4)  # shares are padded
 
 
+def test_hosts_answer_and_build_with_all_parameters_on_each_device_though_training_splits_them(found, small):
+    config = small(index={"kind": "exact"})
+    config.parallel = "sharded"
+    sharded = planned(config)
+    assert training(sharded).resident["parameters"] == training(found).resident["parameters"] / 8
+    for name in (ANSWERING, BUILDING):
+        assert named(sharded)[name] == named(found)[name]
+    text = "\n".join(report(sharded, None))
+    assert re.search(r"^  answer \(training\) .*\n  answer \(answering\) ", text, re.M)
+
+
+def test_answering_holds_the_index_on_one_host_that_the_step_has_on_all(small):
+    config = small(index={"kind": "exact"}, retrieval={"lag": 0})
+    found = named(planned(config, TWO_HOSTS))
+    assert found[ANSWERING].resident["index"] == pytest.approx(2 * found[TRAINING].resident["index"], rel=0.4)
+
+
+@pytest.mark.long
+def test_an_index_that_does_not_fit_may_be_split_over_hosts_in_training(small):
+    found = planned(small(index={"kind": "exact"}), TWO_HOSTS)
+    changes = {
+        name: [one.change for one in advised(found, 0.99 * named(found)[name].total, name)] for name in named(found)
+    }
+    assert "--config.index.split=True" in changes[TRAINING]
+    assert "--config.index.split=True" not in changes[ANSWERING]
+    assert "--config.parallel=sharded" in changes[TRAINING]
+    assert not any("sharded" in change for change in changes[ANSWERING])
+
+
+def test_a_host_whose_memory_does_not_hold_scann_is_told_to_split_it(small):
+    chip = TWO_HOSTS.chip._replace(host_memory=60e9, on_host=2)
+    found = planned(small(), TWO_HOSTS._replace(chip=chip))
+    corpus = Corpus(10**9, "a test")
+    needed = of_host(found.described, corpus, found.measured, found.place)
+    text = "\n".join(report(found._replace(corpus=corpus, host=needed), None))
+    assert re.search(r"^  memory, training: .* TOO MUCH: .*\n    --config.index.split=True: .* GB, fits$", text, re.M)
+
+
 def test_dollars_are_the_hours_of_all_parts_at_the_price(found):
     text = "\n".join(report(found._replace(corpus=Corpus(10**12, "a test")), None))
     parts = [
@@ -71,7 +113,7 @@ def test_dollars_are_the_hours_of_all_parts_at_the_price(found):
 
 
 def test_what_does_not_fit_is_told_with_what_would_help(found):
-    building = next(phase for phase in found.phases if phase.name == BUILDING)
+    building = named(found)[BUILDING]
     tight = found._replace(place=found.place._replace(limit=0.9 * building.total), phases=[building])
     text = "\n".join(report(tight, None))
     assert re.search(r"^building the index: .*: DOES NOT FIT, \d+\.\d\d GiB too much$", text, re.M)

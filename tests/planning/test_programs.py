@@ -10,7 +10,7 @@ from rag_jax.index import exact
 from rag_jax.parallel import Pmap
 from rag_jax.planning import cost
 from rag_jax.planning.model import describe
-from rag_jax.planning.programs import SPLIT, fellow, programs
+from rag_jax.planning.programs import ANSWERING, SPLIT, TRAINING, fellow, programs
 
 
 def configured(name="demo", **groups):
@@ -58,14 +58,44 @@ def test_search_is_lowered_with_a_devices_share_of_the_passages():
     assert f"tensor<{held}x32xbf16>" in program.lower(Pmap(jax.devices())).as_text()
 
 
+def searches(described, devices=8, passages=1_000_000):
+    """The rows of the index on a device, and how many questions are asked at once, by phase."""
+    found = [one for one in programs(described, passages, devices, 8) if one.name == "search"]
+    rows = {phase: (one.held["index"].tree.shape[0], one.rows) for one in found for phase in one.phases}
+    assert len(rows) == sum(len(one.phases) for one in found)
+    return rows
+
+
+def test_answering_searches_apart_what_training_searches_inside_its_step():
+    described = small(index={"kind": "exact"}, retrieval={"lag": 0})
+    assert searches(described) == {ANSWERING: (exact.padded(1_000_000 // 8), 64)}
+    assert searches(described, devices=32) == {ANSWERING: (exact.padded(1_000_000 // 8), 4 * 64)}
+    step = named(described, devices=32, passages=1_000_000)["joint step"]
+    assert step.held["index"].tree.vector_NE.shape[0] == exact.padded(1_000_000 // 32)
+
+
+def test_an_index_is_split_over_hosts_in_training_alone():
+    whole, split = (small(index={"kind": "exact", "split": told}) for told in (False, True))
+    both, part = exact.padded(1_000_000 // 8), exact.padded(1_000_000 // 32)
+    assert searches(whole, 32) == dict.fromkeys((TRAINING, ANSWERING), (both, 4 * 64))
+    assert searches(split, 32) == {TRAINING: (part, 4 * 64), ANSWERING: (both, 4 * 64)}
+    assert searches(split) == searches(whole)
+
+
 def test_every_host_answers_and_encodes_for_itself():
-    """Its devices have the rows of a single host's; where the state is split, all devices share them."""
+    """Its devices have the rows of a single host's, in both modes: in training all hosts answer the same questions."""
     whole, split = small(), small()
     split.config.parallel = "sharded"
     one, four, shared = named(whole), named(whole, devices=32), named(split, devices=32)
     for name in ("answer", "encode questions", "encode passages"):
-        assert four[name].rows == 4 * one[name].rows
-    assert shared["answer"].rows == one["answer"].rows
+        assert shared[name].rows == four[name].rows == 4 * one[name].rows
+
+
+def test_training_answers_with_a_split_state_where_answering_alone_has_a_whole_one():
+    split = small()
+    split.config.parallel = "sharded"
+    for described, phases in ((small(), [(TRAINING, ANSWERING)]), (split, [(TRAINING,), (ANSWERING,)])):
+        assert [one.phases for one in programs(described, 5000, 8, 8) if one.name == "answer"] == phases
 
 
 def test_work_of_one_device_is_its_share():

@@ -3,8 +3,8 @@
     python tests/reliability/load.py runs/demo runs/demo/index_2018 --answers=10000 --threads=8
 
 The second is another index of the same encoder. Requests ask 1 to 64 questions of 1 to 30 words, which are drawn from
-the demo's; no two are alike. At the end one thread asks every tenth again, of each index: what was said under load must
-be what one of both says, to the last bit.
+the demo's; no two are alike. At the end one thread asks every tenth again, or with --compare=1 each, of each index:
+what was said under load must be what one of both says, to the last bit.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from rag_jax.data import demo
 
 SIZES, WORDS = (1, 2, 3, 5, 8, 16, 64), (1, 4, 12, 30)
 TOLD = 1_000  # answers between two looks at the process
-COMPARED = 10  # every so manieth request is asked again
 ASKED = [question.text for question in demo.questions("test")]
 Request = list[str]
 
@@ -107,9 +106,11 @@ def under_swaps(
     return said, looks, swaps
 
 
-def compared(rag: Rag, folders: Sequence[Path], asked: Sequence[Request], said: Sequence[str]) -> dict[str, Any]:
-    """Whose answers those to every tenth request were, of both indexes, which may agree, or of none: wrong ones."""
-    numbers, whose = range(0, len(asked), COMPARED), []
+def compared(
+    rag: Rag, folders: Sequence[Path], asked: Sequence[Request], said: Sequence[str], every: int
+) -> dict[str, Any]:
+    """Of which index the answers to every so manieth request were: of both, which may agree, or of none, wrong ones."""
+    numbers, whose = range(0, len(asked), every), []
     for folder in folders:
         rag.swap_index(folder)
         whose.append([digest(rag.answer(asked[number])) == said[number] for number in numbers])
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--swap", type=int, default=300, help="answers between two swaps")
+    parser.add_argument("--compare", type=int, default=10, help="1: every request is asked again; 10: every tenth")
     given = parser.parse_args()
     warnings.filterwarnings("ignore", ".* questions exceed")
     compiled: list[str] = []
@@ -148,7 +150,7 @@ def main() -> None:
     seconds, later = time.monotonic() - began, compiled[programs:]
     found = {"answers": sum(map(len, asked)), "requests": len(asked), "lost": len(asked) - len(said), "swaps": swaps}
     found |= {"seconds": round(seconds, 1), "programs": programs, "compiled_later": later}
-    found |= compared(rag, folders, asked, said)
+    found |= compared(rag, folders, asked, said, given.compare)
     print(json.dumps(found | {"answers_per_second": pace, "looks": looks}))
 
 

@@ -14,7 +14,8 @@ from rag_jax.data.formats import Passage
 from rag_jax.data.passages import PassageStore, build_store
 from rag_jax.errors import UserError
 from rag_jax.evaluation.report import Asked, evaluate
-from rag_jax.files import build_folder, write_json
+from rag_jax.files import write_json
+from rag_jax.folders import build_folder
 from rag_jax.index.base import Queries
 from rag_jax.index.vectors import write_shard
 from rag_jax.training.examples import make_examples

@@ -23,7 +23,7 @@ from .inputs import TEXT, VALUES, nearly, told
 
 # ml_collections loads configurations in a way that Python will take away.
 pytestmark = [pytest.mark.more, pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")]
-COMMANDS = ("train", "train_retriever", "build_index", "evaluate", "answer", "export", "plan")
+COMMANDS = ("train", "train_retriever", "build_index", "evaluate", "answer", "export", "plan", "serve")
 KEYS = [key for key, value in _items(default_config())]
 WORD = TEXT.map(lambda text: text.replace("\0", ""))  # no command line holds a NUL
 NUMBERS = (
@@ -86,7 +86,7 @@ def defined(request):
     for name in before & {"config", "workdir"}:  # of a command that another test has imported
         delattr(flags.FLAGS, name)
     names = runpy.run_module(f"rag_jax.{request.param}", run_name=f"flags_of_{request.param}")
-    yield {name: names[name] for name in ("profiled", "swept") if name in names}
+    yield {name: names[name] for name in ("profiled", "swept", "named") if name in names}
     for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)
 
@@ -137,6 +137,7 @@ def test_command_lines(defined, data):
         "config": command.checked,
         "profile_steps": defined.get("profiled"),
         "sweep": lambda sweep: sweep is None or defined["swept"](sweep),
+        "index": lambda names: not isinstance(names, list) or defined["named"](names),
         "workdir": lambda name: Workdir(name),
         "topology": lambda name: name is None or topology(name),
     }

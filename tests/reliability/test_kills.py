@@ -64,7 +64,8 @@ def kills(command):
         ],
         "build_index": [
             at("data.passages", "write_manifest", 1),
-            at("index.shards", "write_shard", 1, after=True),
+            at("index.shards", "write_shard", 1, after=True),  # between shards
+            at("index.shards", "write_shard", 2),
             at("index.builder", "write_index_manifest", 1),
         ],
         "train": [
@@ -82,11 +83,17 @@ def kills(command):
     }[command]
 
 
+def vectors(index):
+    """Those of every shard."""
+    return [np.load(path) for path in sorted(index.glob("vectors-?????.npy"))]
+
+
 def test_twenty_kills_change_nothing(tiny_run, tmp_path):
+    """The index is built in shards of 8 passages, which changes none of its bytes."""
     workdir, killed = tmp_path / "run", 0
     for command in ("train_retriever", "build_index", "train"):
         for prelude in kills(command):
-            given = command, "--config=tiny.py", f"--workdir={workdir}"
+            given = command, "--config=tiny.py", f"--workdir={workdir}", "--config.index.shard=8"
             try:
                 tiny_run.command(*given, prelude=prelude, code=-signal.SIGKILL)
                 killed += 1
@@ -99,9 +106,11 @@ def test_twenty_kills_change_nothing(tiny_run, tmp_path):
         assert numbers(workdir / name) == numbers(tiny_run.workdir / name)
     for name in ("checkpoints", "retriever"):
         assert saved(workdir / name) == saved(tiny_run.workdir / name)
-    for path in (tiny_run.workdir / "index").rglob("*"):
-        if path.is_file() and path.suffix in (".npy", ".arrow"):
-            assert path.read_bytes() == (workdir / "index" / path.relative_to(tiny_run.workdir / "index")).read_bytes()
+    found, expected = (place / "index" for place in (workdir, tiny_run.workdir))
+    assert [len(vectors(folder)) for folder in (found, expected)] == [4, 1]
+    np.testing.assert_array_equal(*(np.concatenate(vectors(folder)) for folder in (found, expected)))
+    for path in (expected / "passages").glob("*.arrow"):
+        assert path.read_bytes() == (found / "passages" / path.name).read_bytes()
     left = [
         path.name for path in workdir.rglob("*") if path.name.endswith(".tmp") or "orbax-checkpoint-tmp" in path.name
     ]

@@ -11,6 +11,7 @@ import pytest
 from rag_jax.checkpoint import Checkpoints
 
 from ..runs import begun, numbers, saved
+from .conftest import DEMO
 
 pytestmark = pytest.mark.long
 # Sends itself the signal when a function is called for the n-th time.
@@ -103,6 +104,22 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny_run, tmp_path):
     finally:
         first.kill()
     assert not list(workdir.glob(".*.owner"))
+
+
+def test_the_demo_is_saved_within_thirty_seconds(demo):
+    command = [sys.executable, "-m", "rag_jax.train", DEMO, f"--workdir={demo.workdir}"]
+    process = subprocess.Popen(command, cwd=demo.folder, env=demo.environment, stdout=subprocess.DEVNULL)
+    try:
+        while not (demo.workdir / "metrics.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 85
+        print(f"ended {time.monotonic() - began:.1f} seconds after SIGTERM")
+    finally:
+        process.kill()
+    assert Checkpoints(demo.workdir / "checkpoints").latest()
 
 
 def test_a_loss_that_is_no_number_keeps_its_questions(tiny_run, tmp_path):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import default_config
-from rag_jax.data.formats import Passage
+from rag_jax.data.formats import Passage, Question
 from rag_jax.data.passages import build_store
 from rag_jax.data.tokenizer import train_byte_bpe
 from rag_jax.errors import UserError
@@ -113,7 +113,7 @@ def test_a_run_opens_the_index_by_words_that_its_configuration_describes(config,
     assert not init.open_own_index(init.Start({}, name), place, words_index, "bm25").by_vector
     with pytest.raises(UserError, match=r"made by passage encoder bm25:lucene.*, not by bm25:atire"):
         init.open_own_index(init.Start({}, "bm25:atire"), place, words_index, "bm25")
-    progress = init.Progress("joint", None, [], None, None, False)
+    progress = init.Progress("joint", None, [], None, None, False, None)
     for begun in (init.Start({}, None), init.Start({}, name, progress)):
         with pytest.raises(UserError, match=r"config\.index\.kind: found 'scann', but .*index was made for 'bm25'"):
             init.open_own_index(begun, place, words_index, "scann")
@@ -191,12 +191,28 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(tiny, params, tmp_path):
         )
         extra = {"stage": name, "next_ids": ids, "next_scores": [[0.1, 2]], "passage_encoder": "f"}
         checkpoints.save(saved_as, params, {"step": jnp.int32(3), "adam": adam}, score=0.0, extra=extra)
-        stage, state, next_ids, _, next_scores, unscored = init.resume(checkpoints, tiny.config(), optimizers, parallel)
-        assert (stage, next_ids, next_scores, int(state.step)) == (name, ids, [[0.1, 2]], 3) and not unscored
+        progress = init.resume(checkpoints, tiny.config(), optimizers, parallel)
+        state, next_ids, next_scores = progress.state, progress.next_ids, progress.next_scores
+        assert (progress.stage, next_ids, next_scores, int(state.step)) == (name, ids, [[0.1, 2]], 3)
+        assert not progress.unscored and progress.course is None
         assert jax.tree.structure(state.opt_state) == jax.tree.structure(adam)
         assert tiny.bits((state.params, state.opt_state)) == tiny.bits((params, adam))
         assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(state))
     checkpoints.close()
+
+
+def test_another_course_is_told_and_another_place_in_the_run_refused():
+    config, questions = default_config(), [Question("1", "why?", ("so",))]
+    before = init.course(config, "joint", questions, 6, passages="p")
+    progress = init.Progress("joint", None, [[1, 2]], None, None, False, before)
+    assert init.changes(progress, before) == init.changes(progress._replace(course=None), before) == []
+    config.joint.batch, config.seed = 7, 9
+    now = init.course(config, "joint", [*questions, *questions], 6, passages="q")
+    assert [line.split(" is ")[0] for line in init.changes(progress, now)] == [
+        "config.joint.batch", "config.seed", "config.data.train", "passages"
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"'joint' of the newest checkpoint began after 6 steps, found 4"):
+        init.changes(progress, init.course(config, "joint", questions, 4, passages="p"))
 
 
 def test_a_run_of_a_dropped_stage_is_refused(tiny, tmp_path):

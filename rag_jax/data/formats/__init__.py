@@ -1,8 +1,9 @@
 """Passages and questions, and the reader for questions in one's own form or their publishers'."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rag_jax.data.formats import evidence, msmarco, qa
 from rag_jax.data.formats.records import Passage, Question
@@ -12,8 +13,7 @@ from rag_jax.errors import fail
 
 __all__ = ["Passage", "Question", "read_questions"]
 
-READERS = {  # the key that only this form has; a row without any of them is in one's own form
-    "positive_ctxs": qa.biencoder,
+READERS = {  # the key that this form has; a row without any of them is in one's own form
     "qText": qa.web_questions,
     "utterance": qa.web_questions_freebase,
     "Question": qa.trivia_qa,
@@ -44,7 +44,7 @@ def read_questions(path: str | Path) -> list[Question]:
         try:
             if isinstance(record, BadLine):
                 raise record
-            question = next((READERS[key] for key in READERS if key in record), qa.own)(record, number)
+            question = _reader(record)(record, number)
             if not question.text.strip():
                 raise BadLine("empty question", "; expected some words; remove the line")
             if not is_unicode("".join(_strings(question))):
@@ -57,6 +57,15 @@ def read_questions(path: str | Path) -> list[Question]:
     if not questions:
         fail(f"{path}: holds no questions; expected some")
     return list(questions.values())
+
+
+def _reader(record: dict[str, Any]) -> Callable[[dict[str, Any], int], Question]:
+    """The reader of a row's form: DPR's contexts tell it, then a question with its answer, whatever else there is."""
+    if "positive_ctxs" in record:
+        return qa.biencoder
+    if "question" in record and ("answer" in record or "answers" in record):
+        return qa.own
+    return next((READERS[key] for key in READERS if key in record), qa.own)
 
 
 def _strings(question: Question) -> Iterator[str]:

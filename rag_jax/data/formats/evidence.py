@@ -47,7 +47,7 @@ def _pages(sentences: Any) -> tuple[str, ...]:
     pages = [row[2] for row in sentences if row[2] is not None]  # null where there is not enough information
     if not all(isinstance(page, str) for page in pages):
         raise BadLine('bad "evidence"', f" {brief(pages)}; expected the names of pages")
-    return distinct(map(_title, pages))
+    return distinct(filter(None, map(_title, pages)))
 
 
 def _title(page: str) -> str:

@@ -1,6 +1,7 @@
 """MS-MARCO's rows, and the file in which answers to its hidden test are handed in (Bajaj et al. 2016)."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from rag_jax.data.formats.records import Question, distinct
@@ -24,7 +25,11 @@ def question(record: dict[str, Any], number: int) -> Question:
     )
 
 
-def submission(query_id: str, answer: str) -> str:
-    """A line of the file that MS-MARCO's evaluator takes: {"query_id": 7, "answers": ["one"]}."""
-    number = int(query_id) if query_id.isdecimal() and len(query_id) < LONG else query_id
-    return json.dumps({"query_id": number, "answers": [answer]}, ensure_ascii=False) + "\n"
+def submission(answers: Iterable[tuple[str, str]]) -> str:
+    """The lines that MS-MARCO's evaluator takes, {"query_id": 7, "answers": ["one"]}, from (id, answer) pairs."""
+    records = ({"query_id": _number(query_id), "answers": [answer]} for query_id, answer in answers)
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _number(query_id: str) -> int | str:
+    return int(query_id) if query_id.isdecimal() and len(query_id) < LONG else query_id

@@ -1,11 +1,14 @@
-"""Rows of question answering: one's own, DPR's, WebQuestions', TriviaQA's, SQuAD's."""
+"""Rows of question answering: one's own, DPR's, WebQuestions', TriviaQA's, SQuAD's; TriviaQA's file of answers."""
 
+import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from rag_jax.data.formats.records import Question, distinct
 from rag_jax.data.lines import BadLine, brief, identity, items, objects, string, strings
 
+_IDS = {"passage_id", "psg_id"}
 _DESCRIPTION = re.compile(r'\(description (?:"((?:[^"\\]|\\.)*)"|([^()"]*))\)')
 
 
@@ -30,15 +33,20 @@ def biencoder(record: dict[str, Any], number: int) -> Question:
         id=str(number),
         text=string(record, "question"),
         answers=some(strings(record, "answers")),
-        passage_ids=distinct(map(context_id, positive)),
-        evidence=distinct((string(context, "title"),) for context in positive),
-        hard_negatives=distinct(map(context_id, negative)),
+        passage_ids=_context_ids(positive),
+        evidence=distinct((title,) for context in positive if (title := string(context, "title"))),
+        hard_negatives=_context_ids(negative),
     )
 
 
 def context_id(context: dict[str, Any]) -> str:
     """The id of one of DPR's contexts, which has one of two names."""
     return identity(context.get("passage_id", context.get("psg_id")))
+
+
+def _context_ids(contexts: Iterable[dict[str, Any]]) -> tuple[str, ...]:
+    """The ids of the contexts that have one; in DPR's documented form, unlike its files, none has."""
+    return distinct(context_id(context) for context in contexts if not _IDS.isdisjoint(context))
 
 
 def web_questions(record: dict[str, Any], number: int) -> Question:
@@ -66,16 +74,23 @@ def trivia_qa(record: dict[str, Any], number: int) -> Question:
     return Question(question.id, question.text, some(distinct([string(answer, "Value"), *strings(answer, "Aliases")])))
 
 
+def trivia_qa_submission(answers: Iterable[tuple[str, str]]) -> str:
+    """What TriviaQA's evaluator takes for its hidden test on Wikipedia: {QuestionId: answer} (Joshi et al. 2017)."""
+    return json.dumps(dict(answers), ensure_ascii=False, indent=0) + "\n"
+
+
 def squad(record: dict[str, Any], number: int) -> Question:
-    """SQuAD (Rajpurkar et al. 2016): {"qas": a question, "title": its article's}."""
+    """SQuAD (Rajpurkar et al. 2016, 2018): {"qas": a question, "title": its article's}; in 2.0 some have no answer."""
     question = record["qas"]
     if not isinstance(question, dict):
         raise BadLine(f'"qas" is {brief(question)}', "; expected one question, an object")
+    answers = distinct(string(answer, "text") for answer in objects(question, "answers"))
+    title = string(record, "title").replace("_", " ")
     return Question(
         id=identity(question.get("id", number)),
         text=string(question, "question"),
-        answers=some(distinct(string(answer, "text") for answer in objects(question, "answers"))),
-        evidence=((string(record, "title").replace("_", " "),),),
+        answers=() if question.get("is_impossible") is True else some(answers),
+        evidence=((title,),) if title else (),
     )
 
 

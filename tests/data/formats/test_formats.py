@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rag_jax.data.corpus import read_passages
 from rag_jax.data.formats import Question, read_questions
 from rag_jax.errors import UserError
 
@@ -19,6 +20,13 @@ def test_ones_own(write, lines):
         Question("q", "when?", ("1898",), (), "dates"),
         Question("2", "where?", ("Paris", "France"), ("9",)),
     ]
+
+
+@pytest.mark.parametrize("key", ["input", "query", "claim", "output", "Question", "qText", "utterance", "qas"])
+def test_ones_own_rows_may_have_another_form_s_key(write, lines, key):
+    records = {"question": "who?", "answers": ["Ada"], key: "x"}, {"question": "when?", "answer": "1898", key: []}
+    expected = [Question("0", "who?", ("Ada",)), Question("1", "when?", ("1898",))]
+    assert read_questions(write("q.jsonl", lines(*records))) == expected
 
 
 @pytest.mark.parametrize(
@@ -39,7 +47,7 @@ def test_ones_own(write, lines):
         ({"question": "q", "answer": "a", "passage_id": 1, "passage_ids": [1]}, 'both of "passage_id" and'),
         ({"question": "q", "answer": "a", "group": 3}, '"group" is not a string but 3'),
         ({"question": "q", "answer": "a", "id": "0"}, "question id '0' stands on an earlier line"),
-        ({"question": "q", "answers": ["a"], "positive_ctxs": [{"title": "t"}]}, "bad id null"),
+        ({"question": "q", "answers": ["a"], "positive_ctxs": [{"title": "t", "psg_id": None}]}, "bad id null"),
         ({"question": "q", "answers": ["a"], "positive_ctxs": ["p"]}, r'"positive_ctxs" is \["p"\]; expected'),
         ({"qText": "q", "answers": "a"}, '"answers" is "a"; expected a list'),
         ({"utterance": "q", "targetValue": "(list a)"}, r'bad "targetValue" "\(list a\)"; expected \(list'),
@@ -130,6 +138,17 @@ def test_dpr_bi_encoder_files(write, lines):
     assert read_questions(write("b.jsonl", lines(*records))) == expected
 
 
+def test_dpr_s_documented_form_has_no_ids_and_a_title_may_be_empty(write):
+    """As DPR's README has it; what is without an id is no gold passage, and no page without a title."""
+    contexts = [CONTEXT, CONTEXT | {"passage_id": 4, "title": ""}, {"title": "", "text": "t"}]
+    record = {"question": "who", "answers": ["Ada"], "positive_ctxs": contexts, "hard_negative_ctxs": [CONTEXT]}
+    assert read_questions(write("a.json", json.dumps([record]))) == [
+        Question("0", "who", ("Ada",), ("4",), evidence=(("T",),))
+    ]
+    with pytest.raises(UserError, match=r"a\.json: row 0: bad id null"):
+        list(read_passages(write("a.json", json.dumps([record]))))
+
+
 def test_web_questions_in_both_forms(write):
     array = json.dumps([{"qId": "wqr7", "qText": "who?", "answers": ["Ada", "Bo"]}], indent=1)
     assert read_questions(write("q.json", array)) == [Question("wqr7", "who?", ("Ada", "Bo"))]
@@ -191,12 +210,19 @@ def test_squad(write, zipped):
             read_questions(write("q.json", json.dumps(damaged)))
 
 
+def test_squad_2_has_questions_without_answers_and_an_article_may_have_no_title(write):
+    qas = [{"id": "a", "question": "when?", "answers": [], "is_impossible": True}]
+    qas += [{"id": "b", "question": "who?", "answers": [{"text": "Ada"}], "is_impossible": False}]
+    path = write("train-v2.0.json", json.dumps({"data": [{"paragraphs": [{"context": "..", "qas": qas}]}]}))
+    assert read_questions(path) == [Question("a", "when?", ()), Question("b", "who?", ("Ada",))]
+
+
 def test_fever(write, lines):
     sentence = [[11, 12, "Red_Kite_-LRB-song-RRB-", 7], [11, 13, "Owl_-LSB-a-RSB--COLON-_Cafe\u0301", 0]]
     records = [
         {"id": 7, "label": "SUPPORTS", "claim": "A claim.", "evidence": [sentence, [sentence[0]], [sentence[0]]]},
         {"id": 8, "label": "NOT ENOUGH INFO", "claim": "Another.", "evidence": [[[14, None, None, None]]]},
-        {"id": 9, "claim": "A hidden one."},
+        {"id": 9, "claim": "A hidden one.", "evidence": [[[1, 2, "", 0]]]},
         {"id": "10", "label": "REFUTES", "claim": "Symmetric .", "evidence": "Its text ."},
     ]
     assert read_questions(write("dev.jsonl", lines(*records))) == [

@@ -42,6 +42,9 @@ def test_a_malformed_row(write):
 
 
 def test_submission():
-    said = [json.loads(submission(*pair)) for pair in (("7", "Ja, ß."), ("x7", ""))]
-    assert said == [{"query_id": 7, "answers": ["Ja, ß."]}, {"query_id": "x7", "answers": [""]}]
-    assert submission("7", "a\nb").count("\n") == 1
+    said = submission([("7", "Ja, ß."), ("x7", ""), ("8", "a\nb")])
+    assert list(map(json.loads, said.splitlines())) == [
+        {"query_id": 7, "answers": ["Ja, ß."]},
+        {"query_id": "x7", "answers": [""]},
+        {"query_id": 8, "answers": ["a\nb"]},
+    ]
