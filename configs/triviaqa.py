@@ -13,9 +13,9 @@ and on two CPU cores, in minutes, from nothing but this package:
 
 triviaqa:token and triviaqa:sequence (the default); frozen, bm25, closedbook and runlocal as configs/paper.py says.
 Files: DPR's, fetched as configs/paper.py says with --resource=data.retriever.qas.trivia, all three. The paper's other
-test is TriviaQA's own on Wikipedia, whose answers are hidden: with --config=triviaqa --config.data.test=FILE, the
-wikipedia-test-without-answers.json of triviaqa-rc.tar.gz, evaluate writes submission.json, which TriviaQA's competition
-on CodaLab judges.
+test is TriviaQA's own on Wikipedia, whose answers are hidden: with --split=valid --config=triviaqa
+--config.data.valid=FILE, the wikipedia-test-without-answers.json of triviaqa-rc.tar.gz, evaluate writes
+submission_valid.json beside the open test's measures; TriviaQA's competition on CodaLab judges it.
 The paper's: answers that none of the 1,000 best passages holds are left out; 15 or 50 passages in the test; greedy. The
 rest stands in configs/paper.py, with whose it is.
 

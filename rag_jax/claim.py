@@ -60,7 +60,7 @@ class _Claim:
                 waited = True
         except BaseException:
             with suppress(UserError):  # what went wrong first is told
-                self._remote.remove(LIFE + self._id)
+                self.give_back()
             raise
 
     def live(self, leaving: Event) -> None:

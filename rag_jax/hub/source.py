@@ -19,6 +19,7 @@ TEXTS = ["*.json", "*.txt"]
 WEIGHTS = (["model*.safetensors"], ["pytorch_model*.bin"])
 NAME = r"[\w.-]+/[\w.-]+"
 INDEX = "index"
+RESULTS = ("metrics.json", ".metrics.json.owner", "sweep*.json", "predictions*.jsonl", "evaluate*.partial")
 ELSEWHERE = ["onnx/*", "openvino/*", "hf_dataset/*", f"{INDEX}/*"]
 
 
@@ -51,8 +52,7 @@ def find_index(name: str, flag: str = "folder") -> Path | None:
 def is_hubs(name: str) -> bool:
     """Whether 'owner/name' is to be looked up: no folder is there, or only what evaluate wrote of the hub's model."""
     folder = Path(name)
-    results = (folder / "metrics.json").is_file() or any(folder.glob("evaluate*.partial"))
-    mine = (folder / "config.json").is_file() or not results
+    mine = (folder / "config.json").is_file() or not any(next(folder.glob(result), None) for result in RESULTS)
     return bool(re.fullmatch(NAME, name)) and not (folder.is_dir() and mine)
 
 

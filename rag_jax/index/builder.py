@@ -6,6 +6,7 @@ Of P processes, which see the same folders, process p encodes the shards p, p + 
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -72,10 +73,12 @@ def build_index(
         search=searchers.parameters(kind, len(store), search or {}),
     )
     team.wait("what to build", json.dumps([asdict(manifest), recipe]))
+    partial, given = folder.with_name(folder.name + ".partial"), None
     if (found := _finished(folder, store, recipe, manifest, log)) is not None:
         log(f"{folder}: already built from these passages and this encoder")
+        if team.first and (partial / MANIFEST).exists():
+            shutil.rmtree(partial)  # the index before, of a process that was killed when they had changed places
         return found
-    partial, given = folder.with_name(folder.name + ".partial"), None
     if team.first:
         given = _aligned(embeddings, store, recipe, base, log)
         _start(partial, recipe, log)
@@ -158,6 +161,8 @@ def _has_recipe(folder: Path, recipe: dict[str, Any]) -> bool:
 
 def _start(partial: Path, recipe: dict[str, Any], log: Log) -> None:
     """Makes the folder of the unfinished build, or resumes it; the leftovers of another build are an error."""
+    if (partial / MANIFEST).exists() and not _has_recipe(partial, recipe):
+        shutil.rmtree(partial)  # the index before this one, of a process that was killed when they had changed places
     partial.mkdir(parents=True, exist_ok=True)
     if not (partial / RECIPE).exists():
         write_json(partial / RECIPE, recipe)

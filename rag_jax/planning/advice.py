@@ -122,7 +122,7 @@ def _changes(state: _State) -> Iterator[dict[str, Any]]:
     if "index" in state.resident and config.index.dtype == "float32":
         yield {"index.dtype": "bfloat16"}
     if largest == "answer":
-        for batch in _halves(config.evaluate.batch, devices):
+        for batch in _halves(config.evaluate.batch, state.place.topology.on_host):
             yield {"evaluate.batch": batch}
     if largest == "encode passages":
         for batch in _halves(config.index.batch, state.place.topology.on_host):

@@ -13,6 +13,7 @@ from rag_jax.data import tasks
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import Vocabulary
 from rag_jax.hub.resolve import resolve
+from rag_jax.hub.source import is_hubs
 from rag_jax.models.rag import RagConfig
 from rag_jax.workdir import Workdir
 
@@ -56,7 +57,7 @@ def _absent(config: ConfigDict) -> Iterator[tuple[str, str]]:
     named = {f"config.parts.{part}": name for part, name in config.parts.items()}
     named |= {f"config.tokenizer.{part}": config.tokenizer[part] for part in PUBLISHED}
     for key, name in {"config.init_from": config.init_from, **named}.items():
-        if name and not Path(name).is_dir():
+        if name and (not Path(name).is_dir() or is_hubs(name)):
             yield key, name
 
 

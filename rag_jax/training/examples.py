@@ -58,7 +58,8 @@ def _searched(
     """The targets kept in the file, and those still to be made, which are appended batch by batch."""
     made_from = _made_from(task, questions, rag, depth)
     kept, old = _kept(path)
-    differing = [key for key in made_from if old.get(key) != made_from[key] and not (resumed and key == STARTING)]
+    told = [key for key in made_from if not (resumed and (key == STARTING or key not in old))]
+    differing = [key for key in told if old.get(key) != made_from[key]]
     if resumed and (differing or len(kept) < len(questions)):
         raise UserError(
             f"{path}: not the answers with which this run began ({', '.join(differing) or 'cut'}); restore the file, "
@@ -100,7 +101,8 @@ def _made_from(task: Task, questions: Sequence[Question], rag: Rag, depth: int) 
         "questions": checksum(questions),
         "depth": depth,
         "passages": manifest.passages_checksum,
-        "index": f"{manifest.kind} {manifest.encoder_fingerprint} {manifest.dtype} {json.dumps(manifest.search)}",
+        "index": f"{manifest.kind} {manifest.encoder_fingerprint} {json.dumps(manifest.search)}",
+        "dtype": manifest.dtype,
         STARTING: model_fingerprint(str(rag.model.question_encoder), rag.parallel.read(encoder)),
     }
 

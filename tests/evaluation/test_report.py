@@ -14,6 +14,7 @@ from rag_jax.evaluation import report
 from rag_jax.evaluation.answers import Found, Prediction
 from rag_jax.evaluation.measures import Totals
 from rag_jax.evaluation.report import Asked, evaluate, own_numbers
+from rag_jax.files import read_sealed_line, sealed_line
 
 
 @pytest.fixture
@@ -25,6 +26,12 @@ def config(tiny_run, monkeypatch):
     config.evaluate.recall = (1, 2)
     config.hot_swap.questions = ("mayors_before.jsonl", "mayors_after.jsonl")
     return config
+
+
+def doctored(path):
+    """Whole lines that say something else."""
+    records = map(read_sealed_line, path.read_bytes().splitlines(keepends=True))
+    path.write_text("".join(sealed_line(record | {"score": -9.0}) for record in records))
 
 
 def written(folder):
@@ -88,11 +95,11 @@ def test_answers_of_another_index_are_not_gone_on_from(tiny_rag, tiny_run, confi
     """Nor are those of a file whose maker nobody wrote down."""
     evaluate(tiny_rag, config, tmp_path, Asked())
     content = (tmp_path / "predictions.jsonl").read_text()
-    (tmp_path / "predictions.jsonl").write_text(content.replace('"score": -', '"score": -1'))
+    doctored(tmp_path / "predictions.jsonl")
     monkeypatch.setattr(tiny_rag, "identity", lambda: "another")
     evaluate(tiny_rag, config, tmp_path, Asked())
     assert (tmp_path / "predictions.jsonl").read_text() == content
-    (tmp_path / "predictions.jsonl").write_text(content.replace('"score": -', '"score": -1'))
+    doctored(tmp_path / "predictions.jsonl")
     (tmp_path / "metrics.json").unlink()
     evaluate(tiny_rag, config, tmp_path, Asked())
     assert (tmp_path / "predictions.jsonl").read_text() == content
@@ -110,7 +117,7 @@ def test_a_file_of_which_nothing_is_written_down_yet_is_nobodys(tiny_rag, config
         patch.setattr(tiny_rag, "identity", lambda: "another")
         patch.setattr(report, "publish", lambda path: path.name == "metrics.json" or stopped(path))
         evaluate(tiny_rag, config, tmp_path, Asked())
-    (tmp_path / "predictions.jsonl").write_text(content.replace('"score": -', '"score": -1'))
+    doctored(tmp_path / "predictions.jsonl")
     evaluate(tiny_rag, config, tmp_path, Asked())
     assert (tmp_path / "predictions.jsonl").read_text() == content
 

@@ -117,7 +117,7 @@ def test_an_index_is_fetched_when_it_is_asked_for(ask, tmp_path):
     assert find_index(str(tmp_path)) == tmp_path / "index"
 
 
-@pytest.mark.parametrize("written", ["metrics.json", "evaluate_3.partial"])
+@pytest.mark.parametrize("written", ["metrics.json", "evaluate_3.partial", "sweep_valid.json"])
 def test_results_under_a_models_name_are_not_the_model(written, ask, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -1,14 +1,17 @@
 """Building: padded batches, any dtype, killed and resumed to the same bits, never half-made in its place."""
 
+import os
 import shutil
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from rag_jax import folders
 from rag_jax.data.passages import build_store
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
+from rag_jax.files import MANIFEST
 from rag_jax.index import builder, searchers
 from rag_jax.index.base import Queries, open_contents, open_index
 
@@ -65,6 +68,26 @@ def test_nothing_bears_the_final_name_before_it_is_whole(build, monkeypatch, roo
     assert not whole.with_name("killed").exists()
     folder, encoder = build("killed")
     assert contents(folder) == contents(whole) and encoder.shapes == []
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_killed_when_old_and_new_had_changed_places(build, monkeypatch, dtype, tmp_path):
+    """The old one is in nobody's way: not of the same command, not of one that wants it back."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    build("index")
+    exchange = folders._exchange
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            folders, "_exchange", lambda *names: exchange(*names) and not patch.setattr(os, "replace", killed)
+        )
+        build("index", dtype="bfloat16")
+    assert (tmp_path / "index.partial" / MANIFEST).exists(), "the old one"
+    build("index", dtype=dtype)
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert str(open_index(tmp_path / "index").vectors.dtype) == dtype
 
 
 def test_a_half_written_or_damaged_shard_is_encoded_again(build, dying_encoder):
