@@ -124,8 +124,8 @@ DEFAULTS = {
         "warmup": 100,
         "weight_decay": 0.0,
         "clip": 2.0,
-        "inverse_cloze": 0.0,  # share of a batch that asks with a sentence span instead of a question (ORQA)
-        "hard_negatives": 0,  # passages per question that share words with it but not the answer
+        "inverse_cloze": 0.0,  # share of a batch that asks with a third to two thirds of a passage's words (ORQA)
+        "hard_negatives": 0,  # passages per question: those it names, else of its positive's title, else any
         "shared": True,  # one encoder for questions and passages
     },
     "index": {

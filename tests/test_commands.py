@@ -339,6 +339,11 @@ def test_passages_are_added_to_an_index_which_serves_until_the_larger_one_is_who
     assert new.vectors.read(0, 20).tobytes() == old.vectors.read(0, 20).tobytes()
     np.testing.assert_allclose(new.vectors.read(20, 30), whole.vectors.read(20, 30), rtol=1e-5, atol=1e-6)
 
+    again = f"--config.data.passages={first}", "--config.index.recall_target=0.9"
+    said = tiny_run.command("build_index", *common, *again).stdout
+    assert "keeps its 30 passages, 10 of them added" in said and "vectors taken over" in said
+    assert list(open_index(tmp_path / "index", verify=True).passages) == list(whole.passages)
+
 
 @pytest.fixture
 def wiki(tiny_run, tmp_path):

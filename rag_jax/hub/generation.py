@@ -24,6 +24,7 @@ START_COUNTED = ("max_length", "min_length")  # theirs count the start token
 OF_BEAMS = ("length_penalty", "early_stopping")
 OF_SAMPLING = ("temperature", "top_k", "top_p")
 KINDS = {"early_stopping": str, "length_penalty": float, "temperature": float, "top_p": float}  # all others: int
+UNSET = {"max_length": 20, "top_k": 50}  # what transformers' generate does where nothing is said, and we would not
 IDS = {
     "bos_id": "bos_token_id",
     "eos_id": "eos_token_id",

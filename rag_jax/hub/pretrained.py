@@ -15,7 +15,7 @@ from rag_jax.data import tasks
 from rag_jax.errors import UserError, fail
 from rag_jax.files import check_files, read_json, read_sealed
 from rag_jax.hub import huggingface, source
-from rag_jax.hub.generation import decode_keys
+from rag_jax.hub.generation import UNSET, decode_keys
 from rag_jax.models import rag
 from rag_jax.parallel import Devices
 from rag_jax.progress import tell
@@ -93,7 +93,8 @@ def _run(place: Workdir, checkpoint: str) -> Pretrained:
         raise UserError(f"{place.checkpoints}: holds no checkpoint; run `python -m rag_jax.train` first")
 
     def load(model: rag.RagConfig, parallel: Devices) -> dict[str, Any]:
-        own = replace(model, classes=tasks.classes(config.data), null_document=config.retrieval.null_document)
+        had = config.retrieval.null_document, config.retrieval.learn_score_scale
+        own = replace(model, classes=tasks.classes(config.data), null_document=had[0], learn_score_scale=had[1])
         shapes = jax.eval_shape(partial(rag.init_params, own), jax.random.key(0))
         params = checkpoints.restore(step, params=parallel.abstract_state(shapes))["params"]
         learned = own.null_document == model.null_document
@@ -135,7 +136,7 @@ def _foreign(folder: Path) -> Pretrained:
     config.length.update(question=64, source=told.max_combined_length)
     config.retrieval.k = told.n_docs
     config.data.question_text = "round_trip_clean" if told.clean_up else "round_trip"
-    config.decode.update(decode_keys(told.generation))
+    config.decode.update(decode_keys(UNSET | told.generation))
     if told.generation.get("repetition_penalty", 1.0) != 1.0:
         tell(f"note: {folder}: its repetition_penalty is not applied; transformers' answers may repeat less")
     return Pretrained(config, *_tokenizers(folder), None, lambda: None, _load(folder))

@@ -15,7 +15,7 @@ from typing import Any
 from rag_jax.data.embeddings import Embeddings
 from rag_jax.data.passages import PassageStore
 from rag_jax.errors import UserError, fail
-from rag_jax.files import MANIFEST, read_json, write_json, writing
+from rag_jax.files import MANIFEST, read_json, read_object, write_json, writing
 from rag_jax.folders import link_folder, replace_folder
 from rag_jax.index import searchers, shards
 from rag_jax.index.base import Contents, IndexManifest, read_index_manifest, write_index_manifest
@@ -51,16 +51,14 @@ def build_index(
     search: of each searcher, by its name, what config.index says: see searchers.parameters.
     base: an index of the store's first passages by the same encoder, whose vectors are taken as they are.
     embeddings: the other passages' vectors, made by that encoder elsewhere; only a sample is encoded, to verify them.
+    Without either, an index in place of these passages keeps what they have brought: see _with_kept.
     team: the processes that build together; each calls this with the same arguments.
     Restarted after a kill, the vectors are bit-equal to those of an uninterrupted build.
-    Raises UserError for bad settings, a vector that is not finite, the unfinished build of another index in the way,
-    or another process that failed.
+    Raises UserError for bad settings, a vector not finite, another index's unfinished build, a process that failed.
     """
     folder = Path(folder)
     recipe = _recipe(store, fingerprint, dtype, shard_size, encoder, embeddings)
-    if base is not None:
-        _check_base(base, recipe)
-        recipe["grown_from"] = base.passages.checksum
+    recipe = _with_kept(folder, recipe) if base is None else _grown_from(base, recipe)
     manifest = IndexManifest(
         kind=kind,
         count=len(store),
@@ -119,6 +117,25 @@ def _recipe(
     return recipe | ({"embeddings": embeddings.stamps()} if embeddings else {})
 
 
+def recipe_of(folder: Path) -> dict[str, Any]:
+    """The recipe of the finished index in `folder`; 'grown_from' in it says that passages were added. Else empty."""
+    try:
+        return read_object(folder / RECIPE) if (folder / MANIFEST).exists() else {}
+    except UserError:
+        return {}
+
+
+def _with_kept(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe, and what that of the index in place says beyond it, whose vectors a new searcher keeps.
+
+    Another encoder's are made again; that some of the passages were added stays known.
+    """
+    found = recipe_of(folder)
+    if "grown_from" in found and found.get("passages_checksum") == recipe["passages_checksum"]:
+        recipe = {**recipe, "grown_from": found["grown_from"]}
+    return found if recipe.items() <= found.items() else recipe
+
+
 def _aligned(
     embeddings: Embeddings | None, store: PassageStore, recipe: dict[str, Any], base: Contents | None, log: Log
 ) -> Given | None:
@@ -128,11 +145,13 @@ def _aligned(
     return Given(embeddings, store, recipe, first=base.manifest.count if base else 0, log=log)
 
 
-def _check_base(base: Contents, recipe: dict[str, Any]) -> None:
+def _grown_from(base: Contents, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of an index that `base` grows to; UserError where `base` was made in another way."""
     for key in ("encoder_fingerprint", "dtype", "shard_size"):
         found = getattr(base.manifest, key)
         if found != recipe[key]:
             fail(f"index.{key}: {recipe[key]!r}; the index to be added to has {found!r}; use that or build anew")
+    return {**recipe, "grown_from": base.passages.checksum}
 
 
 def _finished(
@@ -172,7 +191,9 @@ def _start(partial: Path, recipe: dict[str, Any], log: Log) -> None:
         write_json(partial / RECIPE, recipe)
     elif found != recipe:
         differs = ", ".join(
-            f"{key} {found.get(key)!r} not {value!r}" for key, value in recipe.items() if found.get(key) != value
+            f"{key} {found.get(key)!r} not {recipe.get(key)!r}"
+            for key in found | recipe
+            if found.get(key) != recipe.get(key)
         )
         fail(f"{partial}: an unfinished build of another index ({differs}); finish it or delete the folder")
     log(f"{partial}: going on with an unfinished build")

@@ -81,11 +81,13 @@ def host(config: ConfigDict, passages: int, width: int, topology: Topology, stat
     if has_vectors(kind):
         disk["vectors"] = float(passages * width * jnp.dtype(config.index.dtype).itemsize)
     if "scann" in SEARCHERS[kind]:
-        building |= {"all vectors as fp32": 4.0 * passages * width, **answering}
+        building["all vectors, while ScaNN is built"] = _building(config, passages, width)
         disk |= answering
     if "scann" in SEARCHERS[kind] and part < passages:  # it is built where it is searched, see index.split
         disk["ScaNN of its part"] = training["ScaNN"]
-        training["its part's vectors as fp32, while ScaNN is built"] = 4.0 * part * width
+        training["the rest of its part's vectors, while ScaNN is built"] = (
+            _building(config, part, width) - training["ScaNN"]
+        )
     if layout.inside(config):
         training = _share(config, layout.share(passages, topology.devices), width)
     if "bm25" in SEARCHERS[kind]:
@@ -103,6 +105,11 @@ def _searcher(config: ConfigDict, passages: int, width: int, on_host: int) -> di
         return {}
     chosen = scann.parameters(passages, config.index.scann)
     return {"ScaNN": float(scann.memory(chosen, passages, width, jnp.dtype(config.index.dtype).itemsize))}
+
+
+def _building(config: ConfigDict, passages: int, width: int) -> float:
+    """What a host holds while it builds ScaNN of so many vectors, the searcher among it."""
+    return float(scann.building(scann.parameters(passages, config.index.scann), passages, width))
 
 
 def _share(config: ConfigDict, passages: int, width: int) -> dict[str, float]:

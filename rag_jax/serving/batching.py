@@ -118,12 +118,18 @@ class Batcher:
             answers = iter(list(self._function(batch[0].settings, questions)))
         except Exception as error:  # whoever asked is told
             if len(batch) == 1:
+                self._done(questions)
                 batch[0].future.set_exception(error)
             else:  # each alone: nobody answers for his neighbours
                 for asked in batch:
                     self._answer([asked])
             return
-        with self._changed:
-            self._questions, self._batches = self._questions + len(questions), self._batches + 1
+        self._done(questions, batches=1)
         for asked in batch:
             asked.future.set_result([next(answers) for _ in asked.questions])
+
+    def _done(self, questions: Sequence[str], batches: int = 0) -> None:
+        """Counts questions as answered, or as failed with no batch, before anybody hears of it."""
+        with self._changed:
+            self._running -= len(questions)
+            self._questions, self._batches = self._questions + len(questions) * batches, self._batches + batches

@@ -41,14 +41,16 @@ def address(listening: socket.socket) -> str:
 
 
 def serve(views: Views, listening: socket.socket, *, title: str) -> None:
-    """Serves page and endpoint until SIGTERM or SIGINT; returns when all that was asked is answered."""
+    """Serves page and endpoint until SIGTERM or SIGINT; returns when all that was asked is answered, or given up."""
     with Batcher(views.answer, views.batch) as batcher:
         batcher.submit(views.own, ["?"]).result()  # its program is compiled before anybody waits for it
-        asyncio.run(_serve(views, batcher, listening, title))
-    print("stopped; all that was asked is answered", flush=True)
+        left = asyncio.run(_serve(views, batcher, listening, title))
+    ended = f"{left} questions were not answered in the time there was" if left else "all that was asked is answered"
+    print(f"stopped; {ended}", flush=True)
 
 
-async def _serve(views: Views, batcher: Batcher, listening: socket.socket, title: str) -> None:
+async def _serve(views: Views, batcher: Batcher, listening: socket.socket, title: str) -> int:
+    """Serves; returns how many questions were given up at the end."""
     app, where = make_app(views, batcher, title=title), address(listening)
     # Without uvicorn's logging, whose set-up closes everybody else's, and with it standard error.
     settings = uvicorn.Config(
@@ -59,6 +61,7 @@ async def _serve(views: Views, batcher: Batcher, listening: socket.socket, title
         mount(app, views, batcher, title=title)  # here, as gradio makes its locks for the loop that runs
         print(f"page {where}  HTTP {where}/answer  described at {where}/docs  Ctrl-C stops", flush=True)
         await server.serve(sockets=[listening])
+    return batcher.counts.waiting
 
 
 @contextmanager

@@ -16,18 +16,18 @@ from rag_jax.data.lines import Meter
 from rag_jax.data.passages import PassageStore, build_store
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_or_train
-from rag_jax.errors import UserError
+from rag_jax.errors import UserError, fail
 from rag_jax.files import read_json, write_json
 from rag_jax.hub.resolve import resolve
 from rag_jax.index import bm25
 from rag_jax.index.base import Contents, open_contents, read_index_manifest
-from rag_jax.index.builder import build_index
+from rag_jax.index.builder import build_index, recipe_of
 from rag_jax.index.encoding import Encoder
 from rag_jax.index.searchers import has_vectors
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
 from rag_jax.progress import counted, waiting
-from rag_jax.storage import publish
+from rag_jax.storage import publish, shown
 from rag_jax.team import SINGLE, Team
 from rag_jax.training import encoders
 from rag_jax.training.retriever import encode_passages, passage_encoder
@@ -48,6 +48,7 @@ def build(
 ) -> None:
     """Passages of config.data -> store -> vectors over all devices -> searcher, as an index in `folder`.
 
+    Passages that were added to the index there stay in it: see with_added.
     add: a source of further passages for the index that is there, which stays in use until the larger one is whole.
     embeddings: the passages' vectors, which exist already (see data.embeddings); with `add`, the further passages'.
     index_encoder: a folder or hub name in place of the passage encoder that this run has trained or names.
@@ -59,10 +60,7 @@ def build(
     if add:
         read_index_manifest(folder)
     given = open_embeddings(embeddings) if embeddings else None
-    if team.first:
-        load_or_train(config, place.tokenizers)
-    team.wait("the tokenizers", str(config))
-    encoder_tokenizer, generator_tokenizer = load_or_train(config, place.tokenizers)
+    encoder_tokenizer, generator_tokenizer = _tokenizers(config, place, team)
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     with waiting(f"{place.folder}: parameters are loaded"):
         params = _encoders(config, place, model, parallel, index_encoder)
@@ -75,6 +73,7 @@ def build(
             passage_store(config.data, temporary, generator_tokenizer, source=add, base=base)
         team.wait("the passages")
         store = PassageStore.open(temporary / "passages", tokenizer=generator_tokenizer)
+        store = store if add else with_added(folder, store, generator_tokenizer)
         build_index(
             folder,
             **maker._asdict(),
@@ -120,6 +119,14 @@ def _check_sources(config: ConfigDict, place: Workdir, embeddings: str, index_en
     for flag, value in {"embeddings": embeddings, "index_encoder": index_encoder}.items():
         if value:
             raise UserError(f"--{flag}: found {value}, but index.kind 'bm25' has no vectors; remove it")
+
+
+def _tokenizers(config: ConfigDict, place: Workdir, team: Team) -> tuple[Tokenizer | None, Tokenizer]:
+    """The encoder's and the generator's, which process 0 trains where they are not there."""
+    if team.first:
+        load_or_train(config, place.tokenizers)
+    team.wait("the tokenizers", str(config))
+    return load_or_train(config, place.tokenizers)
 
 
 def _encoders(
@@ -189,3 +196,31 @@ def passage_store(
         raise
     write_json(folder / MADE_FROM, made_from)
     return store
+
+
+def with_added(folder: Path, store: PassageStore, tokenizer: Tokenizer) -> PassageStore:
+    """The passages of the index in `folder` if some were added to those of `store`, which is given back otherwise.
+
+    UserError where they were added to others: an index of `store` in its place would lose them.
+    """
+    recipe = recipe_of(folder)
+    if "grown_from" not in recipe:
+        return store
+    try:
+        grown = PassageStore.open(folder / "passages", tokenizer=tokenizer)
+        if _begins_with(grown, store):
+            print(f"{folder}: keeps its {len(grown):,} passages, {len(grown) - len(store):,} of them added")
+            return grown
+        differs = "which are not its first ones"
+    except UserError as error:
+        differs = f"and its own cannot be kept ({error})"
+    fail(
+        f"{shown(folder)}: holds {recipe['count']:,} passages, some of them added; config.data.passages has "
+        f"{len(store):,}, {differs}; build elsewhere with --index=FOLDER, or delete it to build it anew"
+    )
+
+
+def _begins_with(grown: PassageStore, store: PassageStore) -> bool:
+    """Whether the first passages are those of `store`, by their blocks, of which its last may be shorter."""
+    pairs = zip(grown.batches(), store.batches(), strict=False)
+    return len(store) <= len(grown) and all(there.slice(0, len(here)).equals(here) for there, here in pairs)

@@ -70,9 +70,10 @@ def start(
 ) -> Start:
     """Where training starts: this run's checkpoint > init_from > encoders and generator apart > scratch.
 
-    The question encoder apart is train_retriever's in this run, else parts.question_encoder; without parts.generator
-    the generator is fresh. BM25 needs no question encoder: one that is not to be had is fresh. A closed book has none.
-    A classifier is fresh where init_from has none of the same labels. Writes nothing.
+    The question encoder apart is train_retriever's in this run, which takes the place of init_from's too, as its index
+    is made by it; else parts.question_encoder. Without parts.generator the generator is fresh. BM25 needs no question
+    encoder: one that is not to be had is fresh. A closed book has none. A classifier is fresh where init_from has none
+    of the same labels. Writes nothing.
     """
     saved = Checkpoints(place.checkpoints)
     progress = resume(saved, model, optimizers, parallel)
@@ -82,11 +83,15 @@ def start(
     if config.init_from:
         whole = open_pretrained(config.init_from, "config.init_from")
         named = by_words or encoders.given_fingerprint(config, model) or whole.passage_encoder
-        null = rag.init_null_document(model, jax.random.key(config.seed))  # unless it is learned already
-        params = parallel.put_state(null) | whole.load(model, parallel)
+        fresh = rag.init_null_document(model, jax.random.key(config.seed)) | rag.init_score_scale(model)
+        params = parallel.put_state(fresh) | whole.load(model, parallel)  # where they are not learned already
         if tasks.classes(whole.config.data) != model.classes:  # the head of other labels, or none
             params.pop("classifier", None)
             params |= parallel.put_state(rag.init_classifier(model, jax.random.key(config.seed)))
+        if has_vectors(config.index.kind) and Checkpoints(place.retriever).latest() is not None:
+            trained = encoders.retriever_params(config, place, model, parallel)
+            named = encoders.passage_fingerprint(model.encoder, parallel.read(trained))
+            params |= {name: trained[name] for name in RETRIEVES if name in trained}
         return Start(params, named)
     params = rag.init_params(model, jax.random.key(config.seed))
     trained, named = {}, by_words
@@ -207,4 +212,5 @@ def restore_state(
     return TrainState(trees["optimizer"]["step"], trees["params"], trees["optimizer"]["adam"])
 
 
+RETRIEVES = ("question_encoder", "log_score_scale")
 STEP = jax.ShapeDtypeStruct((), jax.numpy.int32)

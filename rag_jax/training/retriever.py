@@ -1,7 +1,7 @@
 """Training of the bi-encoder: DPR's softmax over the passages of the batch (Karpukhin et al. 2020, section 3.2)."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Generic, NamedTuple
 
 import jax
@@ -21,6 +21,8 @@ from rag_jax.progress import counted
 from rag_jax.training.step import Leaf, TrainState
 
 INVERSE_CLOZE_KEEPS = 0.5  # share of the spans that also stay in their passage
+TRIES = 16  # passages that are looked at for one hard negative, of each kind
+TEXTS = 2**16  # normalised texts that are kept, more than a batch asks for
 
 
 class PairBatch(NamedTuple, Generic[Leaf]):
@@ -108,12 +110,26 @@ def retriever_step(
     }
 
 
+class Example(NamedTuple):
+    """What one question of a batch comes with.
+
+    known: rows of the passages known to hold the answer, the positive first. rows, texts: of the positive, whose text
+    may lack a span, then of the hard negatives.
+    """
+
+    asked: str
+    answers: tuple[str, ...]
+    known: tuple[int, ...]
+    rows: list[int]
+    texts: list[str]
+
+
 class Pairs:
     """Makes batches of (question, positive, hard negatives) from questions with known passages and from the passages.
 
     An inverse cloze pair asks with a span of a passage's words for the passage itself, out of which the span was cut
     half of the time (Lee et al. 2019, ORQA, section 3). A hard negative is one that the question names; else another
-    passage of the positive's title without the answer, or any passage where the title has none.
+    passage of the positive's title; else any. Those that hold the answer, by name or by its words, are passed over.
     """
 
     def __init__(
@@ -122,14 +138,18 @@ class Pairs:
     ):  # fmt: skip
         self.passages, self.tokenizer, self.length = passages, tokenizer, length
         self.inverse_cloze, self.hard_negatives = inverse_cloze, hard_negatives
-        rows = {passage.id: row for row, passage in enumerate(passages)}
-        self.asked = [(question, _row(rows, question)) for question in questions if question.passage_ids]
-        self._named = [[rows[name] for name in question.hard_negatives if name in rows] for question, _ in self.asked]
-        told = counted(passages, len(passages), "retriever", "passages made ready to look for answers in")
-        self._texts = [f" {normalise(f'{passage.title} {passage.text}')} " for passage in told]
+        asked = [question for question in questions if question.passage_ids]
+        wanted = {name for question in asked for name in (*question.passage_ids, *question.hard_negatives)}
+        rows: dict[str, int] = {}
         self._siblings: dict[str, list[int]] = {}
-        for row, passage in enumerate(passages):
-            self._siblings.setdefault(passage.title, []).append(row)
+        for row, passage in enumerate(counted(passages, len(passages), "retriever", "passages looked through")):
+            if passage.id in wanted:
+                rows[passage.id] = row
+            if hard_negatives and passage.title:  # passages without a title have nothing in common
+                self._siblings.setdefault(passage.title, []).append(row)
+        self.asked = [(question, _known(rows, question)) for question in asked]
+        self._named = [[rows[name] for name in question.hard_negatives if name in rows] for question in asked]
+        self._text = lru_cache(TEXTS)(self._normalised)
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator, own: slice = slice(None)) -> PairBatch[np.ndarray]:
         """The batch of the questions with these indices; some of them become inverse cloze pairs.
@@ -137,73 +157,88 @@ class Pairs:
         own: this process's rows of it; the passages of all stand in negative_BC, which says whose they may oppose.
         """
         examples = [self._example(int(index), rng) for index in indices]
-        chosen = [rows for _, _, rows, _ in examples]
-        asked, answers, own_chosen, texts = zip(*examples[own], strict=True)
+        row_C = np.array([example.rows for example in examples]).ravel()
+        examples = examples[own]
         passages = self.tokenizer.passage_ids(
-            [self.passages[row].title for rows in own_chosen for row in rows],
-            [text for group in texts for text in group],
+            [self.passages[row].title for example in examples for row in example.rows],
+            [text for example in examples for text in example.texts],
             self.length.passage,
         )
         return PairBatch(
-            self.tokenizer.question_ids(asked, self.length.question),
-            passages.reshape(len(asked), -1, self.length.passage),
-            self._negatives(answers, own_chosen, chosen),
+            self.tokenizer.question_ids([example.asked for example in examples], self.length.question),
+            passages.reshape(len(examples), -1, self.length.passage),
+            self._negatives(examples, row_C),
         )
 
     def told(self, indices: np.ndarray, rng: np.random.Generator) -> list[dict[str, Any]]:
-        """The same batch as a file of questions has them; a pair's passages come as it names them."""
+        """The same batch as a file of questions has them, and the hard negatives that were drawn."""
         examples = [self._example(int(index), rng) for index in indices]
         return [
-            {"question": asked, "answers": answers, "passage_ids": [self.passages[row].id for row in rows]}
-            for asked, answers, rows, _ in examples
+            {
+                "question": example.asked,
+                "answers": example.answers,
+                "passage_ids": [self.passages[row].id for row in example.known],
+                "hard_negatives": [self.passages[row].id for row in example.rows[1:]],
+            }
+            for example in examples
         ]
 
-    def _example(self, index: int, rng: np.random.Generator) -> tuple[str, tuple[str, ...], list[int], list[str]]:
+    def _example(self, index: int, rng: np.random.Generator) -> Example:
+        known: tuple[int, ...]
         answers: tuple[str, ...] = ()
         named: list[int] = []
         if not self.asked or rng.random() < self.inverse_cloze:
-            row = int(rng.integers(len(self.passages)))
-            asked, text = _cut_span(self.passages[row].text, rng)
+            known = (int(rng.integers(len(self.passages))),)
+            asked, text = _cut_span(self.passages[known[0]].text, rng)
         else:
-            question, row = self.asked[index % len(self.asked)]
+            question, known = self.asked[index % len(self.asked)]
             named = self._named[index % len(self.asked)]
             answers, text, asked = (
                 tuple(map(normalise, question.answers)),
-                self.passages[row].text,
+                self.passages[known[0]].text,
                 question.text,
             )
-        rows = [row, *(self._hard_negative(row, answers, named, rng) for _ in range(self.hard_negatives))]
-        return asked, answers, rows, [text, *(self.passages[other].text for other in rows[1:])]
+        others = [self._hard_negative(known, answers, named, rng) for _ in range(self.hard_negatives)]
+        texts = [text, *(self.passages[other].text for other in others)]
+        return Example(asked, answers, known, [known[0], *others], texts)
 
-    def _hard_negative(self, row: int, answers: tuple[str, ...], named: list[int], rng: np.random.Generator) -> int:
-        siblings = self._siblings[self.passages[row].title]
-        others = named or [other for other in siblings if other != row and not self._holds(other, answers)]
-        return others[rng.integers(len(others))] if others else int(rng.integers(len(self.passages)))
+    def _hard_negative(
+        self, known: tuple[int, ...], answers: tuple[str, ...], named: list[int], rng: np.random.Generator
+    ) -> int:
+        """A passage without the answer; where all that were tried have it, the last of them, which _negatives masks."""
+        siblings = self._siblings.get(self.passages[known[0]].title, [])
+        kinds: tuple[Sequence[int], ...] = (named, siblings, range(len(self.passages)))
+        for rows in kinds:
+            for place in rng.choice(len(rows), min(TRIES, len(rows)), replace=False).tolist():
+                row = rows[place]
+                if row not in known and not self._holds(row, answers):
+                    return row
+        return row
 
     def _holds(self, row: int, answers: tuple[str, ...]) -> bool:
-        text = self._texts[row]
-        return any(f" {answer} " in text for answer in answers)
+        return any(f" {answer} " in self._text(row) for answer in answers)
 
-    def _negatives(
-        self, answers: Sequence[tuple[str, ...]], own: Sequence[list[int]], chosen: Sequence[list[int]]
-    ) -> np.ndarray:
-        """Not a negative: the positive itself, again or under another question, and a passage that holds the answer."""
-        row_C = np.array(chosen).ravel()
-        negative_BC = row_C[None, :] != np.array([rows[0] for rows in own])[:, None]
-        for b, answer in enumerate(answers):
-            if answer:
-                negative_BC[b] &= [not self._holds(row, answer) for row in row_C]
+    def _normalised(self, row: int) -> str:
+        passage = self.passages[row]
+        return f" {normalise(f'{passage.title} {passage.text}')} "
+
+    def _negatives(self, own: Sequence[Example], row_C: np.ndarray) -> np.ndarray:
+        """Not a negative: a passage known to hold the answer, whosever it is in the batch, or with the answer in it."""
+        negative_BC = np.array([~np.isin(row_C, example.known) for example in own])
+        for negative_C, example in zip(negative_BC, own, strict=True):
+            if example.answers:
+                negative_C &= [not self._holds(row, example.answers) for row in row_C.tolist()]
         return negative_BC
 
 
-def _row(rows: dict[str, int], question: Question) -> int:
-    row = rows.get(question.passage_ids[0])
-    if row is None:
+def _known(rows: dict[str, int], question: Question) -> tuple[int, ...]:
+    """The rows of a question's passages; of all but the first, the positive, those that there are."""
+    if question.passage_ids[0] not in rows:
         raise UserError(
             f"config.data.train: question {question.id!r} names passage {question.passage_ids[0]!r}, "
             "which config.data.passages does not hold; check passage_ids"
         )
-    return row
+    return tuple(rows[name] for name in question.passage_ids if name in rows)
 
 
 def _cut_span(text: str, rng: np.random.Generator) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from rag_jax.decode.generate import DecodeConfig
-from rag_jax.hub.generation import SETTINGS, decode_keys, generation_json
+from rag_jax.hub.generation import SETTINGS, UNSET, decode_keys, generation_json
 from rag_jax.models.bart import BartConfig
 
 transformers = pytest.importorskip("transformers")
@@ -34,6 +34,13 @@ def test_beams_bring_their_settings():
 def test_sampling_turns_their_default_of_top_k_off():
     found = written(mode="sample", temperature=0.7)
     assert found["do_sample"] and found["top_k"] == 0 and (found["temperature"], found["top_p"]) == (0.7, 1.0)
+
+
+def test_what_is_not_said_is_as_transformers_has_it():
+    defaults = transformers.GenerationConfig._get_default_generation_params()
+    assert {name: defaults[name] for name in UNSET} == UNSET
+    assert decode_keys(UNSET | {"do_sample": True}) == {"mode": "sample", "beams": 1, "max_length": 19, "top_k": 50}
+    assert decode_keys(UNSET | {"max_new_tokens": 7}) == {"max_length": 7}
 
 
 def test_every_setting_has_a_name_but_those_that_say_how_many_and_where():

@@ -176,6 +176,20 @@ def test_passages_are_added_without_encoding_the_old_ones(build, grow, vector_NE
     assert len(encoder.shapes) == sum(-(-len(rows) // 4) for rows in shards)
 
 
+def test_a_grown_index_keeps_its_vectors_under_a_new_searcher_and_its_passages_under_a_new_encoder(build, grow):
+    folder, _ = grow(build, 13)
+    before, recipe = open_index(folder).vectors.read(0, 23), builder.recipe_of(folder)
+    assert "grown_from" in recipe
+    other = {"search": {"exact": {"recall_target": 0.9}}}
+    for _ in range(2):  # the second time it is there already
+        _, encoder = build(**other)
+        assert encoder.shapes == [] and builder.recipe_of(folder) == recipe
+    index = open_index(folder, verify=True)
+    assert index.manifest.search == other["search"] and index.vectors.read(0, 23).tobytes() == before.tobytes()
+    _, encoder = build(fingerprint="encoder-b")
+    assert len(encoder.shapes) == 7 and builder.recipe_of(folder)["grown_from"] == recipe["grown_from"]
+
+
 def test_the_old_vectors_are_kept_bit_by_bit(build, grow):
     """Even where this machine's encoder would say something else."""
 

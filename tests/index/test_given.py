@@ -12,8 +12,9 @@ from rag_jax.data.embeddings import open_embeddings
 from rag_jax.data.passages import build_store
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
-from rag_jax.index import shards
+from rag_jax.index import builder, shards
 from rag_jax.index.base import open_contents, open_index
+from rag_jax.index.builder import recipe_of
 from rag_jax.index.given import Given
 
 COUNT = 23
@@ -270,6 +271,29 @@ def test_the_same_index_is_not_built_twice_and_changed_vectors_are_taken(build, 
     changed = vector_NE * np.float32(1.001)
     build(embeddings=save(given, changed))
     assert open_index(folder).vectors.read(0, COUNT).tobytes() == changed.tobytes()
+
+
+def test_given_vectors_are_kept_under_a_new_searcher_and_not_under_another_encoder(build, given, vector_NE):
+    changed = vector_NE * np.float32(1.001)
+    folder, _ = build(embeddings=save(given, changed))
+    _, encoder = build(search={"exact": {"recall_target": 0.9}})
+    index = open_index(folder, verify=True)
+    assert encoder.shapes == [] and index.manifest.search == {"exact": {"recall_target": 0.9}}
+    assert index.vectors.read(0, COUNT).tobytes() == changed.tobytes()
+    build(fingerprint="encoder-b")
+    assert open_index(folder).vectors.read(0, COUNT).tobytes() == vector_NE.tobytes()
+    assert "embeddings" not in recipe_of(folder)
+
+
+def test_an_unfinished_build_of_given_vectors_is_not_mixed_in(build, given, vector_NE, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(builder, "_finish", killed)
+        build(embeddings=save(given, vector_NE))
+    with pytest.raises(UserError, match=r"index\.partial: .* \(embeddings \[\['.*v\.npy', .* not None\)"):
+        build()
 
 
 def test_files_that_change_meanwhile(build, given, vector_NE):

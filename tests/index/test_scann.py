@@ -1,5 +1,7 @@
 """ScaNN at its border: true inner products in order, int64 ids, missing places, saved and loaded anywhere."""
 
+import tracemalloc
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -41,6 +43,19 @@ def test_equals_brute_force_with_duplicates_and_a_zero_vector(tmp_path):
     np.testing.assert_array_equal(id_BK, expected_id)
     np.testing.assert_array_equal(score_BK, expected_score)
     assert id_BK.dtype == np.int64 and score_BK.dtype == np.float32
+
+
+def test_a_build_makes_no_further_copy_of_the_vectors(tmp_path):
+    """Beside the three that ScaNN's building is planned with; numpy tells of its own."""
+    vector_NE = np.random.default_rng(5).standard_normal((4000, 32)).astype(np.float32)
+    write_shard(tmp_path, 0, vector_NE)
+    vectors = Vectors(tmp_path, 4000, 32, "float32", 4000)
+    (tmp_path / "scann").mkdir()
+    tracemalloc.start()
+    scann.build(vectors, tmp_path / "scann", scann.parameters(4000, {"method": "tree", "leaves": 100}))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert vector_NE.nbytes < most < 1.5 * vector_NE.nbytes
 
 
 def test_k_above_the_corpus_leaves_places_marked_missing(tmp_path):

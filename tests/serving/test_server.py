@@ -64,6 +64,44 @@ def test_a_signal_ends_it_when_all_that_was_asked_is_answered(views, monkeypatch
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as it was
 
 
+def test_what_it_had_no_time_for_is_told(views, monkeypatch, capsys):
+    go_on, answer = threading.Event(), views.answer
+    go_on.set()
+
+    def held(*asked):
+        assert go_on.wait(60)
+        return answer(*asked)
+
+    monkeypatch.setattr(views, "answer", held)
+    monkeypatch.setattr(server, "LONGEST_FAREWELL", 1)
+    listening = server.listen("127.0.0.1", 0)
+    where, seen = server.address(listening), {}
+
+    def ask():
+        try:
+            seen["status"] = httpx.post(f"{where}/answer", json=QUESTION, timeout=60).status_code
+        except httpx.HTTPError:
+            seen["status"] = None
+
+    def user():
+        httpx.get(where, timeout=60)
+        go_on.clear()
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while httpx.get(f"{where}/healthz", timeout=60).json()["waiting"] == 0:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        asking.join(60)  # it is told within a second
+        go_on.set()
+
+    using = threading.Thread(target=user)
+    using.start()
+    server.serve(views, listening, title="tiny")
+    using.join(60)
+    assert seen["status"] != 200
+    assert capsys.readouterr().out.endswith("\nstopped; 1 questions were not answered in the time there was\n")
+
+
 def reachable(where):
     host, port = where.removeprefix("http://").split(":")
     with socket.socket() as probe:

@@ -8,9 +8,11 @@ import pytest
 from rag_jax.config import default_config
 from rag_jax.data.tokenizer import train_byte_bpe
 from rag_jax.errors import UserError
+from rag_jax.files import MANIFEST, write_json
+from rag_jax.index import builder
 from rag_jax.index.base import Contents
 from rag_jax.training import indexing
-from rag_jax.training.indexing import passage_store
+from rag_jax.training.indexing import passage_store, with_added
 
 
 def write(path, names):
@@ -70,3 +72,42 @@ def test_further_passages_stand_behind_the_old_ones(data, tokenizer, tmp_path, b
     with pytest.raises(UserError, match=r"more\.jsonl:2: id in the index already, 'b'; ids must differ"):
         passage_store(data, tmp_path / "new", tokenizer, source=write(tmp_path / "more.jsonl", "xb"), base=base)
     assert not (tmp_path / "new").exists()
+
+
+LETTERS = [f"p{number}" for number in range(600)]
+
+
+@pytest.fixture
+def grown(data, tokenizer, tmp_path):
+    """An index, as far as its passages go, to which some were added twice; and its first ones."""
+    data.passages = write(tmp_path / "p.jsonl", LETTERS[:300])
+    first = store = passage_store(data, tmp_path / "0", tokenizer)
+    for turn, (start, stop) in enumerate([(300, 310), (310, 600)], start=1):
+        more = write(tmp_path / f"more{turn}.jsonl", LETTERS[start:stop])
+        base = Contents(None, None, store)
+        store = passage_store(data, tmp_path / str(turn), tokenizer, source=more, base=base)
+    (tmp_path / "2" / MANIFEST).write_text("{}")
+    write_json(tmp_path / "2" / builder.RECIPE, {"grown_from": base.passages.checksum, "count": 600})
+    return tmp_path / "2", first
+
+
+def test_added_passages_stay_in_an_index_that_is_built_again(grown, tokenizer, capsys):
+    folder, first = grown
+    assert [passage.id for passage in with_added(folder, first, tokenizer)] == LETTERS
+    assert capsys.readouterr().out.endswith(f"{folder}: keeps its 600 passages, 300 of them added\n")
+    write_json(folder / builder.RECIPE, {"count": 600})
+    assert with_added(folder, first, tokenizer) is first, "nothing was added to it"
+    assert with_added(folder / "nowhere", first, tokenizer) is first
+
+
+def test_added_passages_are_not_lost_to_another_corpus(grown, data, tokenizer, tmp_path):
+    folder, first = grown
+    found = f"^{folder}: holds 600 passages, some of them added; config.data.passages has "
+    for number, names in enumerate((["x", *LETTERS[1:300]], [*LETTERS[:299], "x"], [*LETTERS, "x"])):
+        data.passages = write(tmp_path / "q.jsonl", names)
+        other = passage_store(data, tmp_path / f"other{number}", tokenizer)
+        with pytest.raises(UserError, match=f"{found}{len(names)}, which are not its first ones; .*--index=FOLDER"):
+            with_added(folder, other, tokenizer)
+    another = train_byte_bpe(["words of another corpus"], 310, tmp_path / "another")
+    with pytest.raises(UserError, match=f"{found}300, and its own cannot be kept .*; the generator's tokenizer is"):
+        with_added(folder, first, another)

@@ -132,6 +132,24 @@ def test_init_from_goes_before_parts(tiny, hub, config, tmp_path):
     )
 
 
+def test_a_retriever_of_this_run_goes_before_that_of_init_from(tiny, params, hub, save_retriever, config, tmp_path):
+    """The index in this run is made by it."""
+    config.init_from, place = hub.rag, Workdir(tmp_path)
+    save_retriever(place.retriever, {"question_encoder": params["question_encoder"]})
+    begun = start(config, place, tiny.config())
+    assert tiny.bits(begun.params["question_encoder"]) == tiny.bits(params["question_encoder"])
+    np.testing.assert_array_equal(begun.params["generator"]["shared"]["embedding"], hub.tokens["rag generator"])
+    assert begun.passage_encoder == encoders.passage_fingerprint(tiny.bert, params)
+
+
+def test_a_scale_that_init_from_has_not_learned_is_learned_from_where_it_stands(tiny, hub, config, tmp_path):
+    config.init_from, model = hub.rag, replace(tiny.config(), learn_score_scale=True, score_scale=2.0)
+    begun = start(config, Workdir(tmp_path), model).params
+    shapes = jax.eval_shape(lambda: rag.init_params(model, jax.random.key(0)))
+    assert jax.tree.structure(begun) == jax.tree.structure(shapes)
+    assert float(begun["log_score_scale"]) == pytest.approx(np.log(2.0))
+
+
 def test_a_checkpoint_of_this_run_goes_before_all(tiny, params, hub, config, tmp_path):
     config.init_from, place = hub.rag, Workdir(tmp_path)
     optimizers = {"joint": optimizer(STAGE, HALVES)}

@@ -1,5 +1,6 @@
 """The bi-encoder's training: the in-batch softmax by hand, gathered negatives on eight devices, and its batches."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from functools import cache, partial
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rag_jax.data.formats import Passage, Question
+from rag_jax.data.formats import Passage, Question, qa
 from rag_jax.data.tokenizer import train_wordpiece
+from rag_jax.training import retriever
 from rag_jax.training.retriever import (
     PairBatch,
     Pairs,
@@ -168,8 +170,8 @@ def wordpiece(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make_pairs(wordpiece):
-    def make(questions=QUESTIONS, inverse_cloze=0.0, hard_negatives=0):
-        return Pairs(PASSAGES, questions, wordpiece, LENGTH, inverse_cloze=inverse_cloze, hard_negatives=hard_negatives)
+    def make(questions=QUESTIONS, inverse_cloze=0.0, hard_negatives=0, passages=PASSAGES):
+        return Pairs(passages, questions, wordpiece, LENGTH, inverse_cloze=inverse_cloze, hard_negatives=hard_negatives)
 
     return make
 
@@ -193,12 +195,12 @@ def test_questions_come_with_their_passages(wordpiece, make_pairs):
     assert batch.passage_BNP.shape == (3, 1, LENGTH.passage) and batch.passage_BNP.dtype == np.int32
 
 
-def test_duplicates_of_the_positive_and_passages_with_the_answer_are_no_negatives(make_pairs):
+def test_passages_that_the_question_names_or_that_hold_the_answer_are_no_negatives(make_pairs):
     negative_BC = make_pairs().batch(np.arange(4), rng()).negative_BC
     expected = [  # passages p0, p0, p2, p3
         [0, 0, 0, 1],  # p0 is the positive, twice; p2 holds "marie curie"
         [0, 0, 0, 1],  # another answer does not, but one suffices
-        [1, 1, 0, 1],
+        [0, 0, 0, 1],  # p2 is the positive; p0 is named beside it
         [1, 1, 1, 0],
     ]
     np.testing.assert_array_equal(negative_BC, np.array(expected, bool))
@@ -208,13 +210,15 @@ def test_hard_negatives_that_a_question_names_come_first(wordpiece, make_pairs):
     asked = [
         replace(QUESTIONS[0], hard_negatives=("p4", "elsewhere", "p5")),
         replace(QUESTIONS[3], hard_negatives=("x",)),
+        replace(QUESTIONS[2], hard_negatives=("p0", "p5")),
     ]
-    chosen = {0: set(), 1: set()}
+    chosen = {0: set(), 1: set(), 2: set()}
     for seed in range(20):
-        batch = make_pairs(asked, hard_negatives=2).batch(np.arange(2), rng(seed))
-        for row, place in ((0, 1), (0, 2), (1, 1), (1, 2)):
-            chosen[row].add(int(find(wordpiece, batch.passage_BNP[row, place])))
-    assert chosen == {0: {4, 5}, 1: {4}}  # those in the corpus; without any, as of old
+        batch = make_pairs(asked, hard_negatives=2).batch(np.arange(3), rng(seed))
+        for row, ids_NP in enumerate(batch.passage_BNP):
+            chosen[row].update(find(wordpiece, ids_P) for ids_P in ids_NP[1:])
+    # Those in the corpus; without any, as of old; and none that is said to hold the answer.
+    assert chosen == {0: {4, 5}, 1: {4}, 2: {5}}
 
 
 def test_hard_negatives_share_the_title_and_do_not_hold_the_answer(wordpiece, make_pairs):
@@ -224,12 +228,41 @@ def test_hard_negatives_share_the_title_and_do_not_hold_the_answer(wordpiece, ma
         np.testing.assert_array_equal(batch.passage_BNP[:, 0], encoded(wordpiece, [0, 3, 2]))
         np.testing.assert_array_equal(batch.passage_BNP[0, 1:], encoded(wordpiece, [1, 1]))
         np.testing.assert_array_equal(batch.passage_BNP[1, 1:], encoded(wordpiece, [4, 4]))  # p5 holds "long river"
-        rows = [find(wordpiece, ids) for ids in batch.passage_BNP[2, 1:]]  # no sibling: any passage
+        rows = [find(wordpiece, ids) for ids in batch.passage_BNP[2, 1:]]  # no sibling: any that it does not name
         chosen.update(rows)
         allowed = [0, 1, 1, 3, 4, 4, 2, *rows]
-        np.testing.assert_array_equal(batch.negative_BC[2], [row != 2 for row in allowed])
-        assert batch.negative_BC[0].tolist() == [row not in (0, 2) for row in allowed]
-    assert set(chosen) == set(range(6))
+        for row in (0, 2):  # p0 and p2 are named by question 2, and hold the answer of question 0
+            np.testing.assert_array_equal(batch.negative_BC[row], [row not in (0, 2) for row in allowed])
+    assert set(chosen) == {1, 3, 4, 5}
+
+
+def test_passages_without_a_title_are_no_siblings(wordpiece, make_pairs):
+    passages = [replace(passage, title="" if row < 3 else passage.title) for row, passage in enumerate(PASSAGES)]
+    pairs, ids_DP = make_pairs(hard_negatives=1, passages=passages), encoded(wordpiece, range(3, 6))
+    drawn = [pairs.batch(np.array([2]), rng(seed)).passage_BNP[0, 1] for seed in range(20)]
+    assert any((ids_DP == ids_P).all(axis=1).any() for ids_P in drawn)  # of q2, whose passages have no title
+
+
+@pytest.mark.parametrize("title", ["", "one large file"])
+@pytest.mark.parametrize("word", ["elsewhere", "everywhere"])
+def test_a_batch_looks_at_few_passages(monkeypatch, make_pairs, title, word):
+    """Also where all have one title or none, and where all hold the answer, of which then one is drawn, and masked."""
+    passages = [Passage(f"p{row}", title, f"word {row} everywhere") for row in range(2000)]
+    asked, looked = [Question("q", "where", (word,), ("p7",))], []
+    monkeypatch.setattr(retriever, "normalise", lambda text: looked.append(text) or text)
+    pairs = make_pairs(asked, hard_negatives=2, passages=passages)
+    assert not looked and pairs.passages is passages  # nothing is held beside them
+    negative_BC = pairs.batch(np.zeros(2, int), rng()).negative_BC
+    assert 0 < len(looked) <= 2 + 4 * (1 if word == "elsewhere" else 2 * retriever.TRIES) + 2
+    expected = word == "elsewhere"
+    np.testing.assert_array_equal(negative_BC, 2 * [2 * [False, expected, expected]])
+
+
+def test_a_step_is_told_as_a_file_of_questions_has_it(make_pairs):
+    pairs = make_pairs([replace(QUESTIONS[2], hard_negatives=("p5",))], hard_negatives=1)
+    (record,) = pairs.told(np.zeros(1, int), rng())
+    assert record["hard_negatives"] == ["p5"]
+    assert qa.own(json.loads(json.dumps(record)), 0) == replace(QUESTIONS[2], id="0")
 
 
 def find(wordpiece, ids_P):
