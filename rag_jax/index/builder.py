@@ -6,6 +6,7 @@ Of P processes, which see the same folders, process p encodes the shards p, p + 
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -15,10 +16,10 @@ from typing import Any
 from rag_jax.data.embeddings import Embeddings
 from rag_jax.data.passages import PassageStore
 from rag_jax.errors import UserError, fail
-from rag_jax.files import MANIFEST, read_json, read_object, write_json, writing
+from rag_jax.files import MANIFEST, check_files, read_json, read_manifest, read_object, write_json, writing
 from rag_jax.folders import link_folder, replace_folder
 from rag_jax.index import searchers, shards
-from rag_jax.index.base import Contents, IndexManifest, read_index_manifest, write_index_manifest
+from rag_jax.index.base import FOLDER_KIND, Contents, IndexManifest, read_index_manifest, write_index_manifest
 from rag_jax.index.encoding import WIDTH, Encoder
 from rag_jax.index.given import Given
 from rag_jax.index.searchers import Parameters, has_vectors
@@ -71,15 +72,15 @@ def build_index(
         search=searchers.parameters(kind, len(store), search or {}),
     )
     team.wait("what to build", json.dumps([asdict(manifest), recipe]))
-    partial, given = folder.with_name(folder.name + ".partial"), None
+    partial, given = _partial(folder), None
     if (found := _finished(folder, store, recipe, manifest, log)) is not None:
         log(f"{folder}: already built from these passages and this encoder")
-        if team.first and (partial / MANIFEST).exists():
-            shutil.rmtree(partial)  # the index before, of a process that was killed when they had changed places
+        if team.first and _is_former(partial, folder):
+            shutil.rmtree(partial)
         return found
     if team.first:
         given = _aligned(embeddings, store, recipe, base, log)
-        _start(partial, recipe, log)
+        _start(partial, folder, recipe, log)
         _take_over(folder, partial, recipe, base, log)
     team.wait("the start of the build")
     if encoder and has_vectors(kind) and (given or not embeddings):  # given vectors are process 0's alone
@@ -118,11 +119,31 @@ def _recipe(
 
 
 def recipe_of(folder: Path) -> dict[str, Any]:
-    """The recipe of the finished index in `folder`; 'grown_from' in it says that passages were added. Else empty."""
-    try:
-        return read_object(folder / RECIPE) if (folder / MANIFEST).exists() else {}
-    except UserError:
+    """The recipe of the finished index in `folder`; 'grown_from' in it says that passages were added. {} without one.
+
+    Raises UserError where it, or the manifest that vouches for it, is damaged.
+    """
+    if not (folder / MANIFEST).exists():
         return {}
+    files = read_manifest(folder, FOLDER_KIND)["files"]
+    check_files(folder, {RECIPE: files[RECIPE]})
+    return read_object(folder / RECIPE)
+
+
+def name_finished(folder: Path) -> None:
+    """Gives an index its name that was whole when its process was killed, where none stands there."""
+    if not folder.exists() and (_partial(folder) / MANIFEST).exists():
+        os.replace(_partial(folder), folder)
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".partial")
+
+
+def _is_former(partial: Path, folder: Path) -> bool:
+    """Whether a process was killed when the index in `folder` had just changed places with the one before it."""
+    before, now = partial / MANIFEST, folder / MANIFEST
+    return before.exists() and now.exists() and before.stat().st_mtime_ns < now.stat().st_mtime_ns
 
 
 def _with_kept(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +151,10 @@ def _with_kept(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
 
     Another encoder's are made again; that some of the passages were added stays known.
     """
-    found = recipe_of(folder)
+    try:
+        found = recipe_of(folder)
+    except UserError:  # it is built again
+        return recipe
     if "grown_from" in found and found.get("passages_checksum") == recipe["passages_checksum"]:
         recipe = {**recipe, "grown_from": found["grown_from"]}
     return found if recipe.items() <= found.items() else recipe
@@ -178,10 +202,10 @@ def _has_recipe(folder: Path, recipe: dict[str, Any]) -> bool:
         return False
 
 
-def _start(partial: Path, recipe: dict[str, Any], log: Log) -> None:
+def _start(partial: Path, folder: Path, recipe: dict[str, Any], log: Log) -> None:
     """Makes the folder of the unfinished build, or resumes it; the leftovers of another build are an error."""
-    if (partial / MANIFEST).exists() and not _has_recipe(partial, recipe):
-        shutil.rmtree(partial)  # the index before this one, of a process that was killed when they had changed places
+    if _is_former(partial, folder):
+        shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     if not (partial / RECIPE).exists():
         write_json(partial / RECIPE, recipe)

@@ -21,7 +21,7 @@ from rag_jax.files import read_json, write_json
 from rag_jax.hub.resolve import resolve
 from rag_jax.index import bm25
 from rag_jax.index.base import Contents, open_contents, read_index_manifest
-from rag_jax.index.builder import build_index, recipe_of
+from rag_jax.index.builder import build_index, name_finished, recipe_of
 from rag_jax.index.encoding import Encoder
 from rag_jax.index.searchers import has_vectors
 from rag_jax.models import rag
@@ -48,8 +48,7 @@ def build(
 ) -> None:
     """Passages of config.data -> store -> vectors over all devices -> searcher, as an index in `folder`.
 
-    Passages that were added to the index there stay in it: see with_added.
-    add: a source of further passages for the index that is there, which stays in use until the larger one is whole.
+    add: a source of further passages for the index there, in use until the larger one is whole; see with_added, too.
     embeddings: the passages' vectors, which exist already (see data.embeddings); with `add`, the further passages'.
     index_encoder: a folder or hub name in place of the passage encoder that this run has trained or names.
     team: the processes that build together; each encodes on its own devices.
@@ -57,6 +56,8 @@ def build(
     config, folder, parallel = resolve(_with_encoder(config, index_encoder)), Path(folder), Pmap(jax.local_devices())
     parallel.check_batch("index.batch", config.index.batch)
     _check_sources(config, place, embeddings, index_encoder)  # before anything is written
+    if team.first:
+        name_finished(folder)
     if add:
         read_index_manifest(folder)
     given = open_embeddings(embeddings) if embeddings else None
@@ -73,7 +74,7 @@ def build(
             passage_store(config.data, temporary, generator_tokenizer, source=add, base=base)
         team.wait("the passages")
         store = PassageStore.open(temporary / "passages", tokenizer=generator_tokenizer)
-        store = store if add else with_added(folder, store, generator_tokenizer)
+        store = store if add else with_added(folder, store, generator_tokenizer, embeddings)
         build_index(
             folder,
             **maker._asdict(),
@@ -198,21 +199,33 @@ def passage_store(
     return store
 
 
-def with_added(folder: Path, store: PassageStore, tokenizer: Tokenizer) -> PassageStore:
+def with_added(folder: Path, store: PassageStore, tokenizer: Tokenizer, embeddings: str = "") -> PassageStore:
     """The passages of the index in `folder` if some were added to those of `store`, which is given back otherwise.
 
-    UserError where they were added to others: an index of `store` in its place would lose them.
+    UserError where they were added to others: an index of `store` in its place would lose them; and where there are
+    `embeddings` for those of `store` alone.
     """
-    recipe = recipe_of(folder)
+    try:
+        recipe = recipe_of(folder)
+    except UserError as error:
+        fail(f"{error}; nobody knows whether passages were added: delete {shown(folder)} to build it anew")
     if "grown_from" not in recipe:
         return store
+    if embeddings:
+        fail(
+            f"--embeddings: {shown(folder)} holds passages that were added; leave it out to keep all vectors, or build "
+            "elsewhere with --index=FOLDER"
+        )
+    differs = "which are not its first ones"
     try:
         grown = PassageStore.open(folder / "passages", tokenizer=tokenizer)
-        if _begins_with(grown, store):
-            print(f"{folder}: keeps its {len(grown):,} passages, {len(grown) - len(store):,} of them added")
-            return grown
-        differs = "which are not its first ones"
+        with waiting(f"{folder}: its first passages are compared"):
+            if _begins_with(grown, store):
+                print(f"{folder}: keeps its {len(grown):,} passages, {len(grown) - len(store):,} of them added")
+                return grown
     except UserError as error:
+        if str(store.folder) in str(error):
+            raise
         differs = f"and its own cannot be kept ({error})"
     fail(
         f"{shown(folder)}: holds {recipe['count']:,} passages, some of them added; config.data.passages has "

@@ -90,6 +90,19 @@ def test_killed_when_old_and_new_had_changed_places(build, monkeypatch, dtype, t
     assert str(open_index(tmp_path / "index").vectors.dtype) == dtype
 
 
+def test_a_whole_index_that_waits_for_its_name_is_not_taken_for_the_one_before(build, tmp_path):
+    folder, _ = build("index")
+    whole, partial = contents(folder), shutil.copytree(folder, tmp_path / "index.partial")
+    os.utime(partial / MANIFEST)  # made after the one in place
+    with pytest.raises(UserError, match="an unfinished build of another index"):
+        build("index", dtype="bfloat16")
+    build("index")
+    assert contents(partial) == whole
+    shutil.rmtree(folder)
+    builder.name_finished(folder)
+    assert contents(folder) == whole and not partial.exists()
+
+
 def test_a_half_written_or_damaged_shard_is_encoded_again(build, dying_encoder):
     whole, _ = build("whole")
     with pytest.raises(KeyboardInterrupt):

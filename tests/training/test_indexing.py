@@ -8,9 +8,9 @@ import pytest
 from rag_jax.config import default_config
 from rag_jax.data.tokenizer import train_byte_bpe
 from rag_jax.errors import UserError
-from rag_jax.files import MANIFEST, write_json
+from rag_jax.files import write_json, write_manifest
 from rag_jax.index import builder
-from rag_jax.index.base import Contents
+from rag_jax.index.base import FOLDER_KIND, Contents
 from rag_jax.training import indexing
 from rag_jax.training.indexing import passage_store, with_added
 
@@ -86,17 +86,29 @@ def grown(data, tokenizer, tmp_path):
         more = write(tmp_path / f"more{turn}.jsonl", LETTERS[start:stop])
         base = Contents(None, None, store)
         store = passage_store(data, tmp_path / str(turn), tokenizer, source=more, base=base)
-    (tmp_path / "2" / MANIFEST).write_text("{}")
-    write_json(tmp_path / "2" / builder.RECIPE, {"grown_from": base.passages.checksum, "count": 600})
+    tell(tmp_path / "2", {"grown_from": base.passages.checksum, "count": 600})
     return tmp_path / "2", first
+
+
+def tell(folder, recipe):
+    """Of which recipe an index was made."""
+    write_json(folder / builder.RECIPE, recipe)
+    write_manifest(folder, {"kind": FOLDER_KIND})
 
 
 def test_added_passages_stay_in_an_index_that_is_built_again(grown, tokenizer, capsys):
     folder, first = grown
     assert [passage.id for passage in with_added(folder, first, tokenizer)] == LETTERS
+    with pytest.raises(UserError, match=r"--embeddings: .* holds passages that were added; leave it out to keep all"):
+        with_added(folder, first, tokenizer, "vectors.npy")
     assert capsys.readouterr().out.endswith(f"{folder}: keeps its 600 passages, 300 of them added\n")
-    write_json(folder / builder.RECIPE, {"count": 600})
+    tell(folder, {"count": 600})
     assert with_added(folder, first, tokenizer) is first, "nothing was added to it"
+    (folder / builder.RECIPE).write_text((folder / builder.RECIPE).read_text().replace("count", "cound"))
+    with pytest.raises(
+        UserError, match=r"recipe\.json: differs from its checksum .* nobody knows whether passages were"
+    ):
+        with_added(folder, first, tokenizer)
     assert with_added(folder / "nowhere", first, tokenizer) is first
 
 
