@@ -73,6 +73,13 @@ def test_what_it_had_no_time_for_is_told(views, monkeypatch, capsys):
         return answer(*asked)
 
     monkeypatch.setattr(views, "answer", held)
+    async def served(*asked):
+        left = await serve(*asked)
+        go_on.set()
+        return left
+
+    serve = server._serve
+    monkeypatch.setattr(server, "_serve", served)
     monkeypatch.setattr(server, "LONGEST_FAREWELL", 1)
     listening = server.listen("127.0.0.1", 0)
     where, seen = server.address(listening), {}
@@ -92,7 +99,6 @@ def test_what_it_had_no_time_for_is_told(views, monkeypatch, capsys):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
         asking.join(60)  # it is told within a second
-        go_on.set()
 
     using = threading.Thread(target=user)
     using.start()
