@@ -58,8 +58,9 @@ def _searched(
     """The targets kept in the file, and those still to be made, which are appended batch by batch."""
     made_from = _made_from(task, questions, rag, depth)
     kept, old = _kept(path)
-    told = [key for key in made_from if not (resumed and (key == STARTING or key not in old))]
-    differing = [key for key in told if old.get(key) != made_from[key]]
+    if old:  # before it was told, it was of no account
+        old.setdefault("dtype", made_from["dtype"])
+    differing = [key for key in made_from if old.get(key) != made_from[key] and not (resumed and key == STARTING)]
     if resumed and (differing or len(kept) < len(questions)):
         raise UserError(
             f"{path}: not the answers with which this run began ({', '.join(differing) or 'cut'}); restore the file, "
