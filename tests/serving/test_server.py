@@ -73,6 +73,7 @@ def test_what_it_had_no_time_for_is_told(views, monkeypatch, capsys):
         return answer(*asked)
 
     monkeypatch.setattr(views, "answer", held)
+
     async def served(*asked):
         left = await serve(*asked)
         go_on.set()
