@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,14 +36,9 @@ def as_read(question: Question) -> Choice:
     return question, ""
 
 
-def answered(question: Question) -> Choice:
-    """Questions that have an answer: not all of SQuAD 2.0's have."""
-    return (question, "") if question.answers else (None, "no answer")
-
-
-def well_formed(question: Question) -> Choice:
-    """MS-MARCO's questions that have a well-formed answer."""
-    return (question, "") if question.answers else (None, "no well-formed answer")
+def answered(question: Question, *, kind: str = "answer") -> Choice:
+    """Questions that have an answer of a kind: not all of SQuAD 2.0's have, nor of MS-MARCO's a well-formed one."""
+    return (question, "") if question.answers else (None, f"no {kind}")
 
 
 def two_way(question: Question) -> Choice:
@@ -165,7 +161,8 @@ TASKS = {
         ),
         Task(
             "msmarco", ("rouge_l_coco", "bleu_1", "distinct_3", "distinct_3_gold"),
-            choose=well_formed, submission=Submission("submission.jsonl", msmarco.submission),
+            choose=partial(answered, kind="well-formed answer"),
+            submission=Submission("submission.jsonl", msmarco.submission),
         ),
         Task("jeopardy", ("q_bleu_1", "bleu_1", "distinct_3", "distinct_3_gold"), choose=clue),
         Task("fever3", ("accuracy", "accuracy_2way_rows", "page_precision"), labels=THREE_WAY),

@@ -73,14 +73,14 @@ def build_index(
     )
     team.wait("what to build", json.dumps([asdict(manifest), recipe]))
     partial, given = _partial(folder), None
+    if team.first and _is_former(partial, folder):
+        shutil.rmtree(partial)
     if (found := _finished(folder, store, recipe, manifest, log)) is not None:
         log(f"{folder}: already built from these passages and this encoder")
-        if team.first and _is_former(partial, folder):
-            shutil.rmtree(partial)
         return found
     if team.first:
         given = _aligned(embeddings, store, recipe, base, log)
-        _start(partial, folder, recipe, log)
+        _start(partial, recipe, log)
         _take_over(folder, partial, recipe, base, log)
     team.wait("the start of the build")
     if encoder and has_vectors(kind) and (given or not embeddings):  # given vectors are process 0's alone
@@ -202,10 +202,8 @@ def _has_recipe(folder: Path, recipe: dict[str, Any]) -> bool:
         return False
 
 
-def _start(partial: Path, folder: Path, recipe: dict[str, Any], log: Log) -> None:
+def _start(partial: Path, recipe: dict[str, Any], log: Log) -> None:
     """Makes the folder of the unfinished build, or resumes it; the leftovers of another build are an error."""
-    if _is_former(partial, folder):
-        shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     if not (partial / RECIPE).exists():
         write_json(partial / RECIPE, recipe)

@@ -1,6 +1,6 @@
 """Where training starts: this run's checkpoint, a whole model, its parts, or scratch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.data import tasks
-from rag_jax.data.formats import Question
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.hub import huggingface, source
@@ -162,14 +161,14 @@ def resume(
     )
 
 
-def course(config: ConfigDict, stage: str, questions: Sequence[Question], before: int, **more: Any) -> dict[str, Any]:
+def course(config: ConfigDict, stage: str, before: int, questions: str, passages: str | None) -> dict[str, Any]:
     """What decides which questions and passages the steps of a stage read, as messages name it.
 
-    before: steps of the run before this stage.
+    before: steps of the run before this stage. questions, passages: their checksums.
     """
     keys = {f"config.{stage}.batch": config[stage].batch, f"config.{stage}.k": config[stage].k}
     keys |= {"config.seed": config.seed, "config.data.task": config.data.task}
-    return {**keys, "config.data.train": tasks.checksum(questions), f"steps before {stage}": before, **more}
+    return {**keys, "config.data.train": questions, f"steps before {stage}": before, "passages": passages}
 
 
 def changes(progress: Progress, now: dict[str, Any]) -> list[str]:

@@ -82,7 +82,8 @@ def train(
     passages = index.manifest.passages_checksum if index else None
     joined.agree(index=passages, checkpoint=checkpoints.latest())
     first_steps = dict(zip(stages, _running_sum(stage.steps for stage in stages.values()), strict=True))
-    course = {name: init.course(config, name, questions, first_steps[name], passages=passages) for name in stages}
+    asked = tasks.checksum(questions)
+    course = {name: init.course(config, name, first_steps[name], asked, passages) for name in stages}
     changes = init.changes(progress, course[progress.stage]) if progress else []
     if joined.first:
         place.save_config(config)

@@ -83,6 +83,14 @@ def test_two_processes_save_together_where_one_is_told(four_devices, tiny_run, t
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
 
 
+def end(process, within):
+    """SIGTERM ends it, saved, within so many seconds."""
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=within) == 85
+    print(f"ended {time.monotonic() - began:.1f} seconds after SIGTERM")
+
+
 def test_a_second_run_in_the_same_folder_is_refused(tiny_run, tmp_path):
     """It names the host and the process; the first goes on, and where it is killed nothing is in the way."""
     workdir = begun(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers")
@@ -97,10 +105,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny_run, tmp_path):
             time.sleep(0.1)
         refused = tiny_run.command("train", *given, code=2).stderr
         assert f"error: {workdir}/checkpoints: process {first.pid} on " in refused and "is writing it" in refused
-        began = time.monotonic()
-        first.send_signal(signal.SIGTERM)
-        assert first.wait(timeout=120) == 85
-        print(f"ended {time.monotonic() - began:.1f} seconds after SIGTERM")
+        end(first, within=120)
     finally:
         first.kill()
     assert not list(workdir.glob(".*.owner"))
@@ -114,10 +119,7 @@ def test_the_demo_is_saved_within_thirty_seconds(demo):
         while not (metrics.exists() and metrics.stat().st_size):  # a step is over
             assert process.poll() is None
             time.sleep(0.1)
-        began = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 85
-        print(f"ended {time.monotonic() - began:.1f} seconds after SIGTERM")
+        end(process, within=30)
     finally:
         process.kill()
     assert Checkpoints(demo.workdir / "checkpoints").latest()

@@ -25,8 +25,9 @@ def test_a_port_in_use_and_an_address_of_another_machine_are_one_line():
         server.listen("192.0.2.1", 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_when_all_that_was_asked_is_answered(views, monkeypatch, capsys, number):
+@pytest.fixture
+def go_on(views, monkeypatch):
+    """While this event is cleared, no question is answered."""
     go_on, answer = threading.Event(), views.answer
     go_on.set()
 
@@ -35,6 +36,11 @@ def test_a_signal_ends_it_when_all_that_was_asked_is_answered(views, monkeypatch
         return answer(*asked)
 
     monkeypatch.setattr(views, "answer", held)
+    return go_on
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_when_all_that_was_asked_is_answered(views, go_on, capsys, number):
     listening = server.listen("127.0.0.1", 0)
     where, seen = server.address(listening), {}
 
@@ -43,11 +49,7 @@ def test_a_signal_ends_it_when_all_that_was_asked_is_answered(views, monkeypatch
 
     def user():
         seen["page"] = httpx.get(where, timeout=60)
-        go_on.clear()
-        asking = threading.Thread(target=ask)
-        asking.start()
-        while httpx.get(f"{where}/healthz", timeout=60).json()["waiting"] == 0:
-            time.sleep(0.01)
+        asking = held_up(ask, go_on, where)
         os.kill(os.getpid(), number)
         while reachable(where):
             time.sleep(0.01)
@@ -64,16 +66,7 @@ def test_a_signal_ends_it_when_all_that_was_asked_is_answered(views, monkeypatch
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as it was
 
 
-def test_what_it_had_no_time_for_is_told(views, monkeypatch, capsys):
-    go_on, answer = threading.Event(), views.answer
-    go_on.set()
-
-    def held(*asked):
-        assert go_on.wait(60)
-        return answer(*asked)
-
-    monkeypatch.setattr(views, "answer", held)
-
+def test_what_it_had_no_time_for_is_told(views, go_on, monkeypatch, capsys):
     async def served(*asked):
         left = await serve(*asked)
         go_on.set()
@@ -93,11 +86,7 @@ def test_what_it_had_no_time_for_is_told(views, monkeypatch, capsys):
 
     def user():
         httpx.get(where, timeout=60)
-        go_on.clear()
-        asking = threading.Thread(target=ask)
-        asking.start()
-        while httpx.get(f"{where}/healthz", timeout=60).json()["waiting"] == 0:
-            time.sleep(0.01)
+        asking = held_up(ask, go_on, where)
         os.kill(os.getpid(), signal.SIGTERM)
         asking.join(60)  # it is told within a second
 
@@ -107,6 +96,16 @@ def test_what_it_had_no_time_for_is_told(views, monkeypatch, capsys):
     using.join(60)
     assert seen["status"] != 200
     assert capsys.readouterr().out.endswith("\nstopped; 1 questions were not answered in the time there was\n")
+
+
+def held_up(ask, go_on, where):
+    """The thread that asks, whose question waits for its answer."""
+    go_on.clear()
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while httpx.get(f"{where}/healthz", timeout=60).json()["waiting"] == 0:
+        time.sleep(0.01)
+    return asking
 
 
 def reachable(where):

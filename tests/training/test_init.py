@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import default_config
-from rag_jax.data.formats import Passage, Question
+from rag_jax.data.formats import Passage
 from rag_jax.data.passages import build_store
 from rag_jax.data.tokenizer import train_byte_bpe
 from rag_jax.errors import UserError
@@ -220,17 +220,17 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(tiny, params, tmp_path):
 
 
 def test_another_course_is_told_and_another_place_in_the_run_refused():
-    config, questions = default_config(), [Question("1", "why?", ("so",))]
-    before = init.course(config, "joint", questions, 6, passages="p")
+    config = default_config()
+    before = init.course(config, "joint", 6, "why?", "p")
     progress = init.Progress("joint", None, [[1, 2]], None, None, False, before)
     assert init.changes(progress, before) == init.changes(progress._replace(course=None), before) == []
     config.joint.batch, config.seed = 7, 9
-    now = init.course(config, "joint", [*questions, *questions], 6, passages="q")
+    now = init.course(config, "joint", 6, "how?", "q")
     assert [line.split(" is ")[0] for line in init.changes(progress, now)] == [
         "config.joint.batch", "config.seed", "config.data.train", "passages"
     ]  # fmt: skip
     with pytest.raises(UserError, match=r"'joint' of the newest checkpoint began after 6 steps, found 4"):
-        init.changes(progress, init.course(config, "joint", questions, 4, passages="p"))
+        init.changes(progress, init.course(config, "joint", 4, "why?", "p"))
 
 
 def test_a_run_of_a_dropped_stage_is_refused(tiny, tmp_path):
