@@ -40,10 +40,11 @@ def get_config(words: str = "token"):
         dropout=0.0,
         attention_dropout=0.0,
         init_std=WIDTH_STD,
+        remat="none",
     )
     config.generator.update(
         width=128, encoder_layers=2, decoder_layers=2, heads=4, ffn=512, positions=128, dropout=0.0,
-        init_std=WIDTH_STD, position_init="sinusoidal",
+        init_std=WIDTH_STD, position_init="sinusoidal", remat="none",
     )  # fmt: skip
     config.retriever.update(steps=600, batch=96, learning_rate=2e-3, warmup=60, inverse_cloze=0.5, hard_negatives=1)
     config.retrieval.update(k=5, score_scale=0.1)

@@ -213,9 +213,9 @@ class Rag:
         """16 hexadecimal digits over weights, passages and settings: whose answers were measured."""
         config = self.config
         index: tuple[Any, ...] = ()
-        if self.retriever.index is not None:
-            manifest = self.retriever.index.manifest
-            made = manifest.encoder_fingerprint, manifest.passages_checksum
+        if (opened := self.retriever.index) is not None:
+            manifest = opened.manifest
+            made = manifest.encoder_fingerprint, manifest.passages_checksum, opened.vectors_checksum()
             index = *made, manifest.kind, manifest.dtype, manifest.search
         reading = config.retrieval.k, sorted(config.length.items()), config.data.truncation, config.data.question_text
         return model_fingerprint(str((self.model, self.decode, index, reading)), self.params)

@@ -97,7 +97,7 @@ DEFAULTS = {
         "dtype": "float32",  # of the computation, or 'bfloat16'; parameters are float32
         # What the backward pass finds of a layer: all it needs; 'dots', the results of its dense layers; 'full', its
         # input alone. It computes the rest again; each takes less memory than the one before.
-        "remat": "none",
+        "remat": "dots",
     },
     "generator": {
         "vocab_size": 0,
@@ -115,7 +115,7 @@ DEFAULTS = {
         "init_std": 0.02,
         "position_init": "normal",  # how learned positions start; or 'sinusoidal'
         "dtype": "float32",
-        "remat": "none",
+        "remat": "dots",
     },
     "retriever": {  # train_retriever: DPR's in-batch softmax
         "steps": 1000,

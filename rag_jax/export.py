@@ -38,6 +38,7 @@ def main(_) -> None:
         raise UserError("--out: missing, expected the folder to write, as --out=hf/demo")
     settings = command.checked(options.config) if options.config else None
     from rag_jax.api import Rag
+    from rag_jax.evaluation.report import whose
     from rag_jax.files import read_sealed
     from rag_jax.hub import folder, source
     from rag_jax.storage import pull, twin
@@ -49,12 +50,14 @@ def main(_) -> None:
     rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)
     path = pull(place.folder / "metrics.json")
     evaluation = read_sealed(path) if path.is_file() else {}
-    measured = evaluation.get("of", {}).get("test") == rag.identity()
+    measured = evaluation.get("of", {}).get("test") == whose(rag.identity(), rag.config.data, "test")
     scores = evaluation.get("test") if measured else None
     rag.save_pretrained(out, with_index=options.with_index, scores=scores)
     print(f"{options.out}: written; README.md says how to use it")
     if evaluation and not measured:
-        print(f"its card has no scores: {path} is of another checkpoint, index or decoding; evaluate this one first")
+        print(
+            f"its card has no scores: {path} is of another checkpoint, index, decoding or test; evaluate this one first"
+        )
     if options.push_to_hub:
         print(source.upload(out, options.push_to_hub, "--push_to_hub"))
 

@@ -47,8 +47,18 @@ def replace_folder(temporary: str | Path, final: str | Path) -> None:
                 os.replace(aside, final)
             raise
     flush(final.parent)
-    for old in final.parent.glob(f".{glob.escape(final.name)}.*.old"):  # and of whoever was killed here
+    remove_older(final)
+
+
+def remove_older(final: Path) -> None:
+    """Removes what once had the name of a folder that is in place: also of whoever was killed before he could."""
+    for old in final.parent.glob(f".{glob.escape(final.name)}.*.old"):
         shutil.rmtree(old, ignore_errors=True)
+
+
+def real(folder: Path) -> Path:
+    """Where a folder lies that may be a link, as to a larger disk: beside it another is built to take its place."""
+    return folder.resolve() if folder.is_symlink() else folder
 
 
 def _exchange(one: Path, other: Path) -> bool:

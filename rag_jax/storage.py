@@ -111,10 +111,9 @@ def publish(*paths: Path) -> None:
     if not ours or not _is_first():
         return
     for path, _ in ours:  # all before the first is sent: from here on a kill costs none of them
-        with _locked(path):
-            record, found = _Record.of(path), _stamps(path)
-            if found and found != record.stamps():
-                record._replace(unpublished=True).write(path)
+        found = _stamps(path)
+        if found and found != _Record.of(path).stamps():
+            keep(path)
     for path, url in ours:
         with _locked(path), waiting(f"{url}: being published"):
             record, found = _Record.of(path), _stamps(path)
@@ -122,6 +121,16 @@ def publish(*paths: Path) -> None:
                 files = _described(path, found, record)
                 seal = Remote(url).send(path, files)
                 _Record(seal, False, {name: {**files[name], "stamp": found[name]} for name in found}).write(path)
+
+
+def keep(path: Path) -> None:
+    """What a twin is from now on was made here: until it is published, no pull puts the remote part back in its place.
+
+    For what is put there whole; said before, so that a kill between that and the publication costs nothing.
+    """
+    if address(path):
+        with _locked(path):
+            _Record.of(path)._replace(unpublished=True).write(path)
 
 
 def _mirror(remote: Remote, listing: Listing | None, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import shutil
 import subprocess
 import sys
 import weakref
@@ -14,7 +15,8 @@ import pytest
 import rag_jax
 from rag_jax import Answer, Document, Rag
 from rag_jax.errors import UserError
-from rag_jax.index.base import open_index
+from rag_jax.index.base import open_index, write_index_manifest
+from rag_jax.index.vectors import write_shard
 from rag_jax.workdir import Workdir
 
 QUESTIONS = ["who is mayor of Cladow?", "Jarrow: which year?", "what is the river of Hexwold?", "why?", "Gritsea"]
@@ -266,7 +268,7 @@ def test_an_index_of_another_encoder_is_refused_and_the_old_one_stays(swapped, t
     assert swapped.retriever.index.folder == tiny_run.workdir / "index"
 
 
-def test_identity_is_that_of_weights_passages_and_settings(swapped, decoding, tiny_run):
+def test_identity_is_that_of_weights_passages_and_settings(swapped, decoding, tiny_run, tmp_path):
     first = swapped.identity()
     assert Rag.load(tiny_run.workdir).identity() == first != decoding(beams=2).identity()
     weights = jax.tree.map(lambda x: x, swapped.params)
@@ -278,8 +280,20 @@ def test_identity_is_that_of_weights_passages_and_settings(swapped, decoding, ti
         other = replace(index, manifest=replace(index.manifest, **change))
         retriever = swapped.retriever._replace(index=other)
         assert Rag(swapped.model, swapped.params, retriever, swapped.config, swapped.parallel).identity() != first
+    # The same passages, cut elsewhere: one encoder made other vectors of them.
+    shutil.copytree(index.folder, cut := tmp_path / "index")
+    write_shard(cut, 0, -index.vectors.read(0, len(index.vectors)))
+    write_index_manifest(cut, index.manifest)
+    for folder, alike in ((index.folder, True), (cut, False)):
+        swapped.swap_index(folder)
+        assert (swapped.identity() == first) == alike
     swapped.swap_index(tiny_run.index_after)
     assert swapped.identity() != first
+
+
+def test_a_checkpoint_is_the_best_or_the_last(tiny_run):
+    with pytest.raises(UserError, match="checkpoint: found 'bset', expected 'best' or 'last'"):
+        Rag.load(tiny_run.workdir, checkpoint="bset")
 
 
 def test_loading_with_another_index(tiny_run):

@@ -1,12 +1,15 @@
 """Checkpoints: bit-equal round trips, which ones are kept, and damage of any file found by name."""
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint.experimental.v1._src.saving import execution
 
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.errors import UserError
@@ -37,6 +40,11 @@ def trees(seed=0):
 def abstract(tree):
     """What is to be restored: the shapes, whole on every device."""
     return Pmap().abstract_state(jax.eval_shape(lambda: tree))
+
+
+def more(tree):
+    """What a step makes of it here."""
+    return jax.tree.map(lambda leaf: leaf + 1, tree)
 
 
 def size(path):
@@ -160,6 +168,29 @@ def test_what_is_saved_is_the_state_at_that_moment(tmp_path):
     checkpoints.close()
 
 
+def test_saving_ends_before_anything_is_written(tmp_path, monkeypatch):
+    """Training goes on meanwhile: the disk is as slow as can be."""
+    write, go_on = execution._SaveResponse._finalize_save, threading.Event()
+
+    async def slowly(response):
+        assert go_on.wait(300)
+        await write(response)
+
+    monkeypatch.setattr(execution._SaveResponse, "_finalize_save", slowly)
+    checkpoints = Checkpoints(tmp_path)
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            threads.submit(checkpoints.save, 1, *trees(), score=0.0, extra={}).result(timeout=60)
+            whole = threads.submit(checkpoints.latest)
+            with pytest.raises(TimeoutError):
+                whole.result(timeout=0.2)
+            assert not [*tmp_path.rglob(MANIFEST)]
+        finally:
+            go_on.set()
+        assert whole.result() == 1
+    assert bits(checkpoints.restore(1, params=abstract(trees()[0]))["params"]) == bits(trees()[0])
+
+
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("mode", [Pmap, Sharded])
 def test_restores_onto_other_devices_in_another_mode_and_type(saved, mode, count, monkeypatch):
@@ -170,6 +201,29 @@ def test_restores_onto_other_devices_in_another_mode_and_type(saved, mode, count
     for leaf, expected in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
         assert leaf.dtype == jnp.float32 and leaf.sharding.device_set == set(jax.devices()[:count])
         np.testing.assert_array_equal(np.asarray(leaf), np.asarray(expected, np.float32))
+
+
+@pytest.mark.parametrize(
+    "before, after", [((Pmap, 8), (Sharded, 4)), ((Sharded, 4), (Pmap, 2)), ((Sharded, 2), (Sharded, 4))]
+)
+def test_what_a_step_left_goes_on_in_another_mode_on_other_devices(tmp_path, before, after, monkeypatch):
+    """Parameters and optimizer, as the step of one mode gives them; split where that is what the other mode does."""
+    monkeypatch.setattr("rag_jax.parallel.SMALL", 1)
+    writer, reader = (mode(jax.devices()[:count]) for mode, count in (before, after))
+    first = jax.tree.map(np.array, trees())  # each leaf of its own: the step gives their memory away
+    step = writer.step(lambda state, batch, across: (more(state), {}))
+    state, _ = step(writer.put_state(first), writer.put_batch(np.zeros(8, np.float32)))
+    expected = more(trees())
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, *state, score=0.0, extra={})
+    shapes = dict(zip(("params", "optimizer"), jax.eval_shape(lambda: expected), strict=True))
+    placed = {name: reader.abstract_state(tree) for name, tree in shapes.items()}
+    found = checkpoints.restore(checkpoints.latest(), **placed)
+    assert bits((found["params"], found["optimizer"])) == bits(expected)
+    for leaf, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(placed), strict=True):
+        assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
+    split = [leaf for leaf in jax.tree.leaves(found) if not leaf.is_fully_replicated]
+    assert bool(split) == (after[0] is Sharded)
 
 
 def test_what_was_never_finished_counts_for_nothing(saved, tmp_path):

@@ -24,6 +24,7 @@ from .runs import begun, numbers
 
 STAGES = ["denoise"] * 2 + ["reader"] * 4 + ["joint"] * 4
 COMMON = "--config=tiny.py", "--workdir"
+SMALL_ARRAYS_ARE_SPLIT = "from rag_jax import parallel\nparallel.SMALL = 64\n"
 DIES = """
 import os
 from rag_jax.training.logging import RunLog
@@ -113,7 +114,7 @@ def test_training_a_finished_run_again_changes_nothing(tiny_run, tmp_path):
 
 
 def test_a_killed_run_goes_on_to_the_same_end(tiny_run, tmp_path):
-    """Killed in a stage between two checkpoints, then told to end in the next one."""
+    """Killed in a stage between two checkpoints, then told to end in the next one; the last part of it profiled."""
     workdir = begun(tiny_run, tmp_path / "run", "retriever", "index", "tokenizers")
     tiny_run.command("train", *COMMON, workdir, prelude=DIES.format(step=5), code=9)
     assert Checkpoints(workdir / "checkpoints").latest() in (2, 4)  # they are written in the background
@@ -121,7 +122,9 @@ def test_a_killed_run_goes_on_to_the_same_end(tiny_run, tmp_path):
     assert "saved; told to end (SIGTERM): the same command goes on" in done.stdout and "Traceback" not in done.stderr
     # Step 6 is reported in step 7, behind which an evaluation is due: it is left for later.
     assert Checkpoints(workdir / "checkpoints").latest() == 8 and "joint step 2: validation" not in done.stdout
-    tiny_run.command("train", *COMMON, workdir)
+    done = tiny_run.command("train", *COMMON, workdir, "--profile_steps=8:1")
+    assert f"{workdir / 'profile'}: steps 8 to 8 as jax.profiler saw them" in done.stdout
+    assert [*(workdir / "profile").rglob("*.xplane.pb")]
     for name in ("metrics.jsonl", "validation.jsonl"):
         assert numbers(workdir / name) == numbers(tiny_run.workdir / name)
     assert (workdir / "curves.png").read_bytes() == (tiny_run.workdir / "curves.png").read_bytes()
@@ -146,6 +149,27 @@ def test_a_run_goes_on_with_another_configuration(tiny_run, tmp_path):
     failed = tiny_run.command("train", *COMMON, workdir, *larger, "--config.reader.steps=2", code=2).stderr
     assert "the stage 'joint' of the newest checkpoint began after 6 steps, found 4; give" in failed
     assert Checkpoints(workdir / "checkpoints").latest() == 13
+
+
+@pytest.mark.long
+def test_a_run_goes_on_in_another_mode_and_back(tiny_run, tmp_path):
+    """Parameters and optimizer: two steps or three of arrays that are split, between those of whole ones.
+
+    Without dropout, which differs: of whole arrays each device draws its own.
+    """
+    parts, halves = ("retriever", "index", "tokenizers", "checkpoints"), ("encoder", "generator")
+    whole, split = (begun(tiny_run, tmp_path / name, *parts) for name in ("whole", "split"))
+    steps = "--config.joint.steps=8", *(f"--config.{half}.dropout=0" for half in halves)
+    steps += ("--config.encoder.attention_dropout=0",)
+    tiny_run.command("train", *COMMON, whole, *steps)
+    told = f"{SMALL_ARRAYS_ARE_SPLIT}{TOLD_TO_END.format(step=10)}"
+    tiny_run.command("train", *COMMON, split, *steps, "--config.parallel=sharded", prelude=told, code=85)
+    assert Checkpoints(split / "checkpoints").latest() in range(11, 14)
+    tiny_run.command("train", *COMMON, split, *steps)
+    assert Checkpoints(split / "checkpoints").latest() == Checkpoints(whole / "checkpoints").latest() == 14
+    losses = [[line["loss"] for line in numbers(folder / "metrics.jsonl")] for folder in (whole, split)]
+    assert len(losses[0]) == 4
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
 @pytest.mark.long
@@ -289,6 +313,21 @@ def test_answer_reads_lines_and_writes_json_into_a_pipe(tiny_run):
         assert {document["text"] for document in answer["documents"]} <= texts
         for name in ("prior", "posterior"):
             assert sum(document[name] for document in answer["documents"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.long
+def test_what_a_command_compiles_lies_in_its_workdir_and_is_found_there(tiny_run, tmp_path, monkeypatch):
+    """Where JAX_COMPILATION_CACHE_DIR names no other folder, as in the other tests."""
+    monkeypatch.delitem(tiny_run.environment, "JAX_COMPILATION_CACHE_DIR")
+    workdir = begun(tiny_run, tmp_path / "run", "index", "tokenizers", "checkpoints")
+    shutil.copy(tiny_run.workdir / "config.json", workdir)
+
+    def compiled():
+        tiny_run.command("answer", f"--workdir={workdir}", "what is the river of Cladow?")
+        return {path.name: path.stat().st_mtime_ns for path in (workdir / "programs").iterdir()}
+
+    first = compiled()
+    assert first and compiled() == first
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rag_jax.evaluation.report import whose
 from rag_jax.hub.folder import ENCODERS
 
 QUESTIONS = ["who is mayor of Cladow?", "Jarrow: which year?", "what is the river of Hexwold?"]
@@ -26,7 +27,8 @@ def measured(tiny_run, tiny_rag, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("export") / "run"
     shutil.copytree(tiny_run.workdir, workdir)
     scores = {"EM": {"percent": 25.0, "low": 7.15, "high": 59.07, "sum": 2.0, "count": 8}}
-    (workdir / "metrics.json").write_text(json.dumps({"test": scores, "of": {"test": tiny_rag.identity()}}))
+    of = whose(tiny_rag.identity(), tiny_rag.config.data, "test")
+    (workdir / "metrics.json").write_text(json.dumps({"test": scores, "of": {"test": of}}))
     return workdir
 
 

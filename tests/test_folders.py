@@ -6,7 +6,7 @@ import pytest
 
 from rag_jax import folders
 from rag_jax.files import write_atomically
-from rag_jax.folders import build_folder, replace_folder
+from rag_jax.folders import build_folder, real, replace_folder
 
 
 def test_folder_is_replaced_whole(tmp_path):
@@ -63,3 +63,9 @@ def test_what_a_killed_process_left_goes_with_the_next(exchanges, tmp_path, monk
     build_folder(tmp_path / "x", lambda path: write_atomically(path / "f", "new"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".xy.0123.old", "x", "y"]
     assert (tmp_path / "x" / "f").read_text() == "new"
+
+
+def test_a_folder_may_lie_elsewhere_than_its_name(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "x").symlink_to("disk/x")  # also before it is there
+    assert real(tmp_path / "x") == tmp_path / "disk" / "x" and real(tmp_path / "disk") == tmp_path / "disk"

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from email.parser import Parser
 from functools import partial
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def test_the_licence_is_whole():
     assert "Apache License" in text and "Version 2.0, January 2004" in text
     assert re.findall(r"^   (\d+)\. ", text, re.MULTILINE) == [str(number) for number in range(1, 10)]
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_the_extras_for_tpus_and_gpus_are_jaxs_own():
+    """Of one that jax has not, pip says so in a warning and installs the jax of a CPU."""
+    asked = dict(re.findall(r'"(\w+)": \["jax\[([\w-]+)\]', SETUP))
+    assert set(asked) == {"tpu", "cuda"}
+    assert set(asked.values()) <= set(metadata("jax").get_all("Provides-Extra"))
 
 
 @pytest.fixture(scope="module")

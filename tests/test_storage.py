@@ -21,7 +21,7 @@ from rag_jax.errors import PassingError, UserError
 from rag_jax.files import write_manifest
 from rag_jax.hub import source
 from rag_jax.index.base import open_index
-from rag_jax.storage import local, publish, pull, twin
+from rag_jax.storage import keep, local, publish, pull, twin
 from rag_jax.workdir import Workdir
 
 from .stores import Flaky, Killed
@@ -443,6 +443,20 @@ def test_what_another_machine_published_goes_before_what_this_one_could_not(on, 
     on("there", make, SECOND)
     assert content(pull(twin(INDEX))) == SECOND
     assert "published elsewhere since" in capsys.readouterr().err
+
+
+def test_what_is_about_to_be_made_anew_here_stays(on, monkeypatch):
+    """Killed before it is made, or when it is there and the publication has not begun; a newer one goes before it."""
+    make(FIRST)
+    keep(twin(INDEX))
+    assert content(pull(twin(INDEX))) == FIRST
+    fill(twin(INDEX), SECOND)
+    assert content(pull(twin(INDEX))) == SECOND
+    publish(twin(INDEX))
+    assert read("there", on) == SECOND
+    keep(twin(INDEX))
+    on("there", make, FIRST)
+    assert content(pull(twin(INDEX))) == FIRST
 
 
 def test_only_the_first_process_publishes(monkeypatch):

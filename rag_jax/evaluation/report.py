@@ -58,8 +58,8 @@ class Asked:
 def evaluate(rag: Rag, config: ConfigDict, folder: Path, asked: Asked, team: Team = SINGLE) -> None:
     """Prints and saves each part asked for, with 95% intervals, and the sweep.
 
-    Beside the parts in metrics.json, under 'of', stands whose answers they measure (Rag.identity), so that a model
-    card shows no other model's scores. team: the processes that answer together; the first prints and saves.
+    Beside the parts in metrics.json, under 'of', stands what they measure (see whose), so that a model card shows no
+    other model's scores. team: the processes that answer together; the first prints and saves.
     Called again after it was killed, it answers nothing twice.
     """
     _check(config, asked)
@@ -68,17 +68,22 @@ def evaluate(rag: Rag, config: ConfigDict, folder: Path, asked: Asked, team: Tea
         asked = replace(asked, names=tuple(measures.of_closed_book(asked.names)))
     measures_of = {"answers": _answers, "retrieval": _retrieval, "reading": _reading, "hot_swap": _hot_swap}
     walks = Walks(rag, folder / f"{_heading('evaluate', asked)}.partial", rag.identity(), team)
+    of = whose(walks.identity, config.data, asked.split)
     for part in dict.fromkeys(asked.parts):
         lines = measures_of[part](walks, config, asked, folder)
         if team.first:
-            _report(_heading(part, asked), lines, folder, walks.identity)
+            _report(_heading(part, asked), lines, folder, of)
         else:
             deque(lines, maxlen=0)  # which answers its share
     if asked.n_docs:
-        questions, path = _questions(config, asked)[: asked.limit], _beside(folder, "sweep.json", asked)
-        about = {"of": walks.identity, "split": asked.split}
-        sweep(walks, questions, asked.n_docs, asked.names, path, about, asked.beside)
+        questions, path = _answered("--sweep", config, asked), _beside(folder, "sweep.json", asked)
+        sweep(walks, questions, asked.n_docs, asked.names, path, {"of": of, "split": asked.split}, asked.beside)
     walks.clear()
+
+
+def whose(identity: str, data: ConfigDict, split: str) -> str:
+    """What scores are of: the model with its passages and settings (Rag.identity), the task, the split's questions."""
+    return f"{identity} {data.task} {data[split]}"
 
 
 def own_numbers(
@@ -130,13 +135,13 @@ def _check(config: ConfigDict, asked: Asked) -> None:
         fail("--parts=retrieval: the task has no measure of retrieval; expected --parts=answers")
 
 
-def _report(heading: str, lines: Lines, folder: Path, identity: str) -> None:
+def _report(heading: str, lines: Lines, folder: Path, of: str) -> None:
     results = {}
     print(f"{heading.replace('_', ' '):<56} percent  [95% interval]  sum of count", flush=True)
     for name, found, paper in lines:
         print(f"  {name:<54} {found}" + ("" if paper is None else f"   paper {paper}"), flush=True)
         results[name] = found.json() | ({} if paper is None else {"paper": paper})
-    _write(folder, {heading: results}, {heading: identity})
+    _write(folder, {heading: results}, {heading: of})
 
 
 def _answers(walks: Walks, config: ConfigDict, asked: Asked, folder: Path) -> Lines:
@@ -171,7 +176,7 @@ def _answers(walks: Walks, config: ConfigDict, asked: Asked, folder: Path) -> Li
 def _retrieval(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
     """Searches as deep as the places looked at; nothing is generated."""
     rag, names, places = walks.rag, measures.of_retrieval(asked.names), config.evaluate.recall
-    k = min(max(measures.KILT_PLACES, *places), len(rag.retriever.open_book.passages))
+    k = min(max([measures.KILT_PLACES, *places]), len(rag.retriever.open_book.passages))
     questions = _questions(config, asked)
     _tell_of_pages(walks, asked, questions)
     readings = {"retrieval": partial(answers.unread, rag, holding=measures.holding(asked.names))}
@@ -183,9 +188,7 @@ def _retrieval(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
 
 
 def _reading(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
-    questions = _questions(config, asked)[: asked.limit]
-    if hidden := next((question for question in questions if not question.answers), None):
-        fail(f"--parts=reading: question '{hidden.id}' has no answer, as in a hidden test; expected another --split")
+    questions = _answered("--parts=reading", config, asked)
     yield from ((name, rate, None) for name, rate in reading_tests(walks, questions))
 
 
@@ -199,6 +202,14 @@ def _hot_swap(walks: Walks, config: ConfigDict, asked: Asked, *_) -> Lines:
 def _questions(config: ConfigDict, asked: Asked) -> list[Question]:
     """All questions of the split."""
     return tasks.questions(config.data, config.data[asked.split])
+
+
+def _answered(flag: str, config: ConfigDict, asked: Asked) -> list[Question]:
+    """Those that are asked, each of which has an answer; UserError in a hidden test."""
+    questions = _questions(config, asked)[: asked.limit]
+    if hidden := next((question for question in questions if not question.answers), None):
+        fail(f"{flag}: question '{hidden.id}' has no answer, as in a hidden test; expected another --split")
+    return questions
 
 
 def _tell_of_pages(walks: Walks, asked: Asked, questions: Sequence[Question]) -> None:

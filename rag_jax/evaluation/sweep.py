@@ -7,13 +7,14 @@ from typing import Any
 
 from rag_jax.api import Rag
 from rag_jax.data.formats import Question
+from rag_jax.data.tasks import checksum
 from rag_jax.errors import fail
 from rag_jax.evaluation import plots
 from rag_jax.evaluation.answers import Batch, Holding, Prediction, read
 from rag_jax.evaluation.measures import KILT_RECALL, Totals, holding
 from rag_jax.evaluation.sums import Sum
 from rag_jax.evaluation.walks import Walks
-from rag_jax.files import read_object, write_json
+from rag_jax.files import read_sealed, write_sealed
 from rag_jax.storage import publish, pull, shown, twin
 
 Percents = dict[str, dict[int, float]]  # of a measure, at each number of passages
@@ -30,7 +31,8 @@ def sweep(
     Of several processes the first does all that follows the answers. beside: folders of other runs that were swept over
     the same questions; they and this one are drawn together.
     """
-    others, depths = {folder: _swept(folder, path.name, len(questions)) for folder in beside}, sorted(set(n_docs))
+    asked = {"questions": len(questions), "questions_checksum": checksum(questions)}
+    others, depths = {folder: _swept(folder, path.name, asked) for folder in beside}, sorted(set(n_docs))
     readings = {str(k): partial(_read_first, walks.rag, k, holding(names)) for k in depths}
     walked = walks.walk("sweep", questions, readings, k=depths[-1], about=names)
     if not walks.team.first:
@@ -42,7 +44,7 @@ def sweep(
     for k in depths:
         cells = [f"{line[k]:{len(label)}.1f}" for label, line in lines.items()]
         print("  ".join([f"{k:8}", *cells]), flush=True)
-    write_json(path, {**about, "questions": len(questions), "n_docs": rows})
+    write_sealed(path, {**about, **asked, "n_docs": rows})
     pictures = {path.with_suffix(".png"): {"percent": lines}}
     if others:
         pictures[path.with_name(f"{path.stem}_beside.png")] = _together({shown(path.parent): lines, **others})
@@ -61,15 +63,18 @@ def _percents(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Percents:
     return {label: {int(k): rows[k][label]["percent"] for k in depths} for label in labels}
 
 
-def _swept(folder: str, name: str, count: int) -> Percents:
-    """The lines of another run's sweep over as many questions."""
+def _swept(folder: str, name: str, asked: Mapping[str, Any]) -> Percents:
+    """The lines of another run's sweep over the same questions."""
     path = pull(twin(folder) / name)
     if not path.is_file():
         again = f"python -m rag_jax.evaluate --workdir={folder} --sweep=..."
         fail(f"--beside={folder}: found no {name}, expected a run that was swept; run `{again}` first")
-    found = read_object(path)
-    if found.get("questions") != count:
-        fail(f"--beside={folder}: found a sweep over {found.get('questions')} questions, expected the same {count}")
+    found = read_sealed(path)
+    if any(found.get(key) != value for key, value in asked.items()):
+        count = asked["questions"]
+        fail(
+            f"--beside={folder}: found a sweep of {found.get('questions')} others, expected the same {count} questions"
+        )
     return _percents(found["n_docs"])
 
 

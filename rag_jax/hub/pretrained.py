@@ -86,6 +86,8 @@ def check_fits(config: ConfigDict, own: ConfigDict, name: str) -> None:
 
 
 def _run(place: Workdir, checkpoint: str) -> Pretrained:
+    if checkpoint not in ("best", "last"):
+        fail(f"checkpoint: found {checkpoint!r}, expected 'best' or 'last'")
     config = place.load_config()
     checkpoints = Checkpoints(place.checkpoints)
     step = checkpoints.best() if checkpoint == "best" else checkpoints.latest()

@@ -1,5 +1,6 @@
 """An index: a folder of passages, their vectors, a searcher, and a manifest naming the passage encoder."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from rag_jax.files import MANIFEST, check_files, read_manifest, write_manifest
 from rag_jax.index import hybrid
 from rag_jax.index.bm25 import Bm25Searcher
 from rag_jax.index.searchers import SEARCHERS, Searcher, has_vectors, open_searchers
-from rag_jax.index.vectors import Vectors
+from rag_jax.index.vectors import VECTORS, Vectors
 from rag_jax.progress import tell, waiting
 from rag_jax.storage import pull, shown, twin
 
@@ -72,6 +73,12 @@ class Index:
     def by_vector(self) -> bool:
         """Whether questions must be encoded, and scores are inner products; BM25 brings scores of its own."""
         return self.searcher is not None
+
+    def vectors_checksum(self) -> str:
+        """16 hexadecimal digits over the vectors' files: one encoder makes others of passages cut elsewhere."""
+        files = read_manifest(self.folder, FOLDER_KIND)["files"]
+        sums = sorted((name, entry["sha256"]) for name, entry in files.items() if name.startswith(VECTORS))
+        return hashlib.sha256(str(sums).encode()).hexdigest()[:16]
 
     def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (id_BK int64, score_BK fp32): the k passages with the largest scores, best first.

@@ -16,14 +16,15 @@ from typing import Any
 from rag_jax.data.embeddings import Embeddings
 from rag_jax.data.passages import PassageStore
 from rag_jax.errors import UserError, fail
-from rag_jax.files import MANIFEST, check_files, read_json, read_manifest, read_object, write_json, writing
-from rag_jax.folders import link_folder, replace_folder
+from rag_jax.files import MANIFEST, check_files, read_json, read_object, read_sealed, write_json, writing
+from rag_jax.folders import link_folder, real, remove_older, replace_folder
 from rag_jax.index import searchers, shards
-from rag_jax.index.base import FOLDER_KIND, Contents, IndexManifest, read_index_manifest, write_index_manifest
+from rag_jax.index.base import Contents, IndexManifest, read_index_manifest, write_index_manifest
 from rag_jax.index.encoding import WIDTH, Encoder
 from rag_jax.index.given import Given
 from rag_jax.index.searchers import Parameters, has_vectors
 from rag_jax.index.vectors import DTYPES, Vectors
+from rag_jax.storage import keep
 from rag_jax.team import SINGLE, Team
 
 RECIPE = "recipe.json"
@@ -57,7 +58,7 @@ def build_index(
     Restarted after a kill, the vectors are bit-equal to those of an uninterrupted build.
     Raises UserError for bad settings, a vector not finite, another index's unfinished build, a process that failed.
     """
-    folder = Path(folder)
+    folder = real(Path(folder))
     recipe = _recipe(store, fingerprint, dtype, shard_size, encoder, embeddings)
     recipe = _with_kept(folder, recipe) if base is None else _grown_from(base, recipe)
     manifest = IndexManifest(
@@ -73,10 +74,10 @@ def build_index(
     )
     team.wait("what to build", json.dumps([asdict(manifest), recipe]))
     partial, given = _partial(folder), None
-    if team.first and _is_former(partial, folder):
+    found = _finished(folder, store, recipe, manifest, log)
+    if team.first and _is_former(partial, folder) and (found or not _has_recipe(partial, recipe)):
         shutil.rmtree(partial)
-    if (found := _finished(folder, store, recipe, manifest, log)) is not None:
-        log(f"{folder}: already built from these passages and this encoder")
+    if found is not None:
         return found
     if team.first:
         given = _aligned(embeddings, store, recipe, base, log)
@@ -121,19 +122,28 @@ def _recipe(
 def recipe_of(folder: Path) -> dict[str, Any]:
     """The recipe of the finished index in `folder`; 'grown_from' in it says that passages were added. {} without one.
 
-    Raises UserError where it, or the manifest that vouches for it, is damaged.
+    Raises UserError where it, or the manifest that vouches for it, is damaged; of other files nothing is asked.
     """
-    if not (folder / MANIFEST).exists():
+    path = folder / MANIFEST
+    if not path.exists():
         return {}
-    files = read_manifest(folder, FOLDER_KIND)["files"]
+    files = read_sealed(path).get("files", {})
+    if RECIPE not in files:
+        fail(f"{path}: names no {RECIPE}, expected the manifest of an index; check the path")
     check_files(folder, {RECIPE: files[RECIPE]})
     return read_object(folder / RECIPE)
 
 
 def name_finished(folder: Path) -> None:
-    """Gives an index its name that was whole when its process was killed, where none stands there."""
+    """Gives an index its name that was whole when its process was killed, where none stands there.
+
+    Beside one that stands there, those before it are removed.
+    """
+    folder = real(folder)
     if not folder.exists() and (_partial(folder) / MANIFEST).exists():
         os.replace(_partial(folder), folder)
+    if folder.exists():
+        remove_older(folder)
 
 
 def _partial(folder: Path) -> Path:
@@ -141,7 +151,10 @@ def _partial(folder: Path) -> Path:
 
 
 def _is_former(partial: Path, folder: Path) -> bool:
-    """Whether a process was killed when the index in `folder` had just changed places with the one before it."""
+    """Whether a process was killed, as it seems, when the index in `folder` had just changed places with this one.
+
+    A copy, or what is fetched again, is younger too: what would be built next is never taken for it.
+    """
     before, now = partial / MANIFEST, folder / MANIFEST
     return before.exists() and now.exists() and before.stat().st_mtime_ns < now.stat().st_mtime_ns
 
@@ -192,7 +205,10 @@ def _finished(
         log(f"{error}; building it again")
         return None
     same = replace(manifest, width=found.width) == found and same_store
-    return found if same and _has_recipe(folder, recipe) else None
+    if not same or not _has_recipe(folder, recipe):
+        return None
+    log(f"{folder}: already built from these passages and this encoder")
+    return found
 
 
 def _has_recipe(folder: Path, recipe: dict[str, Any]) -> bool:
@@ -246,6 +262,7 @@ def _finish(
     with writing(partial):
         searchers.build(partial, vectors, store, manifest.search, old=None if old is None else (folder, old), log=log)
         write_index_manifest(partial, manifest)
+        keep(folder)
         replace_folder(partial, folder)
 
 

@@ -12,12 +12,13 @@ from rag_jax.files import write_atomically
 from rag_jax.progress import counted
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+VECTORS = "vectors-"  # what the names of their files begin with
 BLOCK = 256  # rows under one CRC: a random read touches at most this many
 
 
 def shard_path(folder: str | Path, shard: int) -> Path:
     """Where shard number `shard` lies; it is there only when it is whole."""
-    return Path(folder) / f"vectors-{shard:05d}.npy"
+    return Path(folder) / f"{VECTORS}{shard:05d}.npy"
 
 
 def write_shard(folder: Path, shard: int, vector_CE: np.ndarray) -> None:
@@ -128,7 +129,7 @@ def _crcs(vector_CE: np.ndarray) -> np.ndarray:
 
 def crc_path(folder: str | Path, shard: int) -> Path:
     """Where the CRCs of shard number `shard` lie."""
-    return Path(folder) / f"vectors-{shard:05d}.crc.npy"
+    return Path(folder) / f"{VECTORS}{shard:05d}.crc.npy"
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rag_jax.config import STAGES
+from rag_jax.errors import UserError
 from rag_jax.planning import cost, memory
 from rag_jax.planning.memory import CODE, Measured, OnPaper, Phase, Place
 from rag_jax.planning.model import Described, describe
@@ -62,10 +63,10 @@ class Adviser:
             before = least.get(tuple(change), self._start.total)  # with a smaller change of the same kind
             if before <= self._limit:
                 continue
-            total = self._after(self._start, change).total
-            if total < before:
-                least[tuple(change)] = total
-                found.append(Advice(_typed(change), total))
+            after = self._after(self._start, change)
+            if after and after.total < before:
+                least[tuple(change)] = after.total
+                found.append(Advice(_typed(change), after.total))
         if all(one.total > self._limit for one in found) and (several := self._together()):
             found.append(several)
         return sorted(found, key=lambda advice: advice.total > self._limit)
@@ -75,8 +76,8 @@ class Adviser:
         state = self._start
         changes: dict[str, Any] = {}
         for _ in range(STEPS):
-            options = [(change, self._after(state, change)) for change in _changes(state)]
-            options = [(change, after) for change, after in options if after.total < state.total]
+            tried = ((change, self._after(state, change)) for change in _changes(state))
+            options = [(change, after) for change, after in tried if after and after.total < state.total]
             if not options:
                 break
             change, state = next(
@@ -91,8 +92,15 @@ class Adviser:
     def _suffices(self, state: _State, program: str) -> bool:
         return sum(state.resident.values()) + state.temporaries[program] <= self._limit
 
-    def _after(self, state: _State, change: dict[str, Any]) -> _State:
-        """The state with a change, which is taken to shrink the largest program alone, as its estimate shrinks."""
+    def _after(self, state: _State, change: dict[str, Any]) -> _State | None:
+        """The state with a change; None where that is at odds with the rest of the configuration."""
+        try:
+            return self._changed(state, change)
+        except UserError:
+            return None
+
+    def _changed(self, state: _State, change: dict[str, Any]) -> _State:
+        """A change is taken to shrink the largest program alone, as its estimate shrinks."""
         config = ConfigDict(state.described.config).copy_and_resolve_references().unlock()
         place = state.place
         for key, value in change.items():
@@ -135,7 +143,7 @@ def _changes(state: _State) -> Iterator[dict[str, Any]]:
     if "index" in state.resident:
         if not config.index.split and state.place.topology.hosts > 1:
             yield {"index.split": True}
-        yield {"index.kind": "scann"}
+        yield {"index.kind": "scann"} | ({"index.recall_target": 1.0} if config.index.recall_target < 1 else {})
     if largest == "answer" and config.retrieval.k > 1:
         yield {"retrieval.k": config.retrieval.k // 2}
 

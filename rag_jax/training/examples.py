@@ -58,8 +58,8 @@ def _searched(
     """The targets kept in the file, and those still to be made, which are appended batch by batch."""
     made_from = _made_from(task, questions, rag, depth)
     kept, old = _kept(path)
-    if old:  # before it was told, it was of no account
-        old.setdefault("dtype", made_from["dtype"])
+    for key in ("dtype", "vectors") if old else ():  # before they were told, they were of no account
+        old.setdefault(key, made_from[key])
     differing = [key for key in made_from if old.get(key) != made_from[key] and not (resumed and key == STARTING)]
     if resumed and (differing or len(kept) < len(questions)):
         raise UserError(
@@ -96,7 +96,8 @@ def _batches(task: Task, questions: Sequence[Question], rag: Rag, depth: int) ->
 
 def _made_from(task: Task, questions: Sequence[Question], rag: Rag, depth: int) -> dict[str, Any]:
     """What the targets depend on."""
-    manifest, encoder = rag.retriever.open_book.manifest, rag.params["question_encoder"]
+    index, encoder = rag.retriever.open_book, rag.params["question_encoder"]
+    manifest = index.manifest
     return {
         "task": task.name,
         "questions": checksum(questions),
@@ -104,6 +105,7 @@ def _made_from(task: Task, questions: Sequence[Question], rag: Rag, depth: int) 
         "passages": manifest.passages_checksum,
         "index": f"{manifest.kind} {manifest.encoder_fingerprint} {json.dumps(manifest.search)}",
         "dtype": manifest.dtype,
+        "vectors": index.vectors_checksum(),
         STARTING: model_fingerprint(str(rag.model.question_encoder), rag.parallel.read(encoder)),
     }
 

@@ -1,5 +1,6 @@
 """Builds an index with the passage encoder of a trained retriever, or with BM25, which needs none."""
 
+import itertools
 import shutil
 from collections.abc import Iterable
 from functools import partial
@@ -18,6 +19,7 @@ from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_or_train
 from rag_jax.errors import UserError, fail
 from rag_jax.files import read_json, write_json
+from rag_jax.folders import link_folder, real
 from rag_jax.hub.resolve import resolve
 from rag_jax.index import bm25
 from rag_jax.index.base import Contents, open_contents, read_index_manifest
@@ -58,6 +60,7 @@ def build(
     _check_sources(config, place, embeddings, index_encoder)  # before anything is written
     if team.first:
         name_finished(folder)
+    team.wait("the index's name")
     if add:
         read_index_manifest(folder)
     given = open_embeddings(embeddings) if embeddings else None
@@ -67,14 +70,12 @@ def build(
         params = _encoders(config, place, model, parallel, index_encoder)
     maker = _maker(config, model, params, encoder_tokenizer, parallel)
     base = open_contents(folder, expect_fingerprint=maker.fingerprint, tokenizer=generator_tokenizer) if add else None
-    temporary = folder.with_name(f".{folder.name}.passages")
+    temporary = real(folder).with_name(f".{folder.name}.passages")
     try:
-        team.share(temporary, "a place for the passages")
-        if team.first:
-            passage_store(config.data, temporary, generator_tokenizer, source=add, base=base)
-        team.wait("the passages")
-        store = PassageStore.open(temporary / "passages", tokenizer=generator_tokenizer)
+        store = _shared_store(config.data, temporary, generator_tokenizer, add, base, team)
         store = store if add else with_added(folder, store, generator_tokenizer, embeddings)
+        if base and base.passages.checksum == store.checksum:  # they were added before
+            base = given = None
         build_index(
             folder,
             **maker._asdict(),
@@ -167,12 +168,25 @@ def _with_encoder(config: ConfigDict, name: str) -> ConfigDict:
     return config
 
 
+def _shared_store(
+    data: ConfigDict, folder: Path, tokenizer: Tokenizer, add: str, base: Contents | None, team: Team
+) -> PassageStore:
+    """The passage store that process 0 makes, open in all."""
+    team.share(folder, "a place for the passages")
+    team.wait("a look at it")  # before process 0 clears it
+    if team.first:
+        passage_store(data, folder, tokenizer, source=add, base=base)
+    team.wait("the passages")
+    return PassageStore.open(folder / "passages", tokenizer=tokenizer)
+
+
 def passage_store(
     data: ConfigDict, folder: Path, tokenizer: Tokenizer, *, source: str = "", base: Contents | None = None
 ) -> PassageStore:
     """The passages of data.passages or `source`, tokenised, behind those of `base`, in a folder of their own.
 
-    One that a killed build has left there is taken, if it was made from the same files in the same way.
+    One that a killed build has left there is taken, if it was made from the same files in the same way; the passages
+    of `base` as they are, if its last ones are those of `source` already: the command is given again.
     """
     source = source or data.passages
     made_from = {
@@ -184,6 +198,10 @@ def passage_store(
     if (folder / MADE_FROM).is_file() and read_json(folder / MADE_FROM) == made_from:
         return PassageStore.open(folder / "passages", tokenizer=tokenizer)
     shutil.rmtree(folder, ignore_errors=True)
+    if base and added_already(base, data, source):
+        print(f"{base.passages.folder.parent}: the passages of {source} are its last ones already")
+        link_folder(base.passages.folder, folder / "passages")
+        return PassageStore.open(folder / "passages", tokenizer=tokenizer)
     meter = Meter()
     old = base.passages if base else None
     known: Iterable[str] = ()
@@ -197,6 +215,23 @@ def passage_store(
         raise
     write_json(folder / MADE_FROM, made_from)
     return store
+
+
+def added_already(base: Contents, data: ConfigDict, source: str) -> bool:
+    """Whether the last passages of an index to which some were added are those of `source`, id by id, text by text."""
+    if "grown_from" not in recipe_of(base.passages.folder.parent):
+        return False
+    first = next(iter(tasks.passages(data, source, log=_silent))).id
+    rows = (row for row, identity in enumerate(base.passages.ids()) if identity == first)
+    if (start := next(rows, None)) is None:
+        return False
+    again = tasks.passages(data, source, known=itertools.islice(base.passages.ids(), start), log=_silent)
+    there = (base.passages[row] for row in range(start, len(base.passages)))
+    return all(one == other for one, other in itertools.zip_longest(again, there))
+
+
+def _silent(line: str) -> None:
+    """For what is read again, and told of then."""
 
 
 def with_added(folder: Path, store: PassageStore, tokenizer: Tokenizer, embeddings: str = "") -> PassageStore:

@@ -182,7 +182,22 @@ def changes(progress: Progress, now: dict[str, Any]) -> list[str]:
             f"the stage '{progress.stage}' of the newest checkpoint began after {was[before]} steps, found "
             f"{now[before]}; give the stages before it their steps again, or train in another --workdir"
         )
+    return differing(was, now)
+
+
+def differing(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What of a course is not what it was, in words."""
     return [f"{key} is {now[key]}, was {was.get(key)}" for key in now if now[key] != was.get(key)]
+
+
+def check_end(progress: Progress, stages: dict[str, ConfigDict]) -> None:
+    """UserError where a run stands beyond the end of its stage and another follows, whose first steps it would miss."""
+    name, step = progress.stage, int(jax.device_get(progress.state.step))
+    if name != list(stages)[-1] and step > stages[name].steps:
+        raise UserError(
+            f"config.{name}.steps: found {stages[name].steps}, expected at least {step}, which the newest checkpoint "
+            "has done of them, as another stage follows; give it its steps again, or train in another --workdir"
+        )
 
 
 def saved_trees(state: TrainState[Leaf]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ RETRIEVER = "retriever_"  # stands before the names of what train_retriever tell
 class RunLog:
     """Writes metrics of numbered steps; on resume the lines at and after the restored step are cut off first.
 
-    silent: of a process beside the first, which tells for all. kind: stands before the names of the files.
+    unscored: what is restored will be evaluated, and its score written, again. silent: of a process beside the first,
+    which tells for all. kind: stands before the names of the files.
     """
 
-    def __init__(self, folder: Path, *, resume_at: int = 0, silent: bool = False, kind: str = ""):
+    def __init__(
+        self, folder: Path, *, resume_at: int = 0, unscored: bool = False, silent: bool = False, kind: str = ""
+    ):
         self.folder, self._silent, self._shown = folder, silent, ""
         self._said = time.monotonic()
         if silent:
@@ -40,7 +44,7 @@ class RunLog:
         if self._path.exists():
             write_atomically(self._path, b"".join(_lines_before(self._path, resume_at)))
         if self._scores.exists():
-            write_atomically(self._scores, b"".join(_scores_until(self._scores, resume_at)))
+            write_atomically(self._scores, b"".join(_scores_until(self._scores, resume_at - unscored)))
         self._file = self._path.open("a", encoding="utf-8")
         self._events = _event_writer(folder / f"{kind}events")
 
@@ -177,13 +181,23 @@ def finite(
     numbers = {key: float(value) for key, value in jax.device_get(metrics).items()}
     if not all(map(math.isfinite, numbers.values())):
         path = folder / "not_finite.jsonl"
-        write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in told(step)))
+        records = _with_own_ids(told(step))
+        write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
         publish(path)
         raise UserError(
             f"{name} step {step}: the loss or its gradient is not finite ({numbers}); what the step learned from is in "
             f"{shown(path)}, the last checkpoint is intact; lower {name}.learning_rate or raise {name}.warmup"
         )
     return numbers
+
+
+def _with_own_ids(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The records, of which a second with the same id, as of an answer more, is numbered: no file may repeat one."""
+    seen = Counter[str]()
+    for record in records:
+        seen[record["id"]] += 1
+        number = seen[record["id"]]
+        yield {**record, "id": f"{record['id']} ({number})"} if number > 1 else record
 
 
 def _lines_before(path: Path, step: int) -> list[bytes]:

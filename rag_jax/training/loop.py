@@ -37,6 +37,7 @@ TRAINED = {
     True: ("question_encoder", "log_score_scale", "null_document", "generator", "classifier"),
     False: ("generator", "classifier"),
 }
+SAME_INDEX = "kind", "encoder_fingerprint", "dtype", "score_scale"  # for all processes, beside its passages
 
 
 def train(
@@ -80,18 +81,21 @@ def train(
         raise UserError("config.data.valid: a question without an answer, as in a hidden test; expected another split")
 
     passages = index.manifest.passages_checksum if index else None
-    joined.agree(index=passages, checkpoint=checkpoints.latest())
+    told = {f"index {name}": getattr(index.manifest, name) for name in SAME_INDEX} if index else {}
+    joined.agree(index=passages, **told, checkpoint=checkpoints.latest())
     first_steps = dict(zip(stages, _running_sum(stage.steps for stage in stages.values()), strict=True))
     asked = tasks.checksum(questions)
     course = {name: init.course(config, name, first_steps[name], asked, passages) for name in stages}
-    changes = init.changes(progress, course[progress.stage]) if progress else []
-    if joined.first:
-        place.save_config(config)
+    changes, done, unscored = [], 0, None
+    if progress:
+        changes = init.changes(progress, course[progress.stage])
+        init.check_end(progress, stages)
+        done = first_steps[progress.stage] + int(jax.device_get(progress.state.step))
+        unscored = progress.stage if progress.unscored else None
     gathered = init.as_saved(place, parallel)
-    done = first_steps[progress.stage] + int(jax.device_get(progress.state.step)) if progress else 0
 
     rag, last = Rag(model, params, retriever, config, parallel), list(stages)[-1]
-    with RunLog(place.folder, resume_at=done, silent=not joined.first) as log:
+    with RunLog(place.folder, resume_at=done, unscored=unscored is not None, silent=not joined.first) as log:
         task, goes_on = tasks.task(config.data), progress is not None
         examples = joined.first_alone(
             "examples", lambda: make_examples(task, questions, rag, place.targets, resumed=goes_on, log=log)
@@ -102,14 +106,15 @@ def train(
         if progress and changes:
             log.say(f"goes on with another configuration: {'; '.join(changes)}")
             progress = progress._replace(next_ids=[])  # they are of other questions, or other passages
-        for name, stage in stages.items():
-            first = first_steps[name]
+        left = [name for name in stages if done < first_steps[name] + stages[name].steps or name == unscored]
+        made = {name: make_source(name, stages[name], config, rag, examples) for name in left}
+        if joined.first:  # what has to be refused was refused: the record of an earlier run stays until here
+            place.save_config(config)
+        for name in left:
+            stage, first, source = stages[name], first_steps[name], made.pop(name)
             resumed = progress if progress and progress.stage == name else None
-            if done >= first + stage.steps and not (resumed and resumed.unscored):
-                continue
             state = resumed.state if resumed else TrainState(jnp.int32(0), params, optimizers[name].init(params))
             state = parallel.put_state(state)  # elsewhere, the first step would compile a program of its own
-            source = make_source(name, stage, config, rag, examples)
 
             keeper = Keeper(checkpoints, parallel, gathered, name, first, course[name], fingerprint, name == last)
             read = f"{stage.k} passages each" if index else "a closed book"

@@ -117,6 +117,7 @@ class Example(NamedTuple):
     may lack a span, then of the hard negatives.
     """
 
+    id: str
     asked: str
     answers: tuple[str, ...]
     known: tuple[int, ...]
@@ -175,6 +176,7 @@ class Pairs:
         examples = [self._example(int(index), rng) for index in indices]
         return [
             {
+                "id": example.id,
                 "question": example.asked,
                 "answers": example.answers,
                 "passage_ids": [self.passages[row].id for row in example.known],
@@ -190,17 +192,15 @@ class Pairs:
         if not self.asked or rng.random() < self.inverse_cloze:
             known = (int(rng.integers(len(self.passages))),)
             asked, text = _cut_span(self.passages[known[0]].text, rng)
+            name = f"passage {self.passages[known[0]].id}"
         else:
             question, known = self.asked[index % len(self.asked)]
             named = self._named[index % len(self.asked)]
-            answers, text, asked = (
-                tuple(map(normalise, question.answers)),
-                self.passages[known[0]].text,
-                question.text,
-            )
+            name, asked, text = question.id, question.text, self.passages[known[0]].text
+            answers = tuple(map(normalise, question.answers))
         others = [self._hard_negative(known, answers, named, rng) for _ in range(self.hard_negatives)]
         texts = [text, *(self.passages[other].text for other in others)]
-        return Example(asked, answers, known, [known[0], *others], texts)
+        return Example(name, asked, answers, known, [known[0], *others], texts)
 
     def _hard_negative(
         self, known: tuple[int, ...], answers: tuple[str, ...], named: list[int], rng: np.random.Generator

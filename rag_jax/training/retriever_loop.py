@@ -70,11 +70,16 @@ def train_retriever(
     drawn = lambda step: (order[step], step_rng(config.seed, "retriever", step))  # noqa: E731
     batch_of = lambda step: parallel.put_batch(pairs.batch(*drawn(step), own))  # noqa: E731
     told = lambda step: pairs.told(*drawn(step))  # noqa: E731
+    now, newest = course(config, pairs), checkpoints.latest()
+    was = checkpoints.extra(newest).get("course", now) if newest is not None else now
 
     with (
         RunLog(place.folder, resume_at=start, silent=not joined.first, kind=RETRIEVER) as log,
+        jax.transfer_guard("disallow"),
         preemption.awaited(),
     ):
+        if changes := init.differing(was, now):
+            log.say(f"goes on with another configuration: {'; '.join(changes)}")
         log.say(f"retriever: {settings.steps} steps of {settings.batch} pairs, {len(pairs.passages):,} passages")
         step_function = slow_at_first(step_function, "retriever: the step is compiled", log.say)
         pace, pending = Pace(start, settings.steps, settings.batch), None
@@ -91,8 +96,9 @@ def train_retriever(
             if ends or step + 1 == settings.steps or (step + 1) % config.evaluate.every == 0:
                 report(log, *pending, pace, told)
                 pending = None
-                save(checkpoints, state, gathered)
-                log.say(f"retriever step {step + 1}: loss {float(metrics['loss']):.3f}, saved" + TOLD * ends)
+                save(checkpoints, state, gathered, now)
+                loss = float(jax.device_get(metrics["loss"]))
+                log.say(f"retriever step {step + 1}: loss {loss:.3f}, saved" + TOLD * ends)
             if ends:
                 checkpoints.close()
                 raise PreemptedError
@@ -130,10 +136,20 @@ def resume(
     )
 
 
-def save(checkpoints: Checkpoints, state: TrainState[jax.Array], gathered: Callable[[Any], Any]) -> None:
+def course(config: ConfigDict, pairs: Pairs) -> dict[str, Any]:
+    """What decides which pairs the steps read, as messages name it; of the passages, how many there are."""
+    names = "batch", "hard_negatives", "inverse_cloze"
+    questions = tasks.checksum(question for question, _ in pairs.asked)
+    keys = {f"config.retriever.{name}": config.retriever[name] for name in names}
+    return {**keys, "config.seed": config.seed, "config.data.train": questions, "passages": len(pairs.passages)}
+
+
+def save(
+    checkpoints: Checkpoints, state: TrainState[jax.Array], gathered: Callable[[Any], Any], course: dict[str, Any]
+) -> None:
     """Saves the whole state, its trees gathered as init.as_saved says; the newest counts as the best."""
     step = int(jax.device_get(state.step))
-    checkpoints.save(step, **gathered(init.saved_trees(state)), score=step, extra={})
+    checkpoints.save(step, **gathered(init.saved_trees(state)), score=step, extra={"course": course})
 
 
 def report(log: RunLog, step: int, metrics: Any, pace: Pace, told: Callable[[int], list]) -> None:

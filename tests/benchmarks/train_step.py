@@ -2,16 +2,18 @@
 
     python -m tests.benchmarks.train_step                                    # BERT-base and BART-base, fp32
     python -m tests.benchmarks.train_step --shapes=large --dtype=bfloat16    # on a GPU
+    python -m tests.benchmarks.train_step --shapes=wide --rows=RAG-Token --sides ours 'ours, whole logits'
     python -m tests.benchmarks.train_step --shapes=tiny --repeats=1          # does it run?
 
-A step is what the training loop calls: query, scores, both halves forward and backward, clipping, AdamW. Parameters are
-fp32 in all of them and computed with in --dtype; transformers gets autocast for it, and torch its fused AdamW, without
-and, where there is a GPU or --compile, with torch.compile. 'whole logits' is our own step with a likelihood that holds
-them, 'dots' the one with remat='dots', which keeps the results of dense layers alone. Batches have no padding. Medians
-after two steps that compile and warm up; the sides take turns, so that a busy moment harms all, and a product of two
-square matrices in XLA takes its turn among them: the share is the step's multiplications, counted once (recomputed ones
-are not), a second of that product's. Peak memory is a process's own in its third step, with each side in a process that
-does nothing else. The losses are those of the last common step.
+A step is what the training loop calls: query, scores, both halves forward and backward, clipping, AdamW. Parameters
+are fp32 in all of them and computed with in --dtype; transformers gets autocast for it, and torch its fused AdamW,
+without and, where there is a GPU or --compile, with torch.compile. 'whole logits' is our own step with a likelihood
+that holds them, 'all kept' the one with remat='none'. Batches have no padding. Medians after two steps that compile
+and warm up; the sides take turns, so that a busy moment harms all, and a product of two square matrices in XLA takes
+its turn among them: the share is the step's multiplications, counted once (recomputed ones are not), a second of that
+product's. Peak memory is a process's own in its third step, with each side in a process that does nothing else. The
+losses are those of the last common step. GLIBC_TUNABLES=glibc.malloc.hugetlb=1 before the command serves both sides
+on a CPU: pages of 2 MiB.
 
 Last, exact search on the device: bytes of passage vectors a second, and a copy's.
 """
@@ -81,6 +83,7 @@ SHAPES = {
         B=4, Q=32, S=128, T=16, N=500_000,
     ),
     "large": Shapes({}, {}, B=16, Q=32, S=256, T=32, N=4_000_000),
+    "wide": Shapes({}, {}, B=8, Q=32, S=128, T=64, N=0),  # as many positions as B=4, K=10
 }  # fmt: skip
 
 
@@ -92,7 +95,7 @@ class Problem:
     dtype: str
     kind: str
     dropout: bool
-    remat: str = "none"
+    remat: str = "dots"
 
     @property
     def config(self) -> rag.RagConfig:
@@ -168,15 +171,15 @@ class Ours:
         return stats["peak_bytes_in_use"] if stats and jax.default_backend() == "gpu" else None
 
 
-class Dots(Ours):
-    """The same, whose backward pass computes again what is cheap."""
+class AllKept(Ours):
+    """The same, whose backward pass computes nothing again."""
 
     def __init__(self, problem: Problem):
-        super().__init__(replace(problem, remat="dots"))
+        super().__init__(replace(problem, remat="none"))
 
 
 class WholeLogits(Ours):
-    """The same with [B, K, T, V] logits, kept for the backward pass."""
+    """Ours with [B, K, T, V] logits, kept for the backward pass."""
 
     def __call__(self) -> float:
         """As ours; the first call traces the step with the other likelihood."""
@@ -281,7 +284,7 @@ class Compiled(Theirs):
 
 SIDES = {
     "ours": Ours,
-    "ours, dots": Dots,
+    "ours, all kept": AllKept,
     "ours, whole logits": WholeLogits,
     "transformers": Theirs,
     "transformers, compiled": Compiled,
@@ -289,7 +292,7 @@ SIDES = {
 ROWS = {  # name: (marginal, dropout, sides)
     "RAG-Token": ("token", False, tuple(SIDES)),
     "RAG-Sequence": ("sequence", False, ("ours", "transformers", "transformers, compiled")),
-    "RAG-Token, dropout on": ("token", True, ("ours", "ours, dots", "transformers", "transformers, compiled")),
+    "RAG-Token, dropout on": ("token", True, ("ours", "transformers", "transformers, compiled")),
 }
 
 
@@ -352,7 +355,7 @@ def child(side: str, problem: dict[str, Any]) -> float:
     return int(status["VmHWM"].split()[0]) * 1024
 
 
-def table(shapes: str, dtype: str, repeats: int, left_out: set[str]) -> None:
+def table(shapes: str, dtype: str, repeats: int, rows: list[str], chosen: set[str]) -> None:
     """Prints the rows as they come; peak memory of the first and the last."""
     sizes, device = SHAPES[shapes], jax.devices()[0].device_kind
     print(
@@ -363,12 +366,13 @@ def table(shapes: str, dtype: str, repeats: int, left_out: set[str]) -> None:
     mfu = " of the card's peak |" if peak else ""
     print(f"| step | seconds | times ours | TFLOP/s | of XLA's product |{mfu} peak, GiB | loss |")
     print("|---|---|---|---|---|---|---|" + ("---|" if peak else ""))
-    for row, (kind, dropout, names) in ROWS.items():
-        problem, names = Problem(shapes, dtype, kind, dropout), [name for name in names if name not in left_out]
+    for row in rows:
+        kind, dropout, names = ROWS[row]
+        problem, names = Problem(shapes, dtype, kind, dropout), [name for name in names if name in chosen]
         taken, losses, rate = time_row(problem, names, repeats)
         for name in names:
             speed = problem.flops() / taken[name]
-            cells = [f"{row}: {name}", f"{taken[name]:.3f}", f"{taken[name] / taken['ours']:.2f}x"]
+            cells = [f"{row}: {name}", f"{taken[name]:.3f}", f"{taken[name] / taken[names[0]]:.2f}x"]
             cells += [f"{speed / 1e12:.3f}", f"{speed / rate:.0%} of {rate / 1e12:.3f}"]
             cells += [f"{speed / peak:.0%}"] if peak else []
             cells += [f"{peak_alone(name, problem):.2f}" if row != "RAG-Sequence" else "–", f"{losses[name]:.4f}"]
@@ -414,6 +418,8 @@ def main() -> None:
     parser.add_argument("--shapes", choices=SHAPES, default="base", help="the models' sizes and the batch's")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=3, help="timed steps, of which the median counts")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--compile", action="store_true", help="torch.compile on a CPU too, which needs a C++ compiler")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     flags = parser.parse_args()
@@ -421,8 +427,10 @@ def main() -> None:
         print(child(**flags.child))
         return
     compiles = flags.compile or jax.default_backend() == "gpu"
-    table(flags.shapes, flags.dtype, flags.repeats, set() if compiles else {"transformers, compiled"})
-    search(SHAPES[flags.shapes].N, flags.repeats)
+    sides = {*flags.sides} - (set() if compiles else {"transformers, compiled"})
+    table(flags.shapes, flags.dtype, flags.repeats, flags.rows, sides)
+    if N := SHAPES[flags.shapes].N:
+        search(N, flags.repeats)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_a_part_measured_again_replaces_its_own_numbers_alone(tiny_rag, config, 
     (tmp_path / "metrics.json").write_text('{"test": {}, "reading": {"EM": 1}}')
     evaluate(tiny_rag, config, tmp_path, Asked())
     assert written(tmp_path)["reading"] == {"EM": 1} and written(tmp_path)["test"]["EM"]["count"] == 10
-    assert written(tmp_path)["of"]["test"] == tiny_rag.identity()
+    assert written(tmp_path)["of"]["test"] == f"{tiny_rag.identity()} qa {config.data.test}"
 
 
 def test_the_square_comes_first_and_the_test_keeps_its_index(tiny_rag, tiny_run, config, tmp_path):
@@ -140,6 +140,12 @@ def test_retrieval_alone_runs_no_generator_and_looks_as_deep_as_asked(tiny_rag, 
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
+def test_recall_may_be_asked_for_nowhere(tiny_rag, config, tmp_path):
+    config.evaluate.recall = ()
+    evaluate(tiny_rag, config, tmp_path, Asked(parts=("retrieval",), limit=2, names=("gold_recall", "kilt")))
+    assert {name for name in written(tmp_path)["retrieval_first_2"] if "@" in name} == {"KILT recall@5"}
+
+
 def test_places_past_the_passages_that_are_read_are_left_out(tiny_rag, config, tmp_path):
     config.evaluate.recall = (1, 20)
     evaluate(tiny_rag, config, tmp_path, Asked())
@@ -173,6 +179,17 @@ def test_a_hidden_tests_answers_are_written_as_they_are_handed_in(tiny_rag, tiny
     evaluate(tiny_rag, config, tmp_path, asked)
     texts = [answer.text for answer in tiny_rag.answer([q["question"] for q in tiny_run.records("test.jsonl")[:2]])]
     assert (tmp_path / "handed_in.txt").read_text() == str(list(zip("01", texts, strict=True)))
+
+
+@pytest.mark.parametrize("wanted", [{"parts": ("reading",)}, {"parts": (), "n_docs": (1, 2)}])
+def test_of_a_hidden_test_nothing_is_measured(tiny_rag, config, tmp_path, monkeypatch, wanted, no_generator):
+    monkeypatch.setattr(report, "_questions", lambda *_: [Question("seven", "who?", ())])
+    flag = "--sweep" if "n_docs" in wanted else "--parts=reading"
+    with pytest.raises(
+        UserError, match=f"{flag}: question 'seven' has no answer, as in a hidden test; expected another"
+    ):
+        evaluate(tiny_rag, config, tmp_path, Asked(**wanted))
+    assert not list(tmp_path.iterdir())
 
 
 def test_pages_that_cannot_be_wikipedias_are_told_where_kilt_asks_for_them(tiny_rag, config, tmp_path, capsys):

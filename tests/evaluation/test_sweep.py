@@ -52,7 +52,8 @@ def test_at_every_k_it_is_a_run_of_its_own(tiny_rag, questions, swept, searched,
     """From one search: of the deepest k, a batch after the other."""
     pytest.importorskip("matplotlib")
     found = swept()
-    assert searched == [3, 3] and list(found) == ["of", "questions", "n_docs"] and list(found["n_docs"]) == ["1", "3"]
+    assert searched == [3, 3] and list(found) == ["of", "questions", "questions_checksum", "n_docs", "seal"]
+    assert list(found["n_docs"]) == ["1", "3"]
     for k in (1, 3):
         totals = Totals(NAMES, (k,))
         for prediction in predict(tiny_rag, questions, k=k):
@@ -76,7 +77,8 @@ def test_other_runs_are_drawn_beside_it(swept, questions, searched, tmp_path, mo
     rows |= {"10": {"EM": {"percent": 30.0}}}
     for name, found in (("bm25", {"1": rows["1"]}), ("frozen", rows)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "sweep.json").write_text(json.dumps({"questions": len(questions), "n_docs": found}))
+        asked = {"questions": len(questions), "questions_checksum": tasks.checksum(questions)}
+        (tmp_path / name / "sweep.json").write_text(json.dumps({**asked, "n_docs": found}))
     drawn = {}
     monkeypatch.setattr(plots, "against_k", lambda path, panels: drawn.update({path.name: panels}))
     bm25, frozen = (str(tmp_path / name) for name in ("bm25", "frozen"))
@@ -93,8 +95,12 @@ def test_other_runs_are_drawn_beside_it(swept, questions, searched, tmp_path, mo
     }
     assert list(panels["answer recall@k (percent)"]) == [str(tmp_path), bm25]
     searched.clear()
-    with pytest.raises(UserError, match=rf"--beside={bm25}: found a sweep over 10 questions, expected the same 2"):
-        swept(asked=questions[:2], beside=[bm25])
+    for asked in (questions[:2], questions[::-1]):
+        count = len(asked)
+        with pytest.raises(
+            UserError, match=rf"--beside={bm25}: found a sweep of 10 others, expected the same {count} q"
+        ):
+            swept(asked=asked, beside=[bm25])
     with pytest.raises(UserError, match=r"--beside=none: found no sweep.json, expected .* --workdir=none --sweep="):
         swept(beside=["none"])
     assert searched == []

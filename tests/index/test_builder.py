@@ -14,6 +14,9 @@ from rag_jax.errors import UserError
 from rag_jax.files import MANIFEST
 from rag_jax.index import builder, searchers
 from rag_jax.index.base import Queries, open_contents, open_index
+from rag_jax.storage import publish, pull, twin
+
+from ..stores import Flaky, Killed
 
 
 def contents(folder):
@@ -101,6 +104,58 @@ def test_a_whole_index_that_waits_for_its_name_is_not_taken_for_the_one_before(b
     shutil.rmtree(folder)
     builder.name_finished(folder)
     assert contents(folder) == whole and not partial.exists()
+
+
+def test_a_finished_build_is_not_removed_for_being_older_than_the_index_in_place(build, tmp_path):
+    """That was copied, or fetched from where it is published."""
+    whole, _ = build("whole")
+    build("index", dtype="bfloat16")
+    partial = shutil.copytree(whole, tmp_path / "index.partial")
+    os.utime(partial / MANIFEST, (0, 0))
+    folder, encoder = build("index")
+    assert encoder.shapes == [] and contents(folder) == contents(whole) and not partial.exists()
+
+
+def test_an_index_may_be_a_link_to_a_larger_disk(build, tmp_path):
+    """The link stays, nothing of the old index does; also where it was killed, and before there is one."""
+    disk, link = tmp_path / "disk", tmp_path / "index"
+    disk.mkdir()
+    link.symlink_to(disk / "large")
+    for dtype in ("float32", "bfloat16"):
+        build("index", dtype=dtype)
+        assert link.is_symlink() and str(open_index(link).vectors.dtype) == dtype
+        assert [path.name for path in disk.iterdir()] == ["large"]
+    (disk / "large").rename(disk / "large.partial")
+    builder.name_finished(link)
+    assert link.is_symlink() and open_index(link, verify=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "index"]
+
+
+def test_what_a_kill_between_two_renames_left_goes_with_the_name(build, tmp_path):
+    """On a file system that cannot exchange names."""
+    folder, _ = build("index")
+    shutil.copytree(folder, tmp_path / "index.partial")
+    folder.rename(tmp_path / ".index.0123.old")
+    builder.name_finished(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_an_index_that_is_published_is_kept_from_before_it_has_its_name(build, monkeypatch):
+    """A command that finds the remote one older than it takes it for its own."""
+    monkeypatch.setenv("RAG_JAX_CACHE", str(build("any")[0].parent / "cache"))
+    folder, exchanged = twin("flaky://bucket/run/index"), builder.replace_folder
+    Flaky.fill({})
+    build(folder)
+    publish(folder)
+
+    def killed(*names):
+        exchanged(*names)
+        raise Killed
+
+    monkeypatch.setattr(builder, "replace_folder", killed)
+    with pytest.raises(Killed):
+        build(folder, dtype="bfloat16")
+    assert str(open_index(pull(folder)).vectors.dtype) == "bfloat16"
 
 
 def test_a_half_written_or_damaged_shard_is_encoded_again(build, dying_encoder):
@@ -201,6 +256,15 @@ def test_a_grown_index_keeps_its_vectors_under_a_new_searcher_and_its_passages_u
     assert index.manifest.search == other["search"] and index.vectors.read(0, 23).tobytes() == before.tobytes()
     _, encoder = build(fingerprint="encoder-b")
     assert len(encoder.shapes) == 7 and builder.recipe_of(folder)["grown_from"] == recipe["grown_from"]
+
+
+def test_a_grown_index_with_a_damaged_shard_is_built_again_and_stays_a_grown_one(build, grow, vector_NE):
+    folder, _ = grow(build, 13)
+    recipe = builder.recipe_of(folder)
+    (folder / "vectors-00001.npy").write_bytes(b"cut")
+    _, encoder = build()
+    assert len(encoder.shapes) == 3 and builder.recipe_of(folder) == recipe
+    np.testing.assert_array_equal(open_index(folder, verify=True).vectors.read(0, 23), vector_NE)
 
 
 def test_the_old_vectors_are_kept_bit_by_bit(build, grow):

@@ -10,6 +10,7 @@ from rag_jax.errors import UserError
 from rag_jax.parallel import Pmap
 from rag_jax.planning import compiler
 from rag_jax.planning.chips import GIB, TPUS, topology
+from rag_jax.planning.planner import plan
 
 libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install 'rag_jax[plan]'"
@@ -68,3 +69,21 @@ def test_a_program_tells_what_it_needs_or_would_need():
     assert small.flops == pytest.approx(2 * 8 * 64 * 1024 * 1024, rel=0.1)
     assert small.seconds > 0 and small.code > 0
     assert large.temporaries > 16 * GIB and (small.fits, large.fits) == (True, False)
+
+
+SEARCHING = {"index": {"kind": "exact", "dtype": "bfloat16"}, "retrieval": {"lag": 0}}
+
+
+@libtpu
+@pytest.mark.long
+@pytest.mark.parametrize(("mode", "changes"), [("pmap", {}), ("sharded", {}), ("pmap", SEARCHING)])
+def test_training_and_answering_are_compiled_for_chips(small, mode, changes):
+    """With the state whole or split, and with the search in a program of its own or in the step."""
+    config = small(**changes)
+    config.parallel = mode
+    found = {
+        one.program.name: one
+        for one in plan(config, topology("v5e:2x4"), None, 100_000, fits=False, log=print).measured
+    }
+    assert {"joint step", "answer", "encode passages"} <= found.keys()
+    assert all(one.fits and one.seconds > 0 and one.code > 0 for one in found.values())

@@ -137,6 +137,17 @@ def test_all_that_helps_training_is_told_what_fits_first(found):
 
 
 @pytest.mark.long
+def test_advice_fits_the_rest_of_the_configuration(small):
+    """Where the search was allowed to miss some, another kind of index is not; k may have a least."""
+    index, decode = {"kind": "exact", "recall_target": 0.95}, {"beams": 1, "num_return_sequences": 5}
+    config = small(index=index, decode=decode, retrieval={"k": 5})
+    config.kind = "sequence"
+    found = planned(config)
+    changes = " ".join(one.change for name in named(found) for one in advised(found, 1.0, name))
+    assert "--config.index.kind=scann --config.index.recall_target=1.0" in changes and "retrieval.k=2" not in changes
+
+
+@pytest.mark.long
 def test_advice_is_what_a_plan_of_the_changed_configuration_needs(found, small):
     advices = advised(found, 1.0)
     changed = planned(small(index={"kind": "exact"}, joint={"accumulation": 2}))

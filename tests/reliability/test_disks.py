@@ -3,10 +3,12 @@
 import shutil
 import subprocess
 
+import jax
 import numpy as np
 import pytest
 
 from rag_jax import Rag
+from rag_jax.checkpoint import Checkpoints
 from rag_jax.command import with_message
 from rag_jax.compiled import Programs
 from rag_jax.data import tasks
@@ -18,6 +20,7 @@ from rag_jax.files import write_json
 from rag_jax.folders import build_folder
 from rag_jax.index.base import Queries
 from rag_jax.index.vectors import write_shard
+from rag_jax.parallel import Pmap
 from rag_jax.training.examples import make_examples
 from rag_jax.training.logging import RunLog
 from rag_jax.workdir import Workdir
@@ -166,6 +169,29 @@ def test_small_files_that_do_not_fit_leave_the_old_ones(
         == f"warning: {programs._path}: No space left on device; compiled programs are not kept\n"
     )
     assert place.files() == before
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(disk, refused):
+    """The disk fills up while training goes on; as soon as there is room the same step is saved."""
+    place, params = disk("4m"), {"a": np.arange(2**16, dtype=np.float32)}
+    checkpoints = Checkpoints(place.folder / "checkpoints")
+
+    def save(step):
+        checkpoints.save(step, params, {"count": np.zeros(1)}, score=0.0, extra={})
+        checkpoints.wait()
+
+    save(1)
+    before = place.files()
+    place.fill()
+    said = refused(lambda: save(2))
+    assert f"{checkpoints.folder / '2'}: the checkpoint could not be written" in said and "No space left" in said
+    assert checkpoints.latest() == 1 and before.items() <= place.files().items()
+    shapes = Pmap().abstract_state(jax.eval_shape(lambda: params))
+    np.testing.assert_array_equal(checkpoints.restore(1, params=shapes)["params"]["a"], params["a"])
+    place.clear()
+    save(2)
+    assert checkpoints.latest() == 2
+    np.testing.assert_array_equal(checkpoints.restore(2, params=shapes)["params"]["a"], params["a"])
 
 
 def test_a_run_that_may_only_be_read_answers_and_nothing_else(disk, refused, tiny_rag, tiny_run, monkeypatch):

@@ -21,6 +21,7 @@ RECORDS = (
     {"id": "p1", "title": "Curie", "text": "Marie Curie found radium."},
     {"id": 2, "text": "Radium is an element."},
     {"id": "c", "contents": '"Curie"\nMarie Curie found radium.'},
+    {"wikipedia_id": "1", "wikipedia_title": "Curie", "text": ["Curie\n", "She found radium.\n", "Section::::Life.\n"]},
 )
 SEPARATED = (
     'id\ttext\ttitle\n1\t"Marie ""M."" Curie\nfound radium."\tCurie\n2\tAn element.\tRadium\n',
@@ -81,13 +82,14 @@ def check(path, content, **how):
 def lines(draw):
     rows = draw(st.lists(nearly(RECORDS), min_size=1, max_size=3))
     ends = draw(st.sampled_from(("\n", "\n", "\r\n", "\n\n", " ")))
-    return draw(as_file(as_bytes(ends.join(as_json(row, ensure_ascii=draw(st.booleans())) for row in rows))))
+    suffix, content = draw(as_file(as_bytes(ends.join(as_json(row, ensure_ascii=draw(st.booleans())) for row in rows))))
+    return draw(st.sampled_from((".jsonl", ".jsonl", ".json"))) + suffix, content  # KILT's are called .json
 
 
 @given(lines())
 def test_lines_of_json(folder, file):
-    ends, content = file
-    check(folder / f"c.jsonl{ends}", content)
+    suffix, content = file
+    check(folder / f"c{suffix}", content)
 
 
 @st.composite

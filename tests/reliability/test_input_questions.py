@@ -1,6 +1,7 @@
 """Files of questions in every form, nearly right: each is read, or one line says what is wrong and where."""
 
 import json
+import shutil
 
 import pytest
 from hypothesis import example, given
@@ -96,6 +97,22 @@ def lines(draw):
 @example(("q.jsonl", b'{"question": "a", "answer": ' + b"[" * 985 + b"]" * 985 + b"}\n"))
 def test_lines_of_json(folder, file):
     check(folder, *file)
+
+
+@given(st.sets(st.sampled_from(range(len(ROWS))), min_size=1, max_size=3), st.none() | lines())
+def test_folders(folder, chosen, another):
+    """All files of JSON in them and below, as SearchQA has one a question; those that are right are read."""
+    place = folder / "set"
+    shutil.rmtree(place, ignore_errors=True)
+    files = [("q.jsonl", as_bytes(as_json(ROWS[row]))) for row in sorted(chosen)] + [another] * (another is not None)
+    for number, (name, content) in enumerate(files):
+        path = place / f"part{number % 2}" / f"{number}{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    questions = told(lambda: read_questions(place), place)
+    assert another is not None or len(questions) == len(chosen)
+    if questions is not None:
+        sound(questions)
 
 
 @st.composite

@@ -132,8 +132,8 @@ def test_a_loss_that_is_no_number_keeps_its_questions(tiny_run, tmp_path):
     said = tiny_run.command(*given, "--config.joint.learning_rate=2e9", "--config.joint.warmup=0", code=2).stderr
     assert said.startswith("error: joint step ") and "not finite" in said and "Traceback" not in said
     asked = [json.loads(line) for line in (workdir / "not_finite.jsonl").read_text().splitlines()]
-    known = {record["question"] for record in tiny_run.records("train.jsonl")}
-    assert len(asked) == 8 and {record["question"] for record in asked} <= known
+    known = {(str(row), record["question"]) for row, record in enumerate(tiny_run.records("train.jsonl"))}
+    assert len(asked) == 8 and {(record["id"], record["question"]) for record in asked} <= known
     step = Checkpoints(workdir / "checkpoints").latest()
     assert step in (6, 8)
     tiny_run.command(*given, f"--config.data.train={workdir / 'not_finite.jsonl'}")

@@ -31,7 +31,7 @@ from rag_jax.index.vectors import Vectors
 from rag_jax.parallel import MODES, keep_programs
 from rag_jax.training import encoders, init
 from rag_jax.training.examples import make_examples
-from rag_jax.training.logging import METRICS, SCORES, RunLog
+from rag_jax.training.logging import METRICS, RETRIEVER, SCORES, RunLog
 from rag_jax.training.loop import trained
 from rag_jax.training.optim import optimizer
 from rag_jax.workdir import Workdir
@@ -96,6 +96,12 @@ def measured(folder, rag):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+def beside(folder, rag):
+    """What another run is drawn beside."""
+    evaluate(rag, rag.config, folder / "again", Asked(parts=(), n_docs=(3,), beside=(str(folder),)))
+    return (folder / "again" / "sweep_beside.png").read_bytes()
+
+
 def exported(folder, rag):
     """An export opened again."""
     again = Rag.load(folder, index=rag.retriever.index.folder)
@@ -111,9 +117,11 @@ def examples(folder, rag, resumed=True):
 
 
 def logged(folder, rag):
-    """The numbers of the steps and of the evaluations that a run which goes on has made."""
-    with RunLog(folder, resume_at=10):
-        return [(folder / name).read_bytes() for name in (METRICS, SCORES)]
+    """The numbers of the steps and of the evaluations that a run which goes on has made, and its retriever."""
+    for kind in ("", RETRIEVER):
+        with RunLog(folder, resume_at=10, kind=kind):
+            pass
+    return [path.read_bytes() for path in sorted(folder.glob("*.jsonl"))]
 
 
 def part(folder, rag):
@@ -144,12 +152,12 @@ def compiled(folder, rag):
 
 
 class Kind(NamedTuple):
-    """Files of one kind: where they lie, and what reads them; by_folder: any file of the index may be named."""
+    """Files of one kind: where they lie, and what reads them; either: see `Rot.named`."""
 
     folder: str
     files: str
     readers: tuple[Callable, ...]
-    by_folder: bool = False
+    either: bool = False
 
 
 KINDS = {
@@ -158,10 +166,11 @@ KINDS = {
     "checkpoints": Kind("run", "checkpoints/**/*", (opened, resumed)),
     "numbers of the steps": Kind("run", "*.jsonl", (logged,)),
     "retriever": Kind("run", "retriever/[0-9]*/**/*", (retrievers,)),
-    "index": Kind("run", "index/**/*", (opened,), by_folder=True),  # the CRC that a block differs from may be what rots
+    "index": Kind("run", "index/**/*", (opened,), either=True),
     "index, verified": Kind("run", "index/**/*", (verified,)),
     "measures and predictions": Kind("measured", "*", (measured,)),
     "a stopped evaluation": Kind("stopped", "**/*.jsonl", (measured,)),
+    "a sweep": Kind("swept", "sweep.json", (beside,)),
     "export": Kind("export", "**/*", (exported,)),
     "targets": Kind("targets", "targets.jsonl", (examples,)),
     "part of an index": Kind("split", "index_parts/*/*", (part,)),
@@ -229,7 +238,7 @@ class Rot:
                 continue
             expected, always_said = self.expected[kind, reader]
             new = "\n".join(line for line in said.splitlines() if line not in always_said.splitlines())
-            if self.named(path, new, by_folder=KINDS[kind].by_folder):
+            if self.named(path, new, either=KINDS[kind].either):
                 outcomes.add("named")
             elif taken == expected:
                 outcomes.add("no effect")
@@ -238,10 +247,11 @@ class Rot:
         lost = outcomes - {"named", "no effect"}
         return lost.pop() if lost else "named" if "named" in outcomes else "no effect"
 
-    def named(self, path, said, by_folder):
-        """Whether a file is named; the first line of an index's damage may name the file whose checksum it was."""
-        if by_folder:
-            return str(self.copy / "run" / "index") in said
+    def named(self, path, said, either):
+        """Whether a file is named; either: or the one whose blocks' CRCs it holds, as one differs from the other."""
+        if either:
+            about = {"rows.crc32": "passages.arrow"}.get(path.name, path.name.replace(".crc.npy", ".npy"))
+            return str(path) in said or str(path.with_name(about)) in said
         return path.name in said and str(path.parent) in said
 
     def renew(self, kind):
@@ -256,18 +266,19 @@ def rot(tiny_run, tmp_path_factory):
     """The tiny run, evaluated, stopped in the middle of that, and exported; with the files of other ways to run."""
     folder, cwd = tmp_path_factory.mktemp("rot") / "whole", pytest.MonkeyPatch()
     cwd.chdir(tiny_run.folder)
-    parts = "config.json", "tokenizers", "retriever", "index", "checkpoints", METRICS, SCORES
+    parts = "config.json", "tokenizers", "retriever", "index", "checkpoints", METRICS, SCORES, f"{RETRIEVER}{METRICS}"
     for name in parts:
         copy = shutil.copytree if (tiny_run.workdir / name).is_dir() else shutil.copy
         (folder / "run").mkdir(parents=True, exist_ok=True)
         copy(tiny_run.workdir / name, folder / "run" / name)
     rag = Rag.load(folder / "run")
-    for name in ("measured", "stopped", "targets"):
+    for name in ("measured", "stopped", "swept", "targets"):
         (folder / name).mkdir()
     measured(folder / "measured", rag)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(rag, "read", Once(rag.read))
         measured(folder / "stopped", rag)
+    evaluate(rag, rag.config, folder / "swept", Asked(parts=(), n_docs=(3,)))
     rag.save_pretrained(folder / "export")
     examples(folder / "targets", rag, resumed=False)
     compiled(folder / "programs", rag)

@@ -5,9 +5,14 @@ import re
 from dataclasses import asdict
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from rag_jax.serving.endpoint import MOST_BYTES, MOST_QUESTIONS
+from rag_jax.serving.batching import Batcher
+from rag_jax.serving.endpoint import MOST_BYTES, MOST_QUESTIONS, REFUSALS, make_app
 from rag_jax.serving.views import MOST_LETTERS
+
+from ..reliability.inputs import as_bytes, as_json, damaged, nearly
 
 QUESTION = "who is mayor of Brimholt?"
 JSON = {"content-type": "application/json"}
@@ -128,6 +133,45 @@ def test_a_body_that_cannot_be_read_is_refused(served, content, headers, status,
     [response] = served.post(content=content, headers=headers)
     assert response.status_code == status
     assert response.json()["problems"][0].startswith(begins)
+
+
+# Of what can be answered all is answered in one way, so that one program is compiled.
+BODIES = (
+    {"questions": [QUESTION], "index": "after", "kind": "token", "mode": "search", "beams": 1, "k": 3, "tokens": True},
+    {"questions": [QUESTION, "Eskford: which year?"]},
+    [QUESTION],
+)
+
+
+@st.composite
+def bodies(draw):
+    """(content, headers) of a request that is nearly right."""
+    content = as_bytes(as_json(draw(nearly(BODIES)), ensure_ascii=draw(st.booleans())))
+    if draw(st.integers(0, 2)) == 0:
+        content = draw(damaged(json.dumps(BODIES[1]).encode()))
+    kinds = ("application/json",) * 5 + ("application/json; charset=utf-16", "text/plain", "application/jsonx", "")
+    return content, {"content-type": draw(st.sampled_from(kinds))}
+
+
+@pytest.fixture(scope="module")
+def at_once(views, served):
+    """The same, whose questions do not wait for each other."""
+    with Batcher(views.answer, views.batch, gather=0) as batcher:
+        yield served._replace(batcher=batcher, app=make_app(views, batcher, title="tiny"))
+
+
+@pytest.mark.more
+@given(bodies())
+@example((rb'{"questions": ["who?"], "\ud800": 1}', JSON))
+@example((rb'{"questions": ["who?"], "index": "\ud800"}', JSON))
+def test_whatever_is_posted_is_answered_or_told_what_is_wrong_with_it(at_once, posted):
+    content, headers = posted
+    [response] = at_once.post(content=content, headers=headers)
+    said = response.json()
+    if response.status_code == 200:
+        assert [answer["question"] for answer in said["answers"]] == json.loads(content)["questions"]
+    else:
+        assert response.status_code in REFUSALS and said["problems"] and all(map(str.strip, said["problems"]))
 
 
 def test_a_body_that_does_not_tell_its_size_is_read_no_further_than_the_limit(served):

@@ -145,7 +145,7 @@ def test_a_run_that_goes_on_keeps_its_examples_whatever_its_encoder_is_by_now(ma
     with pytest.raises(UserError, match=r"began \(cut\); restore the file, or train in another --workdir"):
         make("curatedtrec", resumed=True)
     make.file.unlink()
-    with pytest.raises(UserError, match=r"began \(task, questions, depth, passages, index, dtype\)"):
+    with pytest.raises(UserError, match=r"began \(task, questions, depth, passages, index, dtype, vectors\)"):
         make("curatedtrec", resumed=True)
     assert not searched
 

@@ -6,13 +6,16 @@ import os
 import pytest
 
 from rag_jax.config import default_config
+from rag_jax.data.passages import PassageStore
 from rag_jax.data.tokenizer import train_byte_bpe
 from rag_jax.errors import UserError
 from rag_jax.files import write_json, write_manifest
 from rag_jax.index import builder
-from rag_jax.index.base import FOLDER_KIND, Contents
+from rag_jax.index.base import FOLDER_KIND, Contents, open_index
+from rag_jax.team import Team
 from rag_jax.training import indexing
-from rag_jax.training.indexing import passage_store, with_added
+from rag_jax.training.indexing import added_already, passage_store, with_added
+from rag_jax.workdir import Workdir
 
 
 def write(path, names):
@@ -74,6 +77,27 @@ def test_further_passages_stand_behind_the_old_ones(data, tokenizer, tmp_path, b
     assert not (tmp_path / "new").exists()
 
 
+def test_passages_that_were_added_last_are_known_again(data, grown, tokenizer, tmp_path):
+    """Not those of other texts, nor all but one, nor those of the first build; with skip_bad others may stand there."""
+    folder, _ = grown
+    base, last = Contents(None, None, PassageStore.open(folder / "passages")), LETTERS[310:]
+    assert added_already(base, data, str(tmp_path / "more2.jsonl"))
+    store = passage_store(data, tmp_path / "again", tokenizer, source=str(tmp_path / "more2.jsonl"), base=base)
+    assert store.checksum == base.passages.checksum and list(store) == list(base.passages)
+    for names in (last[:-1], ["x", *last], [*last, "x"], ["x"]):
+        assert not added_already(base, data, write(tmp_path / "other.jsonl", names))
+    other = write(tmp_path / "other.jsonl", last)
+    (tmp_path / "other.jsonl").write_text((tmp_path / "other.jsonl").read_text().replace(f"of {last[-1]}", "of old"))
+    assert not added_already(base, data, other)
+    mixed = write(tmp_path / "other.jsonl", [*last[:3], LETTERS[5], *last[3:]])
+    with pytest.raises(UserError, match=r"other\.jsonl:4: id in the index already, 'p5'"):
+        added_already(base, data, mixed)
+    data.skip_bad = True
+    assert added_already(base, data, mixed)
+    tell(folder, {"count": 600})
+    assert not added_already(base, data, str(tmp_path / "more2.jsonl")), "nothing was added to it"
+
+
 LETTERS = [f"p{number}" for number in range(600)]
 
 
@@ -102,6 +126,10 @@ def test_added_passages_stay_in_an_index_that_is_built_again(grown, tokenizer, c
     with pytest.raises(UserError, match=r"--embeddings: .* holds passages that were added; leave it out to keep all"):
         with_added(folder, first, tokenizer, "vectors.npy")
     assert capsys.readouterr().out.endswith(f"{folder}: keeps its 600 passages, 300 of them added\n")
+    (folder / "vectors-00000.npy").write_bytes(b"vectors")
+    tell(folder, {"grown_from": "a", "count": 600})
+    (folder / "vectors-00000.npy").write_bytes(b"cut")  # is made again
+    assert len(with_added(folder, first, tokenizer)) == 600
     tell(folder, {"count": 600})
     assert with_added(folder, first, tokenizer) is first, "nothing was added to it"
     (folder / builder.RECIPE).write_text((folder / builder.RECIPE).read_text().replace("count", "cound"))
@@ -123,3 +151,53 @@ def test_added_passages_are_not_lost_to_another_corpus(grown, data, tokenizer, t
     another = train_byte_bpe(["words of another corpus"], 310, tmp_path / "another")
     with pytest.raises(UserError, match=f"{found}300, and its own cannot be kept .*; the generator's tokenizer is"):
         with_added(folder, first, another)
+
+
+@pytest.fixture
+def words(tmp_path):
+    """A configuration of an index by words, of three passages, and its workdir."""
+    pytest.importorskip("bm25s")
+    config = default_config()
+    config.index.kind, config.data.passages = "bm25", write(tmp_path / "p.jsonl", "abc")
+    config.tokenizer.update(encoder_vocab=320, generator_vocab=340)
+    return config, Workdir(tmp_path / "run")
+
+
+class Reached(Exception):
+    """A process has come to where the tokenizers are waited for."""
+
+
+class Second(Team):
+    """The second process of two; the first gives the index its name while this one waits for that."""
+
+    def wait(self, name, value=""):
+        if name == "the tokenizers":
+            raise Reached
+        builder.name_finished(self.client)
+
+
+def test_a_process_looks_for_the_index_when_the_first_has_given_it_its_name(words, tmp_path):
+    config, place = words
+    indexing.build(config, place, place.index)
+    place.index.rename(place.folder / "index.partial")
+    with pytest.raises(Reached):
+        indexing.build(config, place, place.index, add=config.data.passages, team=Second(1, 2, place.index))
+
+
+def test_a_command_that_adds_may_be_given_again_wherever_it_was_killed(words, tmp_path, monkeypatch):
+    """Also when the larger index was in place and only its publication was left; and nothing is left beside it."""
+    (config, place), more = words, write(tmp_path / "more.jsonl", "de")
+    indexing.build(config, place, place.index)
+
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(indexing, "publish", killed)
+        indexing.build(config, place, place.index, add=more)
+    for _ in range(2):
+        indexing.build(config, place, place.index, add=more)
+        assert [passage.id for passage in open_index(place.index, verify=True).passages] == list("abcde")
+        assert sorted(path.name for path in place.folder.iterdir()) == ["index", "tokenizers"]
+    with pytest.raises(UserError, match=r"p\.jsonl:1: id in the index already, 'a'"):
+        indexing.build(config, place, place.index, add=str(tmp_path / "p.jsonl"))

@@ -20,6 +20,7 @@ from rag_jax.models import rag
 from rag_jax.parallel import Pmap
 from rag_jax.training import encoders, init
 from rag_jax.training.optim import optimizer
+from rag_jax.training.step import TrainState
 from rag_jax.workdir import Workdir
 
 HALVES = ("question_encoder", "generator")
@@ -231,6 +232,17 @@ def test_another_course_is_told_and_another_place_in_the_run_refused():
     ]  # fmt: skip
     with pytest.raises(UserError, match=r"'joint' of the newest checkpoint began after 6 steps, found 4"):
         init.changes(progress, init.course(config, "joint", 4, "why?", "p"))
+
+
+def test_a_stage_may_end_before_what_was_done_of_it_only_where_none_follows():
+    state = TrainState(jnp.int32(300), {}, ())
+    progress = init.Progress("reader", state, [], None, None, False, None)
+    stages = {name: ConfigDict({"steps": steps}) for name, steps in (("reader", 300), ("joint", 100))}
+    init.check_end(progress, stages)
+    stages["reader"].steps = 200
+    with pytest.raises(UserError, match=r"^config\.reader\.steps: found 200, expected at least 300, which .* another"):
+        init.check_end(progress, stages)
+    init.check_end(progress._replace(stage="joint"), stages)
 
 
 def test_a_run_of_a_dropped_stage_is_refused(tiny, tmp_path):

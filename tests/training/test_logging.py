@@ -55,6 +55,17 @@ def test_evaluations_are_kept_up_to_the_restored_step(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines() == [f"warning: {path}:{n}: damaged; left out" for n in (2, 5)]
 
 
+def test_an_evaluation_that_will_be_done_again_is_cut_off(tmp_path):
+    """Killed when its score was written, and not yet in the checkpoint."""
+    path = tmp_path / "validation.jsonl"
+    with RunLog(tmp_path) as log:
+        for step in (10, 20):
+            log.score(step, "joint", "EM", step / 100)
+    for unscored, kept in ((False, [10, 20]), (True, [10])):
+        with RunLog(tmp_path, resume_at=20, unscored=unscored):
+            assert steps(path) == kept
+
+
 def test_the_live_line_is_for_a_terminal_and_makes_way_for_lines_that_stay(tmp_path, capsys, monkeypatch):
     with RunLog(tmp_path) as log:
         log.live("unseen")
@@ -118,6 +129,15 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(value, tmp_pat
     assert "the last checkpoint is intact" in str(error.value) and "\n" not in str(error.value)
     assert f"what the step learned from is in {tmp_path / 'not_finite.jsonl'}" in str(error.value)
     assert (tmp_path / "not_finite.jsonl").read_text() == '{"id": "q12"}\n'
+
+
+def test_what_a_step_learned_from_repeats_no_id(tmp_path):
+    """As no file of questions may: a question comes with each of its answers."""
+    told = [{"id": name, "answer": answer} for name, answer in zip("aba", "xyz", strict=True)]
+    with pytest.raises(UserError):
+        finite("joint", 12, {"loss": jnp.float32(jnp.nan)}, tmp_path, lambda step: told)
+    kept = [json.loads(line) for line in (tmp_path / "not_finite.jsonl").read_text().splitlines()]
+    assert kept == [*told[:2], {"id": "a (2)", "answer": "z"}]
 
 
 def test_the_steps_asked_for_are_profiled_and_no_others(tmp_path, capsys):

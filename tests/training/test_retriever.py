@@ -262,7 +262,12 @@ def test_a_step_is_told_as_a_file_of_questions_has_it(make_pairs):
     pairs = make_pairs([replace(QUESTIONS[2], hard_negatives=("p5",))], hard_negatives=1)
     (record,) = pairs.told(np.zeros(1, int), rng())
     assert record["hard_negatives"] == ["p5"]
-    assert qa.own(json.loads(json.dumps(record)), 0) == replace(QUESTIONS[2], id="0")
+    assert qa.own(json.loads(json.dumps(record)), 0) == QUESTIONS[2]
+
+
+def test_a_pair_without_a_question_is_told_by_its_passage(make_pairs):
+    (record,) = make_pairs(inverse_cloze=1.0).told(np.zeros(1, int), rng())
+    assert record["id"] == f"passage {record['passage_ids'][0]}" and record["answers"] == ()
 
 
 def find(wordpiece, ids_P):

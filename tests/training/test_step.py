@@ -241,6 +241,7 @@ def test_a_step_follows_the_mean_loss_per_token(tiny, params, devices, kind, mod
         step = parallel.step(train_step, config=config, optimizer=tiny.sgd(), objective=objective)
         before = parallel.put_state(TrainState(jnp.int32(4), params, tiny.sgd().init(params)))
         state, metrics = jax.device_get(step(before, parallel.put_batch(batch)))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before)), "donated"
         mean = jax.tree.map(lambda g: g / sums.tokens, gradient)
         np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(mean), rtol=1e-13)
     tiny.assert_close(gradient_in(state), mean, 1e-13)
