@@ -206,8 +206,10 @@ def test_the_configuration_is_ours(exported):
     ours, folder = exported
     config, model = transformers.RagConfig.from_pretrained(folder), ours.model
     theirs = json.loads((folder / "config.json").read_text())
-    assert bart_config(theirs["generator"], "here") == model.generator
-    assert bert_config(theirs["question_encoder"], "here") == model.question_encoder
+    generator = bart_config(theirs["generator"], "here")
+    assert replace(generator, remat=model.generator.remat) == model.generator  # of training alone
+    encoder = bert_config(theirs["question_encoder"], "here")
+    assert replace(encoder, remat=model.question_encoder.remat) == model.question_encoder
     assert theirs["architectures"] == [BOTH[model.kind].__name__]
     assert (config.n_docs, config.max_combined_length, config.title_sep, config.doc_sep) == (3, 60, " / ", " // ")
     assert config.retrieval_vector_size == model.question_encoder.embedding_width
