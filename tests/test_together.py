@@ -82,8 +82,8 @@ def died(folder):
     return (folder / "died").stat().st_mtime
 
 
-def losses(folder):
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def losses(folder, name="metrics.jsonl"):
+    records = [json.loads(line) for line in (folder / name).read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(len(records)))
     return [record["loss"] for record in records]
 
@@ -122,7 +122,7 @@ def test_a_retriever_is_trained_together(four_devices, tiny_run, monkeypatch):
     four_devices.together(*command(folders[0]))
     four_devices.with_devices(monkeypatch, 8)
     four_devices.command(*command(folders[1]))
-    found, expected = (losses(folder / "retriever") for folder in folders)
+    found, expected = (losses(folder, "retriever_metrics.jsonl") for folder in folders)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
