@@ -141,8 +141,10 @@ def test_a_killed_process_ends_the_other_and_one_alone_goes_on(four_devices, tin
     first, _ = four_devices.together(*command(folder), preludes=("", DIES), code=(75, -9))
     assert "error: process 1 of 2 has given no sign of life for 30 seconds" in first.stderr
     assert "Traceback" not in first.stderr
-    saved = sorted(int(path.name) for path in (folder / "checkpoints").glob("[0-9]*"))
-    assert saved[-1] == 8 and time.time() - died(folder) < 60
+    assert time.time() - died(folder) < 60
+    checkpoints = Checkpoints(folder / "checkpoints")
+    assert checkpoints.latest() in (6, 8)  # the last was being written, in the background
+    checkpoints.close()
     four_devices.with_devices(monkeypatch, 8)
     four_devices.command(*command(folder))
     four_devices.command(*command(whole))
