@@ -111,9 +111,10 @@ def publish(*paths: Path) -> None:
     if not ours or not _is_first():
         return
     for path, _ in ours:  # all before the first is sent: from here on a kill costs none of them
-        found = _stamps(path)
-        if found and found != _Record.of(path).stamps():
-            keep(path)
+        with _locked(path):
+            record, found = _Record.of(path), _stamps(path)
+            if found and found != record.stamps():
+                record._replace(unpublished=True).write(path)
     for path, url in ours:
         with _locked(path), waiting(f"{url}: being published"):
             record, found = _Record.of(path), _stamps(path)

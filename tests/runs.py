@@ -13,6 +13,7 @@ from orbax.checkpoint import v1
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.parallel import Pmap
 
+SPLITS = "from rag_jax import parallel\nparallel.SMALL = 64"  # the tiny model has no array that is worth it
 TIMES = {"questions_per_second", "retrieval_wait", "eta_seconds", "crc"}
 
 

@@ -20,11 +20,10 @@ from rag_jax import Rag
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.index.base import open_index
 
-from .runs import begun, numbers
+from .runs import SPLITS, begun, numbers
 
 STAGES = ["denoise"] * 2 + ["reader"] * 4 + ["joint"] * 4
 COMMON = "--config=tiny.py", "--workdir"
-SMALL_ARRAYS_ARE_SPLIT = "from rag_jax import parallel\nparallel.SMALL = 64\n"
 DIES = """
 import os
 from rag_jax.training.logging import RunLog
@@ -162,7 +161,7 @@ def test_a_run_goes_on_in_another_mode_and_back(tiny_run, tmp_path):
     steps = "--config.joint.steps=8", *(f"--config.{half}.dropout=0" for half in halves)
     steps += ("--config.encoder.attention_dropout=0",)
     tiny_run.command("train", *COMMON, whole, *steps)
-    told = f"{SMALL_ARRAYS_ARE_SPLIT}{TOLD_TO_END.format(step=10)}"
+    told = f"{SPLITS}{TOLD_TO_END.format(step=10)}"
     tiny_run.command("train", *COMMON, split, *steps, "--config.parallel=sharded", prelude=told, code=85)
     assert Checkpoints(split / "checkpoints").latest() in range(11, 14)
     tiny_run.command("train", *COMMON, split, *steps)

@@ -15,8 +15,9 @@ from rag_jax import Rag, team
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.index.base import read_index_manifest, write_index_manifest
 
+from .runs import SPLITS
+
 pytestmark = pytest.mark.long
-SPLITS = "from rag_jax import parallel\nparallel.SMALL = 64"  # the tiny model has no array that is worth it
 # What jax refuses on an accelerator under the loop's transfer guard, a CPU allows: there nothing is copied.
 GUARDED = """
 import numpy
