@@ -12,8 +12,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1
 
-from rag_jax.errors import UserError, fail
-from rag_jax.files import MANIFEST, read_manifest, write_manifest, write_sealed
+from rag_jax.errors import PassingError, UserError, fail
+from rag_jax.files import MANIFEST, flush, read_manifest, write_manifest, write_sealed
 from rag_jax.progress import waiting
 from rag_jax.storage import address, publish
 
@@ -44,6 +44,8 @@ class Checkpoints:
         Raises UserError where this, or the save before, cannot be written.
         """
         self.wait()
+        for path in filter(Path.exists, self._along):
+            flush(path)
         publish(*self._along)
         self._verified.discard(step)
         told = {"kind": KIND, "step": step, "score": float(score), "extra": extra}
@@ -103,7 +105,11 @@ class Checkpoints:
         problems = [line for name, tree in abstract.items() for line in _differences(name, saved[name], tree)]
         if problems:
             raise UserError(f"{folder}: made with another configuration:\n       " + "\n       ".join(problems))
-        return v1.load_checkpointables(folder, abstract)
+        try:
+            return v1.load_checkpointables(folder, abstract)
+        except Exception:
+            self._told(step)  # which says so where it was removed meanwhile
+            raise
 
     def set_damaged_aside(self) -> None:
         """Hides the newest checkpoints where they are damaged, and names them: a run goes on from the one before.
@@ -121,11 +127,7 @@ class Checkpoints:
             if damaged:
                 raise damaged[0][1]
         for step, problem in damaged:
-            aside = self.folder / f".{step}.damaged"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / str(step)).rename(aside)
-            said = f"warning: {problem}; now {aside.name}, the run goes on from the checkpoint before it"
-            print(said, file=sys.stderr)
+            self._set_aside(step, f"{problem}; the run goes on from the checkpoint before it")
 
     def close(self) -> None:
         """Waits for what is still being written; publishes what an earlier run could not."""
@@ -148,13 +150,25 @@ class Checkpoints:
             self._tidy()
         publish(self.folder)
 
+    def _set_aside(self, step: int, problem: str) -> None:
+        """Hides a damaged checkpoint, which may have been the best, and says so; nothing of it is deleted."""
+        aside = self.folder / f".{step}.damaged"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.folder / str(step)).rename(aside)
+        print(f"warning: {problem}; now {aside.name}", file=sys.stderr)
+
     def _tidy(self) -> None:
         """Removes what is neither among the newest nor the best, and what was never finished."""
-        score = {step: self._score(step) for step in self._steps()}
-        kept = {*sorted(score)[-NEWEST:], max(score, key=lambda step: (score[step], step))}
+        score = {}
+        for step in self._steps():
+            try:
+                score[step] = self._told(step)["score"]
+            except UserError as error:
+                self._set_aside(step, str(error))
+        kept = {*sorted(score)[-NEWEST:], max(score, default=None, key=lambda step: (score[step], step))}
         for path in self.folder.iterdir():
-            step, _, unfinished = path.name.partition(".")  # orbax writes beside, under a longer name
-            if step.isdecimal() and (unfinished or int(step) not in kept):
+            name, _, unfinished = path.name.partition(".")  # orbax writes beside, under a longer name
+            if name.isdecimal() and (unfinished or int(name) not in kept):
                 (path / MANIFEST).unlink(missing_ok=True)  # first: from here on it is unfinished
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -165,18 +179,13 @@ class Checkpoints:
     def _told(self, step: int, *, verify: bool = False) -> dict[str, Any]:
         """A checkpoint's manifest; verify: once all its files are known to be as it says."""
         folder = self.folder / str(step)
+        if not folder.exists():
+            raise PassingError(f"{folder}: gone; a run that goes on has saved newer ones: give the same command again")
         try:
             return read_manifest(folder, KIND, verify=verify)
         except UserError as error:
             what = str(error).partition(";")[0]
             raise UserError(f"{what}; damaged; delete the folder {folder} to go on without it") from None
-
-    def _score(self, step: int) -> float:
-        """A checkpoint's score; below all others where its manifest is damaged."""
-        try:
-            return self._told(step)["score"]
-        except UserError:
-            return -1.0
 
     def _verify(self, step: int) -> dict[str, Any]:
         """A checkpoint's manifest; all files are compared with their checksums, once."""

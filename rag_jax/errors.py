@@ -7,6 +7,7 @@ from typing import NoReturn
 REFUSALS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR), "name a folder that you may write to"),
+    **dict.fromkeys((errno.EEXIST, errno.EISDIR), "give another place"),
     errno.EIO: "look after the disk",
 }
 

@@ -135,7 +135,8 @@ class Pmap(_Devices):
 
         def put(array: np.ndarray) -> jax.Array:
             check_rows(array, count)
-            return jax.device_put(array.reshape(count, -1, *array.shape[1:]), self._split)
+            rows = len(array) // count  # -1 would not do: the query of BM25 has no width
+            return jax.device_put(array.reshape(count, rows, *array.shape[1:]), self._split)
 
         return jax.tree.map(put, batch)
 

@@ -24,6 +24,8 @@ def sole_writer(path: Path, first: bool = True) -> Iterator[None]:
     if not first:
         yield
         return
+    if not path.name:
+        fail(f"{path}: expected a folder with a name, such as ./index")
     lock = path.with_name(f".{path.name}.owner")
     url, owner = address(path), f"process {os.getpid()} on {socket.gethostname()}"
     made = [folder for folder in lock.parents if not folder.exists()]

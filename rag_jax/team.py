@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -19,8 +21,9 @@ from rag_jax.errors import LOST, MISTAKE, PassingError, UserError, explained, fa
 
 AUTO = "auto"
 CONNECT = 300  # seconds that the processes of a job have to find each other
-BEAT, SILENCE = 2, 30  # seconds between signs of life; without one for so long, a process counts as dead
-POLL, GRACE = 0.2, 6  # seconds
+BEAT, SILENCE = 2, 30  # seconds between signs of life; after so long without one, a process is asked for at its door
+BUSY = 600  # seconds: ScaNN holds Python's lock while it reads or writes a searcher, 50 seconds for 40 GB
+POLL, GRACE, KNOCK = 0.2, 6, 3  # seconds
 CRASHED = 1  # Python's exit code
 T = TypeVar("T")
 
@@ -122,9 +125,12 @@ def team(coordinator: str, processes: int, process: int, *, saves: bool = False)
 
     coordinator: HOST:PORT of process 0, the same for all; or 'auto' on a Cloud TPU or under SLURM, which know the
     processes themselves. A failure inside is told to the others and ends this process, and one that is killed is missed
-    within SILENCE seconds: either ends them all. saves: where one is told to end by SIGTERM, all are to save
-    (preemption.py); else it ends at once. Raises UserError for arguments that describe no team, or where the others are
-    not met within CONNECT seconds.
+    after SILENCE seconds: either ends them all. saves: where one is told to end by SIGTERM, all are to save
+    (preemption.py); else it ends at once. At the end all wait until each has come there, for as long as that takes.
+
+    Raises UserError for arguments that describe no team and for a port that process 0 cannot have. Where the others are
+    not met within CONNECT seconds, the process ends with code LOST: they may only be late, as a machine that is made
+    anew after a preemption, and then the same command goes on.
     """
     _check_team(coordinator, processes, process)
     if not coordinator:
@@ -132,15 +138,18 @@ def team(coordinator: str, processes: int, process: int, *, saves: bool = False)
         return
     jax.config.update("jax_enable_preemption_service", saves)
     joined = _join(coordinator, processes, process)
-    watch = Watch(joined)
+    watch, told_to_end = Watch(joined), None
     try:
-        yield joined
-    except SystemExit:  # all end
-        watch.leave()
-        raise
+        try:
+            yield joined
+        except SystemExit as all_end:
+            told_to_end = all_end
+        joined.wait("the end")  # jax's own wait ends all of them after 300 seconds, though process 0 may still upload
     except BaseException as error:
         watch.give_up(error)
     watch.leave()
+    if told_to_end:
+        raise told_to_end
 
 
 class Watch:
@@ -151,6 +160,10 @@ class Watch:
 
     def __init__(self, joined: Team):
         self._joined, self._leaving = joined, threading.Event()
+        self._clock, self._last = 0.0, time.monotonic()
+        self._seen: dict[int, tuple[str | None, float]] = {}  # what each said last, and since when
+        self._asked: dict[int, float] = {}  # when one that says nothing was last found to live
+        self._door = _door(joined, distributed.global_state.coordinator_address or "")
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -159,6 +172,7 @@ class Watch:
         jax.distributed.shutdown()
         self._leaving.set()
         self._thread.join(2 * BEAT)
+        self._door.close()
 
     def give_up(self, error: BaseException) -> NoReturn:
         """Tells the others what this process fails of and ends it, as at the exit jax would wait for them in vain."""
@@ -175,27 +189,52 @@ class Watch:
 
     def _run(self) -> None:
         joined, beat = self._joined, 0
-        seen: dict[int, tuple[str | None, float]] = {}  # what each said last, and since when
         while not self._leaving.wait(BEAT):
             beat += 1
+            with suppress(OSError):  # nobody waits
+                while True:
+                    self._door.accept()[0].close()
             try:
                 joined.say("alive", str(beat))
                 alive, failed = joined.told("alive"), joined.failures()
+                gone = self._gone(alive)
             except Exception:  # the service is gone: with process 0, or because all have left
                 if not self._leaving.wait(GRACE):
                     self._end(0, "cannot be reached", LOST)
                 return
-            now = time.monotonic()
-            for number in range(joined.processes):
-                if seen.get(number, (None,))[0] != alive.get(number):
-                    seen[number] = alive.get(number), now
-                elif now - seen.setdefault(number, (None, now))[1] > SILENCE:
-                    self._end(number, f"has given no sign of life for {SILENCE} seconds", LOST)
+            if gone:
+                self._end(*gone, LOST)
             if others := {number: said for number, said in failed.items() if number != joined.process}:
                 if self._leaving.wait(GRACE):  # it may wait for the others and see for itself
                     return
                 number, (said, code) = next(iter(others.items()))
                 self._end(number, f"failed: {said}", code)
+
+    def _gone(self, alive: dict[int, str]) -> tuple[int, str] | None:
+        """The number of a process that is gone, and how that is known, from what each says now."""
+        now = time.monotonic()
+        self._clock += min(now - self._last, 3 * BEAT)  # where this process stood still, the others are not to blame
+        self._last = now
+        for number in range(self._joined.processes):
+            said, since = self._seen.setdefault(number, (None, self._clock))
+            if said != alive.get(number):
+                self._seen[number] = alive.get(number), self._clock
+            elif self._clock - max(since, self._asked.get(number, 0)) > SILENCE:
+                if not self._lives(number):
+                    return number, f"has given no sign of life for {SILENCE} seconds"
+                if self._clock - since > BUSY:
+                    return number, f"is there, but has given no sign of life for {BUSY} seconds"
+                self._asked[number] = self._clock
+        return None
+
+    def _lives(self, number: int) -> bool:
+        """Whether there is a process behind this one's door; one whose host refuses connections counts as gone."""
+        host, _, port = self._joined.told("door").get(number, "").rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), KNOCK).close()
+        except (OSError, ValueError):
+            return False
+        return True
 
     def _end(self, number: int, what: str, code: int) -> None:
         joined = self._joined
@@ -219,6 +258,33 @@ class Watch:
             os._exit(code)
 
 
+def _door(joined: Team, coordinator: str) -> socket.socket:
+    """A socket that connections come to while this process exists, whatever it does; tells the others where it is.
+
+    The kernel takes them. The address is the one from which the coordinator is reached.
+    """
+    door = _listening(0)
+    door.setblocking(False)
+    os.register_at_fork(after_in_child=door.close)  # a child may outlive this process
+    host, _, port = coordinator.rpartition(":")
+    host = host.strip("[]")
+    with suppress(OSError):  # a host that jax alone can resolve: the others do without
+        kind, *_, place = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
+        with socket.socket(kind, socket.SOCK_DGRAM) as route:
+            route.connect(place)  # sends nothing
+            own = route.getsockname()[0]
+        # On the coordinator's own host, where its name may mean 127.0.1.1, the others come by that name.
+        joined.say("door", f"{host if ip_address(own).is_loopback else own}:{door.getsockname()[1]}")
+    return door
+
+
+def _listening(port: int) -> socket.socket:
+    """A socket that listens at all of the host's addresses, as jax does."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(("", port), family=family, backlog=4096, dualstack_ipv6=both)
+
+
 def _join(coordinator: str, processes: int, process: int) -> Team:
     """Waits until all are there."""
     limits: dict[str, Any] = {"initialization_timeout": 2 * CONNECT, "heartbeat_timeout_seconds": 4 * SILENCE}
@@ -230,6 +296,8 @@ def _join(coordinator: str, processes: int, process: int) -> Team:
         if coordinator == AUTO:
             jax.distributed.initialize(**limits)
         else:
+            if process == 0:
+                _check_port(coordinator)
             print(f"{who}: meets the others at {coordinator}, within {CONNECT} seconds", flush=True)
             jax.distributed.initialize(coordinator, processes, process, **limits)
     except (RuntimeError, ValueError) as error:
@@ -239,6 +307,18 @@ def _join(coordinator: str, processes: int, process: int) -> Team:
     # jax offers no other way to wait for processes alone, with neither devices nor a fixed time.
     state = distributed.global_state
     return Team(state.process_id, state.num_processes, state.client)
+
+
+def _check_port(coordinator: str) -> None:
+    """Raises UserError where process 0 cannot listen there: jax would crash."""
+    port = int(coordinator.rpartition(":")[2])
+    try:
+        _listening(port).close()
+    except OSError as error:
+        fail(
+            f"--coordinator={coordinator}: process 0 cannot listen at port {port}: {os.strerror(error.errno or 0)}; "
+            "give all processes another one, or end the program that has it"
+        )
 
 
 def _alone(who: str) -> None:

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from rag_jax.errors import UserError
+from rag_jax.index.builder import name_finished
 from rag_jax.team import SINGLE, team
 
 FAILS = """
@@ -28,6 +29,27 @@ def test_verify_reads_every_file_and_names_the_damaged_one(tiny_run, tmp_path):
     path.write_bytes(bytes([path.read_bytes()[0] ^ 8]) + path.read_bytes()[1:])
     said = tiny_run.command("build_index", "--verify", f"--index={tmp_path / 'index'}", code=2).stderr
     assert said.startswith(f"error: {path}: differs from its checksum") and said.count("\n") == 1
+
+
+def test_what_is_no_index_is_never_replaced(tiny_run, tmp_path):
+    """A folder of other things, as a run, or a file, where --index says the wrong one; nor are things of one name."""
+    (tmp_path / "mine" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    (tmp_path / "corpus.jsonl").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    before = contents(tmp_path)
+    for name in ("mine", "corpus.jsonl"):
+        with pytest.raises(UserError, match=rf"{name}: found what is no index \(no recipe.json\)"):
+            name_finished(tmp_path / name)
+    name_finished(tmp_path / "empty")
+    for flags, message in (
+        ([f"--workdir={tiny_run.workdir}", f"--index={tmp_path / 'mine'}"], f"{tmp_path / 'mine'}: found what is no"),
+        ([f"--workdir={tiny_run.workdir}", "--index=."], ".: expected a folder with a name, such as ./index"),
+        ([f"--workdir={tmp_path / 'corpus.jsonl'}"], f"{tmp_path / 'corpus.jsonl'}: File exists; give another place"),
+    ):
+        said = tiny_run.command("build_index", "--config=tiny.py", *flags, code=2).stderr
+        assert said.startswith(f"error: {message}") and said.count("\n") == 1
+    assert contents(tmp_path) == before
 
 
 def given(run, index):

@@ -12,7 +12,7 @@ import pytest
 from orbax.checkpoint.experimental.v1._src.saving import execution
 
 from rag_jax.checkpoint import Checkpoints
-from rag_jax.errors import UserError
+from rag_jax.errors import PassingError, UserError
 from rag_jax.files import MANIFEST
 from rag_jax.parallel import Pmap, Sharded
 
@@ -256,6 +256,31 @@ def test_the_newest_where_it_is_damaged_is_set_aside(saved, tmp_path, name, capf
     checkpoints.save(6, params, optimizer, score=0.5, extra=EXTRA)
     assert checkpoints.latest() == 6
     checkpoints.close()
+
+
+def test_the_best_where_its_manifest_is_damaged_is_set_aside(tmp_path, capfd):
+    """Its score is not to be had then; what comes later does not remove it in silence."""
+    (params, optimizer), checkpoints = trees(), Checkpoints(tmp_path)
+    for step, score in ((10, 0.5), (20, 0.1), (30, 0.1)):
+        checkpoints.save(step, params, optimizer, score=score, extra=EXTRA)
+    checkpoints.wait()
+    manifest = tmp_path / "10" / MANIFEST
+    manifest.write_bytes(manifest.read_bytes().replace(b"0.5", b"0.7"))
+    checkpoints.save(40, params, optimizer, score=0.1, extra=EXTRA)
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".10.damaged", "30", "40"]
+    assert capfd.readouterr().err.startswith(f"warning: {manifest}")
+
+
+def test_one_that_was_removed_meanwhile_is_not_called_damaged(saved, tmp_path):
+    """By a run that goes on while its model is read."""
+    folder = shutil.copytree(saved, tmp_path / "copy")
+    checkpoints, (params, _) = Checkpoints(folder), trees()
+    assert checkpoints.latest() == 5 and checkpoints.extra(5)
+    shutil.rmtree(folder / "5")
+    for read in (lambda: checkpoints.extra(5), lambda: checkpoints.restore(5, params=abstract(params))):
+        with pytest.raises(PassingError, match=r"5: gone.*same command again"):
+            read()
 
 
 def test_where_all_are_damaged_none_is_touched(saved, tmp_path):

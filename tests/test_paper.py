@@ -52,6 +52,8 @@ def small(tmp_path_factory):
         config.index.batch = 16
         for stage in (config.retriever, *(config[name] for name in STAGES)):
             stage.update(steps=min(stage.steps, 2), batch=8, warmup=1)
+            if "accumulation" in stage:
+                stage.accumulation = 1
         config.evaluate.update(batch=8, every=2, questions=8)
         return checked(config)
 

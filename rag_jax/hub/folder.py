@@ -107,7 +107,9 @@ def write_folder(
 
 
 def check_folder(folder: Path) -> None:
-    """UserError for a folder that holds something."""
+    """UserError for a folder that holds something, or has no name that another could take."""
+    if not folder.name:
+        fail(f"{folder}: expected a folder with a name, such as ./model; give another --out")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         fail(f"{folder}: found a file or a link, expected a new or an empty folder; give another --out")
     if folder.is_dir() and any(folder.iterdir()):

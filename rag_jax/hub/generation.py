@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rag_jax.errors import fail
 from rag_jax.models.bart import BartConfig
 
 # Ours (decode.generate.DecodeConfig and config.decode) -> theirs.
@@ -23,7 +24,8 @@ SETTINGS = {
 START_COUNTED = ("max_length", "min_length")  # theirs count the start token
 OF_BEAMS = ("length_penalty", "early_stopping")
 OF_SAMPLING = ("temperature", "top_k", "top_p")
-KINDS = {"early_stopping": str, "length_penalty": float, "temperature": float, "top_p": float}  # all others: int
+# Of those with the same name in ours and theirs; all others: int.
+KINDS = {"early_stopping": str, "length_penalty": float, "temperature": float, "top_p": float}
 UNSET = {"max_length": 20, "top_k": 50}  # what transformers' generate does where nothing is said, and we would not
 IDS = {
     "bos_id": "bos_token_id",
@@ -57,21 +59,35 @@ def generation_json(decode: Mapping[str, Any], generator: BartConfig) -> dict[st
 
 
 def decode_keys(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of config.decode for the settings of a generation_config.json, or of an old config.json."""
+    """The keys of config.decode for the settings of a generation_config.json, or of an old config.json.
+
+    Raises UserError for a value of another kind; it names the setting, not the file.
+    """
     sampled = bool(theirs.get("do_sample"))
     keys = {"mode": "sample", "beams": 1} if sampled else {}
-    told = {ours: theirs[name] for ours, name in SETTINGS.items() if theirs.get(name) is not None}
+    told = {ours: _value(name, theirs[name]) for ours, name in SETTINGS.items() if theirs.get(name) is not None}
     for ours, new in zip(START_COUNTED, ("max_new_tokens", "min_new_tokens"), strict=True):
         if theirs.get(new) is not None:
-            told[ours] = theirs[new]
+            told[ours] = _value(new, theirs[new])
         elif ours in told:
             told[ours] = max(told[ours] - 1, 0)
     for ours, value in told.items():
         if ours == "bad_words":
-            keys["bad_words_ids"] = tuple(" ".join(map(str, ids)) for ids in value)
+            keys["bad_words_ids"] = value
         elif ours not in (("beams", *OF_BEAMS) if sampled else OF_SAMPLING):
-            keys[ours] = KINDS.get(ours, int)(value)
+            keys[ours] = value
     return keys
+
+
+def _value(name: str, value: Any) -> Any:
+    """One of theirs as our configuration has it; UserError naming a setting that is of another kind."""
+    try:
+        if name == SETTINGS["bad_words"]:
+            return tuple(" ".join(map(str, ids)) for ids in value)
+        return KINDS.get(name, int)(value)
+    except (OverflowError, TypeError, ValueError):
+        expected = "lists of token ids" if name == SETTINGS["bad_words"] else "a number"
+        fail(f"{name} is {value!r}, expected {expected}; restore the file")
 
 
 def _is_nothing(ours: str, value: Any) -> bool:

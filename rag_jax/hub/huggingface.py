@@ -13,7 +13,7 @@ from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
 from rag_jax.files import read_object
 from rag_jax.hub import rules
-from rag_jax.hub.configs import ARCHITECTURES, TOKENIZERS, bart_config, bert_config
+from rag_jax.hub.configs import ARCHITECTURES, TOKENIZERS, bart_config, bart_json, bert_config, bert_json
 from rag_jax.hub.convert import from_huggingface
 from rag_jax.hub.generation import READ
 from rag_jax.hub.rules import Rule
@@ -22,9 +22,18 @@ from rag_jax.hub.tensors import open_tensors
 from rag_jax.models.bart import Bart, BartConfig
 from rag_jax.models.bert import BertConfig, BertEncoder
 from rag_jax.models.rag import RagConfig, init_params
+from rag_jax.validation import KINDS as WORDS
+from rag_jax.validation import LARGEST
 
 CONFIG = "config.json"
 KINDS = {architecture: kind for kind, architecture in ARCHITECTURES.items()}
+# By model_type: what is read of a config, each with a value of the kind that it must have.
+EXAMPLES = {
+    "rag": {"dataset": "wiki_dpr", "n_docs": 5, "max_combined_length": 300},
+    "dpr": bert_json(BertConfig()),
+    "bert": bert_json(BertConfig()),
+    "bart": bart_json(BartConfig()),
+}
 
 
 class Part(NamedTuple):
@@ -73,15 +82,14 @@ def encoder_config(folder: str | Path, part: str) -> BertConfig:
     """
     folder = Path(folder)
     if sentence := read_sentence(folder):
-        path = sentence.folder / CONFIG
         same = {name: getattr(sentence, name) for name in ("pooling", "normalize", "question_prefix", "passage_prefix")}
-        return bert_config(read_object(path), str(path), title="joined", **same)
-    config, source = read_object(folder / CONFIG), str(folder / CONFIG)
+        return bert_config(*_read(sentence.folder), title="joined", **same)
+    config, source = _read(folder)
     if config.get("model_type") == "rag":
         if part != "question_encoder":
             raise _other_part(source, "a RAG model, which has no passage encoder", part)
-        return bert_config(_within(config, "question_encoder", "dpr"), f"{source}: question_encoder")
-    architecture = next(iter(config.get("architectures") or []), None)
+        return bert_config(_within(config, "question_encoder", "dpr", source), f"{source}: question_encoder")
+    architecture = _architecture(config, source)
     if config.get("model_type") == "dpr" and architecture not in (None, PARTS[part].architecture):
         raise _other_part(source, architecture, part)
     return bert_config(config, source)
@@ -95,9 +103,9 @@ def encoder_length(folder: str | Path, config: BertConfig) -> int:
 
 def generator_config(folder: str | Path) -> BartConfig:
     """The generator in a folder of BART or RAG; reads JSON alone. Raises UserError for another architecture."""
-    config, source = read_object(Path(folder) / CONFIG), str(Path(folder) / CONFIG)
+    config, source = _read(Path(folder))
     if config.get("model_type") == "rag":
-        return bart_config(_within(config, "generator", "bart"), f"{source}: generator")
+        return bart_config(_within(config, "generator", "bart", source), f"{source}: generator")
     return bart_config(config, source)
 
 
@@ -151,10 +159,10 @@ def rag_settings(folder: str | Path) -> RagSettings:
     Raises UserError for a folder of another kind, and for generator inputs that are put together in another way.
     """
     folder = Path(folder)
-    config, source = read_object(folder / CONFIG), str(folder / CONFIG)
+    config, source = _read(folder)
     if config.get("model_type") != "rag":
         raise UserError(f"{source}: model_type is {config.get('model_type')!r}, expected 'rag'; give a whole RAG model")
-    generator = _within(config, "generator", "bart")
+    generator = _within(config, "generator", "bart", source)
     for key, found, expected in (
         ("title_sep", config.get("title_sep", " / "), f"{TITLE_SEPARATOR} "),
         ("doc_sep", config.get("doc_sep", " // "), f"{DOCUMENT_SEPARATOR} "),
@@ -163,13 +171,19 @@ def rag_settings(folder: str | Path) -> RagSettings:
         if found != expected:
             raise UserError(f"{source}: {key} is {found!r}, expected {expected!r}, the only one that is built here")
     return RagSettings(
-        KINDS.get(next(iter(config.get("architectures") or []), "")),
+        KINDS.get(_architecture(config, source) or ""),
         config.get("dataset") or "wiki_dpr",
         config.get("n_docs", 5),
         config.get("max_combined_length", 300),
         _generation(folder, config, generator),
         _clean_up(encoder_tokenizer(folder) / "tokenizer_config.json"),
     )
+
+
+def generation_file(folder: Path) -> Path:
+    """Which file of a RAG folder says how it decodes."""
+    path = folder / "generation_config.json"
+    return path if path.exists() else folder / CONFIG
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, source: str) -> None:
@@ -186,15 +200,42 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, source: str) -> None
         )
 
 
-def _within(config: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
+def _read(folder: Path) -> tuple[dict[str, Any], str]:
+    """A folder's config, and what messages call it."""
+    path = folder / CONFIG
+    return _typed(read_object(path), str(path)), str(path)
+
+
+def _typed(config: dict[str, Any], source: str) -> dict[str, Any]:
+    """The config itself; UserError for a value that is of another kind than in EXAMPLES."""
+    for key, example in EXAMPLES.get(str(config.get("model_type")), {}).items():
+        found, kind = config.get(key), type(example)
+        as_float = kind is float and type(found) is int and abs(found) <= LARGEST
+        if found is not None and type(found) is not kind and not as_float:
+            raise UserError(f"{source}: {key} is {found!r}, expected {WORDS[kind]}; restore the file")
+    return config
+
+
+def _within(config: Mapping[str, Any], name: str, kind: str, source: str) -> dict[str, Any]:
     """A part's own config inside a RAG's; transformers takes its kind for granted."""
-    return {"model_type": kind} | (config.get(name) or {})
+    part = config.get(name) or {}
+    if not isinstance(part, dict):
+        raise UserError(f"{source}: {name} is {part!r}, expected a JSON object; restore the file")
+    return _typed({"model_type": kind} | part, f"{source}: {name}")
+
+
+def _architecture(config: Mapping[str, Any], source: str) -> str | None:
+    """transformers' class that wrote the folder, None where it does not tell."""
+    listed = config.get("architectures") or [None]
+    if not isinstance(listed, list) or not isinstance(listed[0], str | None):
+        raise UserError(f"{source}: architectures is {listed!r}, expected a list of names; restore the file")
+    return listed[0]
 
 
 def _other_part(source: str, found: str, part: str) -> UserError:
-    expected = PARTS[part]
+    expected, said = PARTS[part], found if found.isprintable() else repr(found)
     return UserError(
-        f"{source}: found {found}, expected a {expected.name}; give a {expected.architecture}, as {expected.example}, "
+        f"{source}: found {said}, expected a {expected.name}; give a {expected.architecture}, as {expected.example}, "
         "a BERT or a sentence encoder"
     )
 
@@ -235,8 +276,8 @@ def generator_rows(names: Iterable[str]) -> tuple[Rule, ...]:
 
 def _generation(folder: Path, config: Mapping[str, Any], generator: Mapping[str, Any]) -> dict[str, Any]:
     """From generation_config.json; in older folders, from config.json, and the generator's own where it is silent."""
-    path = folder / "generation_config.json"
-    layers = (read_object(path),) if path.exists() else (generator, config)
+    path = generation_file(folder)
+    layers = (generator, config) if path.name == CONFIG else (read_object(path),)
     return {key: layer[key] for layer in layers for key in READ if layer.get(key) is not None}
 
 

@@ -1,6 +1,7 @@
 """What a name stands for: a run's folder, an exported folder, a Hugging Face RAG folder or a hub name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,14 @@ from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import closed_book, default_config
 from rag_jax.data import tasks
 from rag_jax.errors import UserError, fail
-from rag_jax.files import check_files, read_json, read_sealed
+from rag_jax.files import check_files, read_object, read_sealed
 from rag_jax.hub import huggingface, source
 from rag_jax.hub.generation import UNSET, decode_keys
 from rag_jax.models import rag
 from rag_jax.parallel import Devices
 from rag_jax.progress import tell
 from rag_jax.storage import shown
+from rag_jax.validation import validate
 from rag_jax.workdir import Workdir, configuration
 
 EXPORTED, VERSION = "rag_jax.json", 1
@@ -53,7 +55,7 @@ def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best
     Raises UserError for what is none of them.
     """
     place = Workdir(name)
-    if place.checkpoints.is_dir() or (place.config.is_file() and "model_type" not in read_json(place.config)):
+    if place.checkpoints.is_dir() or (place.config.is_file() and "model_type" not in read_object(place.config)):
         return _run(place, checkpoint)
     if not place.config.is_file() and not source.is_hubs(str(name)):
         given = f"{flag} = {name}" if flag else shown(place.folder)
@@ -128,20 +130,39 @@ def _export(folder: Path, name: str) -> Pretrained:
 def _foreign(folder: Path) -> Pretrained:
     """A model of transformers, which reads the question as its encoder's tokens say it.
 
-    A folder that does not tell its kind is opened as RAG-Token; pass a configuration for the other.
+    A folder that does not tell its kind is opened as RAG-Token; pass a configuration for the other. Raises UserError
+    naming the file that says what no configuration may.
     """
     config, told = default_config(), huggingface.rag_settings(folder)
     config.kind = told.kind or "token"
     config.data.passages = told.dataset
     config.encoder.update(sizes(huggingface.encoder_config(folder, "question_encoder")))
     config.generator.update(sizes(huggingface.generator_config(folder)))
-    config.length.update(question=64, source=told.max_combined_length)
+    positions = config.generator.positions
+    config.length.update(question=64, source=min(told.max_combined_length, positions))
+    for key in ("question", "passage"):  # of which the folder says nothing
+        config.length[key] = min(config.length[key], config.encoder.positions)
+    config.length.target = config.decode.max_length = min(config.length.target, positions)
     config.retrieval.k = told.n_docs
     config.data.question_text = "round_trip_clean" if told.clean_up else "round_trip"
-    config.decode.update(decode_keys(UNSET | told.generation))
+    with _said_by(folder / huggingface.CONFIG):
+        validate(config)
+    with _said_by(huggingface.generation_file(folder)):
+        config.decode.update(decode_keys(UNSET | told.generation))
+        config.decode.max_length = min(config.decode.max_length, positions)
+        validate(config)
     if told.generation.get("repetition_penalty", 1.0) != 1.0:
         tell(f"note: {folder}: its repetition_penalty is not applied; transformers' answers may repeat less")
     return Pretrained(config, *_tokenizers(folder), None, lambda: None, _load(folder))
+
+
+@contextmanager
+def _said_by(path: Path) -> Iterator[None]:
+    """A UserError from in here names the file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _tokenizers(folder: Path) -> tuple[Path, Path]:

@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from rag_jax.data.passages import PassageStore
 from rag_jax.data.tokenizer import Tokenizer
-from rag_jax.errors import fail
+from rag_jax.errors import UserError, fail
 from rag_jax.files import MANIFEST, check_files, read_manifest, write_manifest
 from rag_jax.index import hybrid
 from rag_jax.index.bm25 import Bm25Searcher
@@ -21,8 +21,9 @@ from rag_jax.storage import pull, shown, twin
 
 FOLDER_KIND = "passage index"
 BUILD = "`python -m rag_jax.build_index`"
+TRIES = 3  # to open an index in whose place others are put meanwhile
 
-
+T = TypeVar("T")
 Maker = Callable[[Vectors, PassageStore], Searcher]  # of a searcher
 
 
@@ -60,6 +61,7 @@ class Index:
     """An open index; `vectors` [N, E] and `passages` are memory-mapped.
 
     searcher: compares vectors. bm25: compares words. An index of kind 'hybrid' has both.
+    files: size and SHA-256 of each by its name; the folder may hold another index by now.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class Index:
     passages: PassageStore
     searcher: Searcher | None
     bm25: Bm25Searcher | None
+    files: dict[str, Any]
 
     @property
     def by_vector(self) -> bool:
@@ -76,8 +79,7 @@ class Index:
 
     def vectors_checksum(self) -> str:
         """16 hexadecimal digits over the vectors' files: one encoder makes others of passages cut elsewhere."""
-        files = read_manifest(self.folder, FOLDER_KIND)["files"]
-        sums = sorted((name, entry["sha256"]) for name, entry in files.items() if name.startswith(VECTORS))
+        sums = sorted((name, entry["sha256"]) for name, entry in self.files.items() if name.startswith(VECTORS))
         return hashlib.sha256(str(sums).encode()).hexdigest()[:16]
 
     def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,30 +146,67 @@ def open_index(
     than `expect_fingerprint` made the vectors, or when `tokenizer`, the generator's, did not make the tokens.
     """
     folder = pull(twin(folder))
-    contents = open_contents(folder, expect_fingerprint=expect_fingerprint, tokenizer=tokenizer, verify=verify)
-    manifest, vectors, passages = contents
-    if searcher is not None and vectors is not None:
-        return Index(folder, *contents, searcher(vectors, passages), None)
-    kind = kind or manifest.kind
-    if not verify:
-        _check_searchers(folder, SEARCHERS.get(kind, ()))
-    with waiting(f"{folder}: being opened"):
-        return Index(folder, *contents, *open_searchers(folder, kind, manifest.kind, manifest.search, vectors))
 
+    def opened() -> Index:
+        contents = _opened_contents(folder, expect_fingerprint, tokenizer, verify)
+        manifest, vectors, passages = contents
+        files = read_manifest(folder, FOLDER_KIND)["files"]
+        if searcher is not None and vectors is not None:
+            return Index(folder, *contents, searcher(vectors, passages), None, files)
+        wanted = kind or manifest.kind
+        if not verify:  # the searchers' files, which their libraries load without a check
+            names = SEARCHERS.get(wanted, ())
+            check_files(folder, {name: entry for name, entry in files.items() if name.split("/")[0] in names})
+        with waiting(f"{folder}: being opened"):
+            made = open_searchers(folder, wanted, manifest.kind, manifest.search, vectors)
+        return Index(folder, *contents, *made, files)
 
-def _check_searchers(folder: Path, names: tuple[str, ...]) -> None:
-    """Compares the searchers' files, which their libraries load without a check, with the manifest.
-
-    Raises UserError that names the first damaged one.
-    """
-    files = read_manifest(folder, FOLDER_KIND)["files"]
-    check_files(folder, {name: entry for name, entry in files.items() if name.split("/")[0] in names})
+    return _of_one_index(folder, opened)
 
 
 def open_contents(
     folder: Path, *, expect_fingerprint: str | None, tokenizer: Tokenizer | None, verify: bool = False
 ) -> Contents:
     """Opens what lies in an index without its searchers; errors as open_index."""
+    return _of_one_index(folder, lambda: _opened_contents(folder, expect_fingerprint, tokenizer, verify))
+
+
+def _of_one_index(folder: Path, opened: Callable[[], T]) -> T:
+    """What `opened` opens, file by file; once more where a build has put another index in its place meanwhile.
+
+    Else the manifest might be the old one's, and the vectors the new one's, of another encoder.
+    Raises UserError where that happens time and again.
+    """
+    seen = "another took its place"
+    for _ in range(TRIES):
+        before = _manifest_bytes(folder)
+        try:
+            found = opened()
+            if _manifest_bytes(folder) == before:
+                return found
+            del found  # its memory is needed for the next
+        except FileNotFoundError as error:
+            seen = str(error)
+        except UserError:
+            if _manifest_bytes(folder) == before:
+                raise
+    fail(
+        f"{shown(folder)}: changed each of {TRIES} times that it was opened ({seen}); expected an index that stays "
+        f"meanwhile; wait until {BUILD} has ended"
+    )
+
+
+def _manifest_bytes(folder: Path) -> bytes | None:
+    """They tell one index from another, for they hold every file's SHA-256; None where there are none."""
+    try:
+        return (folder / MANIFEST).read_bytes()
+    except OSError:
+        return None
+
+
+def _opened_contents(
+    folder: Path, expect_fingerprint: str | None, tokenizer: Tokenizer | None, verify: bool
+) -> Contents:
     manifest = read_index_manifest(folder, verify=verify)
     if expect_fingerprint is not None and manifest.encoder_fingerprint != expect_fingerprint:
         fail(

@@ -137,9 +137,11 @@ def recipe_of(folder: Path) -> dict[str, Any]:
 def name_finished(folder: Path) -> None:
     """Gives an index its name that was whole when its process was killed, where none stands there.
 
-    Beside one that stands there, those before it are removed.
+    Beside one that stands there, those before it are removed. UserError where something else stands there.
     """
     folder = real(folder)
+    if folder.exists() and not (folder / RECIPE).exists() and (folder.is_file() or any(folder.iterdir())):
+        fail(f"{folder}: found what is no index (no {RECIPE}); an index would take its place: give another folder")
     if not folder.exists() and (_partial(folder) / MANIFEST).exists():
         os.replace(_partial(folder), folder)
     if folder.exists():

@@ -10,6 +10,7 @@ from rag_jax.data.embeddings import Embeddings
 from rag_jax.data.ids import IdRows
 from rag_jax.data.passages import PassageStore
 from rag_jax.errors import fail
+from rag_jax.files import writing
 from rag_jax.index.vectors import DTYPES, first_not_finite
 from rag_jax.progress import counted
 
@@ -17,6 +18,7 @@ from rag_jax.progress import counted
 # does, another framing of the title (0.995, 2.4%): tests/benchmarks/given.py.
 SAMPLE, LEAST_COSINE, MOST_NORM = 64, 0.999, 0.02
 SHOWN = 3
+ROW_BYTES = 8  # of the row number before a vector that waits
 PREFIX = "wiki:"  # DPR puts it before the ids of its own corpus
 MEND = (
     "are they of these passages? try other settings of encoder.title, encoder.passage_prefix or length.passage, or "
@@ -82,12 +84,14 @@ class Given:
         path = folder / f".given-{rows.start // self._shard_size:05d}.tmp"
         waits_C = self._waits_N[rows.start : rows.stop]
         vector_CE: np.ndarray | None = None
-        missing = len(rows) - int(waits_C.sum())
+        waiting = int(waits_C.sum())
+        missing = len(rows) - waiting
         if path in self._early:
-            waiting = np.memmap(path, self._dtype, "r").reshape(self._shard_size, -1)
-            first = rows.start % self._shard_size
-            vector_CE = np.array(waiting[first : first + len(rows)])
-            del waiting
+            record_WR = np.memmap(path, np.uint8, "r").reshape(waiting, -1)
+            row_W = record_WR[:, :ROW_BYTES].copy().view(np.int64)[:, 0]
+            vector_CE = np.empty((len(rows), (record_WR.shape[1] - ROW_BYTES) // self._dtype.itemsize), self._dtype)
+            vector_CE.view(np.uint8)[row_W - rows.start] = record_WR[:, ROW_BYTES:]
+            del record_WR
             path.unlink()
             self._early.remove(path)
         while missing:
@@ -103,13 +107,16 @@ class Given:
         return vector_CE
 
     def _set_aside(self, row_R: np.ndarray, vector_RE: np.ndarray, folder: Path) -> None:
-        """Writes vectors to the files of shards to come; a file is opened for the moment, so that many may be."""
+        """Appends (row, vector) to the files of shards to come; a file is opened for the moment, so that many may be.
+
+        Not through a memory map: where the disk is full, that ends the process without a word.
+        """
         self._waits_N[row_R] = True
+        record_RB = np.hstack([np.ascontiguousarray(part).view(np.uint8) for part in (row_R[:, None], vector_RE)])
         for shard in np.unique(row_R // self._shard_size):
             path, here = folder / f".given-{shard:05d}.tmp", row_R // self._shard_size == shard
-            shape = self._shard_size, vector_RE.shape[1]
-            file = np.memmap(path, self._dtype, "r+" if path in self._early else "w+", shape=shape)
-            file[row_R[here] % self._shard_size] = vector_RE[here]
+            with writing(path), path.open("ab" if path in self._early else "wb") as stream:
+                stream.write(record_RB[here].data)
             self._early.add(path)
 
     def _placed(self, embeddings: Embeddings) -> Iterator[tuple[np.ndarray, np.ndarray]]:

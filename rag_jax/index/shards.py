@@ -29,7 +29,13 @@ def take_over(folder: Path, partial: Path) -> int:
 
 
 def take_over_full(base: Contents, partial: Path) -> None:
-    """Links the shards of an older index that nothing is added to."""
+    """Links the shards of an older index that nothing is added to.
+
+    Raises UserError that names a damaged one before any is linked: its vectors may have been given, and are not made
+    again.
+    """
+    assert base.vectors is not None  # of an index of words there is nothing to take over
+    base.vectors.check()
     folder = base.passages.folder.parent
     for shard in range(base.manifest.count // base.manifest.shard_size):
         for path in (crc_path(folder, shard), shard_path(folder, shard)):
@@ -68,11 +74,12 @@ def write_missing(
 def _missing(partial: Path, count: int, size: int, first: int, team: Team) -> dict[int, range]:
     """The rows to be made, from `first` on, of each of this process's shards that is not there whole.
 
+    The full shards before `first` are whole: take_over_full has read them.
     Whose a shard is goes by its number alone: the others' come into being while this one looks.
     """
     missing = {}
     for shard, start in list(enumerate(range(0, count, size)))[team.process :: team.processes]:
-        if not is_whole(partial, shard):
+        if start + size > first and not is_whole(partial, shard):
             stop = min(start + size, count)
             missing[shard] = range(first if start < first < stop else start, stop)
     return missing

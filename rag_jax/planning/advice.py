@@ -90,7 +90,7 @@ class Adviser:
         return None
 
     def _suffices(self, state: _State, program: str) -> bool:
-        return sum(state.resident.values()) + state.temporaries[program] <= self._limit
+        return sum(state.resident.values()) + state.temporaries.get(program, 0.0) <= self._limit
 
     def _after(self, state: _State, change: dict[str, Any]) -> _State | None:
         """The state with a change; None where that is at odds with the rest of the configuration."""
@@ -111,11 +111,11 @@ class Adviser:
         every = programs(described, self._passages, topology.devices, topology.on_host)
         found = {program.name: program for program in every if self._phase in program.phases}
         largest, resident = state.largest, memory.held_by(found.values(), place) | self._code
-        estimate = cost.peak(found[largest].trace(topology.devices))
-        own = self._measured[largest]
-        shrunk = own.temporaries * estimate / max(own.estimate, 1.0)
         temporaries = {name: size for name, size in state.temporaries.items() if name in found}
-        return _State(described, place, resident, temporaries | {largest: shrunk})
+        if largest in found:  # another kind of index has no search
+            estimate, own = cost.peak(found[largest].trace(topology.devices)), self._measured[largest]
+            temporaries[largest] = own.temporaries * estimate / max(own.estimate, 1.0)
+        return _State(described, place, resident, temporaries)
 
 
 def _typed(changes: dict[str, Any]) -> str:

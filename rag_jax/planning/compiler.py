@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from rag_jax.errors import fail
+from rag_jax.planning import chips
 from rag_jax.planning.chips import GIB, Topology
 
 # Of a machine without a TPU, and beside other processes: else libtpu asks the network who it is, locks and warns.
@@ -49,16 +50,20 @@ def devices(topology: Topology) -> list[Any]:
         )
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # A v4 chip's two cores are one device there; a single chip is a host's only one.
+    # A v4 chip's two cores are one device there; by itself libtpu splits 2x4 over two hosts, and 1x1 is none's.
     options: dict[str, Any] = {"chip_config_name": "megacore"} if topology.family == "v4" else {}
-    options |= {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
+    if topology.chips in chips.ALONE.get(topology.family, {}):
+        options["chips_per_host_bounds"] = (*map(int, topology.name.partition(":")[2].split("x")), 1)
     try:
-        found = topologies.get_topology_desc(topology.name, platform="tpu", **options).devices
+        found: list[Any] = list(topologies.get_topology_desc(topology.name, platform="tpu", **options).devices)
     except jax.errors.JaxRuntimeError as error:
         fail(f"--topology={topology.name}: libtpu refuses it ({str(error).splitlines()[0]}); try another version of it")
     if len(found) != topology.devices:
         fail(f"--topology={topology.name}: libtpu makes {len(found)} devices of it, expected {topology.devices}")
-    return list(found)
+    hosts = len({device.process_index for device in found})
+    if hosts != topology.hosts:
+        fail(f"--topology={topology.name}: libtpu spreads it over {hosts} hosts, expected {topology.hosts}")
+    return found
 
 
 def limit(device: Any) -> float:

@@ -96,9 +96,9 @@ def measure(program: Program, place: Place) -> Measured:
     if not place.compiles:
         return Measured(program, work, estimate, estimate)
     told = compiler.compiled(program.lower(place.parallel))
-    if not told.fits:  # its figure is then of all that the program needs
-        held = sum(held_by([program], place).values())
-        told = told._replace(temporaries=max(told.temporaries - held, 0.0))
+    if not told.fits:  # its figure is then of all that the program needs, and rounded, down to the limit perhaps
+        needed, held = max(told.temporaries, place.limit + 1), sum(held_by([program], place).values())
+        told = told._replace(temporaries=max(needed - held, 0.0))
     return Measured(program, work, estimate, *told)
 
 

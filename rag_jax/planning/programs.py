@@ -30,7 +30,7 @@ from rag_jax.training.optim import optimizer
 from rag_jax.training.step import Batch, Objective, TrainState, train_step
 
 Shape = jax.ShapeDtypeStruct
-TOKENS = 150  # of BART, in title and text of a passage of 100 words
+TOKENS = 1.5  # of BART, of a word of a passage, with its share of the title
 TRAINING, ANSWERING, BUILDING, RETRIEVER = "training", "answering", "building the index", "training the retriever"
 BY_ITSELF = frozenset({ANSWERING, BUILDING})  # how a host does these, see api.Rag.load and training.indexing.build
 WHOLE, SPLIT, OWN = "whole", "split", "own"  # over the devices; or a device's own, as it is
@@ -74,7 +74,8 @@ def programs(described: Described, passages: int, devices: int, on_host: int) ->
     by_vector = not closed_book(config) and has_vectors(config.index.kind)
     batches = sorted({config[name].batch for name in stages if name != "denoise"})
     if by_vector:
-        found += [encode_questions(described, batch, (TRAINING,)) for batch in batches]
+        encoded = sorted({config[name].batch for name in stages if encodes_apart(config, name)})
+        found += [encode_questions(described, batch, (TRAINING,)) for batch in encoded]
     asked = rows(config.evaluate.batch, on_host) * hosts  # of so many a host, which in training are the same ones
     together = [(TRAINING, ANSWERING)] if config.parallel == "pmap" else [(TRAINING,), (ANSWERING,)]
     found += [answer(described, asked, devices, phases) for phases in together]
@@ -100,6 +101,11 @@ def searches(described: Described, passages: int, batches: list[int], hosts: int
     training = search(described, layout.share(passages, parts), most * parts, on_host, (TRAINING,))
     training = training._replace(rows=most * hosts)
     return [training, answering] if parts > 1 else [training._replace(phases=(TRAINING, ANSWERING))]
+
+
+def encodes_apart(config: ConfigDict, name: str) -> bool:
+    """Whether a stage's questions are encoded by a program of their own, and not inside its step or not at all."""
+    return name != "denoise" and not on_devices.possible(config, config[name])
 
 
 def trains_retriever(config: ConfigDict) -> bool:
@@ -142,7 +148,7 @@ def searching_step(described: Described, name: str, passages: int, devices: int)
     stage, length, generator = config[name], config.length, model.generator
     tx, scalar = optimizer(stage, trained(config, stage)), Shape((), jnp.int32)
     held = exact.padded(layout.share(passages, devices))
-    per_passage, tokens = Shape((held,), jnp.int32), min(TOKENS, length.source)
+    per_passage, tokens = Shape((held,), jnp.int32), min(round(TOKENS * config.data.words), length.source)
     narrow = jnp.uint16 if generator.vocab_size <= 1 << 16 else jnp.int32
     vector_NE = Shape((held, model.encoder.embedding_width), jnp.dtype(config.index.dtype))
     own = Rows(scalar, scalar, vector_NE), Texts(Shape((held * tokens,), narrow), *[per_passage] * 3)

@@ -11,7 +11,7 @@ from rag_jax.planning.advice import Adviser
 from rag_jax.planning.chips import GIB
 from rag_jax.planning.memory import Measured, Phase
 from rag_jax.planning.planner import Plan, of_host
-from rag_jax.planning.programs import BUILDING, RETRIEVER, TRAINING, trains_retriever
+from rag_jax.planning.programs import BUILDING, RETRIEVER, TRAINING, encodes_apart, trains_retriever
 from rag_jax.workdir import Workdir
 
 REACHED = 0.4  # of the bound, for a second figure: what well-kept training programs reach
@@ -142,8 +142,9 @@ def _seconds(plan: Plan) -> Iterator[tuple[str, float]]:
         yield f"build_index: {count:,} passages of {config.length.passage} tokens", count / _per_second(plan, encode)
     for name in STAGES:
         if steps := config[name].steps:
-            found = 0.0 if name == "denoise" else seconds("encode questions", TRAINING) + seconds("search", TRAINING)
-            yield f"train: {name}, {steps:,} steps", steps * (seconds(f"{name} step", TRAINING) + found)
+            apart = ("encode questions", "search") if encodes_apart(config, name) else ()
+            each = sum(seconds(program, TRAINING) for program in (f"{name} step", *apart))
+            yield f"train: {name}, {steps:,} steps", steps * each
     times = sum(config[name].steps for name in STAGES if name != "denoise") // config.evaluate.every
     batches = -(-config.evaluate.questions // config.evaluate.batch)
     answered = f"train: {times} times {config.evaluate.questions} questions answered, at the longest"
@@ -164,11 +165,7 @@ def _host(plan: Plan) -> Iterator[str]:
         "memory, answering": (needed.answering, memory_there, there),
         "disk": (needed.disk, f"; a TPU VM boots with {host.BOOT_DISK / 1e9:.0f} GB", host.BOOT_DISK),
     }
-    yield (
-        f"each of {topology.hosts} hosts, of {topology.on_host} {topology.device}s"
-        if topology.hosts > 1
-        else "the host"
-    )
+    yield _which_host(topology)
     shares: dict[str, float] = {}
     for name, (held, beside, limit) in lines.items():
         if not held:
@@ -186,6 +183,14 @@ def _host(plan: Plan) -> Iterator[str]:
         shares[f"a {topology.device}'s memory, {phase.name}"] = phase.total / plan.place.limit
     first = max(shares, key=shares.__getitem__)
     yield f"what binds first: {first}, {shares[first]:.0%} of what is there"
+
+
+def _which_host(topology: chips.Topology) -> str:
+    if topology.hosts > 1:
+        return f"each of {topology.hosts} hosts, of {topology.on_host} {topology.device}s"
+    if topology.chips < topology.chip.on_host:
+        return f"the host, the whole of one with {topology.chip.on_host} {topology.device}s"
+    return "the host"
 
 
 def _split(plan: Plan, total: float) -> Iterator[str]:

@@ -9,6 +9,7 @@ import optax
 from ml_collections import ConfigDict
 
 from rag_jax.checkpoint import Checkpoints
+from rag_jax.config import flat
 from rag_jax.data import tasks
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
@@ -166,7 +167,7 @@ def course(config: ConfigDict, stage: str, before: int, questions: str, passages
 
     before: steps of the run before this stage. questions, passages: their checksums.
     """
-    keys = {f"config.{stage}.batch": config[stage].batch, f"config.{stage}.k": config[stage].k}
+    keys = {f"config.{stage}.{name}": config[stage][name] for name in ("batch", "k", "depth", "substitution")}
     keys |= {"config.seed": config.seed, "config.data.task": config.data.task}
     return {**keys, "config.data.train": questions, f"steps before {stage}": before, "passages": passages}
 
@@ -186,8 +187,16 @@ def changes(progress: Progress, now: dict[str, Any]) -> list[str]:
 
 
 def differing(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What of a course is not what it was, in words."""
-    return [f"{key} is {now[key]}, was {was.get(key)}" for key in now if now[key] != was.get(key)]
+    """What is not what it was, in words; what an older version did not save is not compared."""
+    return [f"{key} is {now[key]}, was {was[key]}" for key in now if now[key] != was.get(key, now[key])]
+
+
+def other_settings(config: ConfigDict, place: Workdir) -> list[str]:
+    """How the configuration differs from the one with which the run in this folder went on last, in words."""
+    try:
+        return differing(flat(place.load_config()), flat(config))
+    except UserError as error:
+        return [f"it is not known what has changed ({error})"]
 
 
 def check_end(progress: Progress, stages: dict[str, ConfigDict]) -> None:

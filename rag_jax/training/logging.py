@@ -41,12 +41,12 @@ class RunLog:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._scores = folder / f"{kind}{METRICS}", folder / f"{kind}{SCORES}"
-        if self._path.exists():
+        if self._path.exists() or resume_at:
             write_atomically(self._path, b"".join(_lines_before(self._path, resume_at)))
         if self._scores.exists():
             write_atomically(self._scores, b"".join(_scores_until(self._scores, resume_at - unscored)))
         self._file = self._path.open("a", encoding="utf-8")
-        self._events = _event_writer(folder / f"{kind}events")
+        self._events = _event_writer(folder / f"{kind}events", resume_at)
 
     def write(self, step: int, metrics: dict[str, float | str]) -> None:
         """One line of metrics.jsonl, and the numbers as TensorBoard events."""
@@ -200,13 +200,25 @@ def _with_own_ids(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield {**record, "id": f"{record['id']} ({number})"} if number > 1 else record
 
 
-def _lines_before(path: Path, step: int) -> list[bytes]:
-    """The lines of the steps before; says which of them is not what was written."""
-    kept = path.read_bytes().splitlines(keepends=True)[:step]
-    for number, line in enumerate(kept, 1):
-        if (read_sealed_line(line) or {}).get("step") != number - 1:
-            print(f"warning: {path}:{number}: damaged; expected the numbers of step {number - 1}", file=sys.stderr)
+def _lines_before(path: Path, end: int) -> list[bytes]:
+    """The lines of the steps before `end`, one each; says which are damaged, and which steps have none."""
+    kept, step = [], 0
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else [], 1):
+        record = read_sealed_line(line)
+        if record is None and step < end:
+            print(f"warning: {path}:{number}: damaged; expected the numbers of step {step}", file=sys.stderr)
+        found = step if record is None else record["step"]
+        if step <= found < end:
+            _tell_missing(path, step, found)
+            kept.append(line)
+            step = found + 1
+    _tell_missing(path, step, end)
     return kept
+
+
+def _tell_missing(path: Path, first: int, end: int) -> None:
+    if first < end:
+        print(f"warning: {path}: the numbers of {end - first} steps from {first} on are missing", file=sys.stderr)
 
 
 def _scores_until(path: Path, step: int) -> list[bytes]:
@@ -220,9 +232,9 @@ def _scores_until(path: Path, step: int) -> list[bytes]:
     return kept
 
 
-def _event_writer(folder: Path):
+def _event_writer(folder: Path, resume_at: int):
     if importlib.util.find_spec("tensorboardX") is None:
         return None
     from tensorboardX import SummaryWriter
 
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=resume_at)

@@ -103,28 +103,31 @@ def train(
         if config.init_from and index and progress is None:
             against = start.passage_encoder or "a passage encoder that it does not name"
             log.say(f"starts from {config.init_from}, trained against {against}")
+        if progress and (differs := dict.fromkeys([*changes, *init.other_settings(config, place)])):
+            log.say(f"goes on with another configuration: {'; '.join(differs)}")
         if progress and changes:
-            log.say(f"goes on with another configuration: {'; '.join(changes)}")
             progress = progress._replace(next_ids=[])  # they are of other questions, or other passages
         left = [name for name in stages if done < first_steps[name] + stages[name].steps or name == unscored]
         made = {name: make_source(name, stages[name], config, rag, examples) for name in left}
         if joined.first:  # what has to be refused was refused: the record of an earlier run stays until here
             place.save_config(config)
-        for name in left:
-            stage, first, source = stages[name], first_steps[name], made.pop(name)
-            resumed = progress if progress and progress.stage == name else None
-            state = resumed.state if resumed else TrainState(jnp.int32(0), params, optimizers[name].init(params))
-            state = parallel.put_state(state)  # elsewhere, the first step would compile a program of its own
+        with preemption.awaited():
+            for name in left:
+                stage, first, source = stages[name], first_steps[name], made.pop(name)
+                resumed = progress if progress and progress.stage == name else None
+                state = resumed.state if resumed else TrainState(jnp.int32(0), params, optimizers[name].init(params))
+                state = parallel.put_state(state)  # elsewhere, the first step would compile a program of its own
 
-            keeper = Keeper(checkpoints, parallel, gathered, name, first, course[name], fingerprint, name == last)
-            read = f"{stage.k} passages each" if index else "a closed book"
-            log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {read}")
-            with jax.transfer_guard("disallow"), preemption.awaited():
-                params = train_stage(
-                    stage, config, source, state, rag=rag, tx=optimizers[name], log=log, keeper=keeper, resumed=resumed,
-                    valid=valid if name != "denoise" else [], preemption=preemption, profile=profile,
-                ).params  # fmt: skip
-    checkpoints.close()
+                keeper = Keeper(checkpoints, parallel, gathered, name, first, course[name], fingerprint, name == last)
+                read = f"{stage.k} passages each" if index else "a closed book"
+                log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {read}")
+                with jax.transfer_guard("disallow"):
+                    params = train_stage(
+                        stage, config, source, state, rag=rag, tx=optimizers[name], log=log, keeper=keeper,
+                        resumed=resumed, valid=valid if name != "denoise" else [], preemption=preemption,
+                        profile=profile,
+                    ).params  # fmt: skip
+            checkpoints.close()
     if joined.first:
         curves.draw(place.folder / "curves.png", *curves.of_run(place.folder))
 

@@ -102,7 +102,7 @@ def train_retriever(
             if ends:
                 checkpoints.close()
                 raise PreemptedError
-    checkpoints.close()
+        checkpoints.close()
     if joined.first:
         curves.draw(place.folder / "retriever_curves.png", *curves.of_retriever(place.folder))
 
@@ -137,10 +137,9 @@ def resume(
 
 
 def course(config: ConfigDict, pairs: Pairs) -> dict[str, Any]:
-    """What decides which pairs the steps read, as messages name it; of the passages, how many there are."""
-    names = "batch", "hard_negatives", "inverse_cloze"
+    """How the steps learn and which pairs they read, as messages name it; of the passages, how many there are."""
     questions = tasks.checksum(question for question, _ in pairs.asked)
-    keys = {f"config.retriever.{name}": config.retriever[name] for name in names}
+    keys = flat(config.retriever, "config.retriever.")
     return {**keys, "config.seed": config.seed, "config.data.train": questions, "passages": len(pairs.passages)}
 
 

@@ -6,10 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rag_jax.data import passages as stores
 from rag_jax.data.tokenizer import train_byte_bpe
 from rag_jax.errors import UserError
 from rag_jax.files import write_manifest
+from rag_jax.index import base
 from rag_jax.index.base import FOLDER_KIND, Queries, open_index, read_index_manifest, write_index_manifest
+
+from .conftest import Encoder
 
 
 def flip_last_byte(path):
@@ -116,3 +120,68 @@ def test_questions_that_do_not_fit_are_refused(build, vector_NE):
         index.search(Queries(["a", "b"], np.stack([vector_NE[0], vector_NE[0] * np.nan])), 2)
     with pytest.raises(UserError, match="k: 0; expected at least 1"):
         index.search(Queries(["a"], vector_NE[:1]), 0)
+
+
+@pytest.fixture
+def retrained(build, tmp_path, monkeypatch):
+    """An index, and before(module, name): another encoder's takes its place when that is called, so many times."""
+
+    def double(ids_BP):
+        return 2 * Encoder()(ids_BP)
+
+    (folder, _), (other, _) = build(), build("other", double, fingerprint="encoder-b")
+
+    def before(module, name, *, times):
+        called, left = getattr(module, name), [None] * times
+
+        def exchanged(*arguments, **settings):
+            if left:
+                left.pop()
+                for source, target in ((folder, "aside"), (other, "index"), (tmp_path / "aside", "other")):
+                    source.rename(tmp_path / target)
+            return called(*arguments, **settings)
+
+        monkeypatch.setattr(module, name, exchanged)
+
+    return folder, before
+
+
+@pytest.mark.parametrize("name", ["Vectors", "open_searchers"])
+def test_an_index_that_is_replaced_while_it_is_opened_is_one_of_the_two(retrained, vector_NE, name):
+    folder, before = retrained
+    old = open_index(folder)
+    before(base, name, times=1)
+    index = open_index(folder)
+    assert index.manifest.encoder_fingerprint == "encoder-b"
+    np.testing.assert_array_equal(index.vectors.read(0, 23), 2 * vector_NE)
+    _, score_BK = index.search(Queries(["a"], vector_NE[:1]), 1)
+    np.testing.assert_allclose(score_BK[0], 2 * (vector_NE @ vector_NE[0]).max(), rtol=1e-5)
+    assert index.vectors_checksum() == open_index(folder).vectors_checksum() != old.vectors_checksum()
+
+
+def test_an_encoder_that_fits_the_old_index_alone_is_told_of_the_new_one(retrained):
+    folder, before = retrained
+    before(base, "Vectors", times=1)
+    with pytest.raises(UserError, match="made by passage encoder encoder-b, not by encoder-a"):
+        base.open_contents(folder, expect_fingerprint="encoder-a", tokenizer=None)
+
+
+def test_an_index_that_is_replaced_again_and_again_is_not_opened(retrained):
+    folder, before = retrained
+    before(base, "Vectors", times=3)
+    with pytest.raises(
+        UserError, match=r"index: changed each of 3 times that it was opened \(another took its place\)"
+    ):
+        open_index(folder)
+
+
+def test_an_index_that_is_removed_while_it_is_opened(build, monkeypatch):
+    folder, _ = build()
+
+    def removed(path):
+        shutil.rmtree(folder)
+        return path.read_bytes()
+
+    monkeypatch.setattr(stores, "checksum", removed)
+    with pytest.raises(UserError, match=f"^{folder}: holds no finished index"):
+        open_index(folder)

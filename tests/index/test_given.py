@@ -315,3 +315,22 @@ def test_further_passages_bring_their_vectors(build, store, passages, whole, giv
         (given / "v.ids.txt").unlink()
     folder, _ = build(base=base, embeddings=embeddings)
     assert vector_files(folder) == vector_files(whole)
+
+
+@pytest.mark.parametrize("with_vectors", [True, False])
+def test_damage_in_the_index_that_is_added_to_is_named(
+    build, store, passages, given, vector_NE, tmp_path, with_vectors, dying_encoder
+):
+    """Nobody else has the vectors that it was given: they are not made again."""
+    tokenizer = Tokenizer.load(store.folder.parent / "tokenizer")
+    first = build_store(passages[:13], tmp_path / "first", tokenizer)
+    folder, _ = build(store=first, embeddings=save(given, vector_NE))
+    content = (folder / "vectors-00000.npy").read_bytes()
+    (folder / "vectors-00000.npy").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    base = open_contents(folder, expect_fingerprint=None, tokenizer=None)
+    further = save(given, vector_NE[13:], IDS[13:]) if with_vectors else None
+    with pytest.raises(UserError, match=r"index/vectors-00000\.npy: rows 0 to 9 are damaged .*; restore the file, or"):
+        build(base=base, embeddings=further, encoder=dying_encoder(0))
+    (folder / "vectors-00000.npy").write_bytes(content)
+    build(base=open_contents(folder, expect_fingerprint=None, tokenizer=None), embeddings=further)
+    assert open_index(folder, verify=True).vectors.read(0, COUNT).tobytes() == vector_NE.tobytes()

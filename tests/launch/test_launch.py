@@ -466,17 +466,27 @@ def test_gpus_that_do_not_divide_are_a_mistake(cloud):
     assert "--ntasks-per-node: found 3, expected a divisor of 4 GPUs" in said and cloud.calls() == []
 
 
-@pytest.mark.parametrize(
-    ("runs", "restarts", "requeued"),
-    [
-        ("2", "0", False), ("1", "0", True), ("1", "10", False), ("0", "0", False), ("75", "0", True),
-        ("75", "10", False), ("85", "0", True), ("85", "10", True),
-    ],
-)  # fmt: skip
-def test_a_slurm_job_is_queued_again_after_a_crash_alone(cloud, runs, restarts, requeued):
-    cloud.plays(runs=runs)
-    cloud.run(f"bash launch/slurm.sbatch {TRAIN}", code=int(runs), **JOB, SLURM_RESTART_COUNT=restarts)
-    assert cloud.calls() == ["scontrol requeue 12345"] * requeued
+@pytest.mark.parametrize(("runs", "requeued"), [("2", False), ("1", True), ("0", False), ("75", True), ("85", True)])
+def test_a_slurm_job_is_queued_again_after_a_crash_alone(cloud, runs, requeued):
+    """However often it was before, for other reasons."""
+    cloud.plays(runs=f"{runs} {runs}")
+    for restarts in ("0", "99"):
+        cloud.run(f"bash launch/slurm.sbatch {TRAIN}", code=int(runs), **JOB, SLURM_RESTART_COUNT=restarts)
+    assert cloud.calls() == ["scontrol requeue 12345"] * 2 * requeued
+
+
+def test_a_slurm_job_that_crashes_again_and_again_is_given_up(cloud):
+    """What counts are its crashes; a new job of the same number begins anew."""
+    line, ends = f"bash launch/slurm.sbatch --tries=2 {TRAIN}", (1, 85, 75, 85, 137)
+    cloud.plays(runs=" ".join(map(str, (*ends, 1, 0))))
+    for restarts, end in enumerate(ends):
+        said, _ = cloud.run(line, code=end, **JOB, SLURM_RESTART_COUNT=str(restarts))
+        assert len(cloud.calls()) == min(restarts + 1, 4), said
+    assert "crashed again after --tries=2" in said
+    cloud.run(line, code=1, **JOB)
+    assert len(cloud.calls()) == 5 and list(cloud.root.glob("*.crashes"))
+    cloud.run(line, **JOB, SLURM_RESTART_COUNT="1")
+    assert len(cloud.calls()) == 5 and not list(cloud.root.glob("*.crashes"))
 
 
 LIMIT = ["scancel --signal=TERM 12345", "scontrol requeue 12345"]

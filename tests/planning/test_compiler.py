@@ -44,7 +44,17 @@ def test_any_other_error_is_raised_again():
 @libtpu
 @pytest.mark.parametrize("name", [f"{family}:{layout}" for family, chip in TPUS.items() for layout in chip.topologies])
 def test_every_topology_of_the_table_exists(name):
-    assert len(compiler.devices(topology(name))) == topology(name).devices
+    found = compiler.devices(topology(name))
+    assert len(found) == topology(name).devices
+    assert len({device.process_index for device in found}) == topology(name).hosts
+
+
+@libtpu
+def test_hosts_that_are_not_those_of_the_compiler_are_an_error():
+    eight = topology("v5e:4x8")
+    eight = eight._replace(chip=eight.chip._replace(on_host=8))
+    with pytest.raises(UserError, match="--topology=v5e:4x8: libtpu spreads it over 8 hosts, expected 4"):
+        compiler.devices(eight)
 
 
 @libtpu

@@ -12,7 +12,7 @@ from rag_jax.storage import publish, twin
 from rag_jax.workdir import Workdir
 from tests.stores import Flaky
 
-HOST, FOUR = topology("v5e:2x4"), topology("v5e:4x8")
+HOST, FOUR = topology("v5e:2x4"), topology("v5e:4x4")
 SHARE = "a device's share of the vectors, while it is read"
 
 

@@ -9,6 +9,7 @@ import pytest
 from rag_jax.parallel import Pmap, Sharded
 from rag_jax.planning import cost, memory
 from rag_jax.planning.chips import topology
+from rag_jax.planning.compiler import Compiled
 from rag_jax.planning.cost import EXACT, HALF, Work
 from rag_jax.planning.memory import Measured, OnPaper, Place
 from rag_jax.planning.programs import ANSWERING, BUILDING, OWN, SPLIT, TRAINING, WHOLE, Held, Program
@@ -55,6 +56,16 @@ def test_a_phase_holds_once_what_its_programs_share_and_the_largest_temporaries(
     assert training.resident == {"parameters": 10, "state": 20, "index": 4, "programs": 3}
     assert (training.largest, training.total) == ("answer", 46)
     assert (answering.name, answering.total) == ("answering", 10 + 4 + 2 + 9)
+
+
+def test_a_program_that_is_refused_needs_more_than_there_is_however_its_figure_is_rounded(monkeypatch):
+    """Here down to the limit itself."""
+    place = Place(topology("v5e:2x4"), Pmap(jax.devices()), False, 100.0)
+    monkeypatch.setattr(memory.compiler, "compiled", lambda lowered: Compiled(100.0, 0.0, 0.0, 0.0, fits=False))
+    refused = program("step", (TRAINING,), parameters=30)._replace(
+        lower=lambda parallel: None, trace=lambda devices: jax.make_jaxpr(jnp.tanh)(1.0)
+    )
+    assert memory.phases([memory.measure(refused, place)], place)[0].total > place.limit
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from rag_jax.errors import UserError
 from rag_jax.planning.advice import Adviser
 from rag_jax.planning.chips import topology
 from rag_jax.planning.host import Corpus
+from rag_jax.planning.memory import bound
 from rag_jax.planning.planner import of_host, plan
 from rag_jax.planning.programs import ANSWERING, BUILDING, TRAINING
 from rag_jax.planning.report import report
@@ -101,6 +102,21 @@ def test_a_host_whose_memory_does_not_hold_scann_is_told_to_split_it(small):
     assert re.search(r"^  memory, training: .* TOO MUCH: .*\n    --config.index.split=True: .* GB, fits$", text, re.M)
 
 
+def test_a_step_that_searches_is_charged_once(small):
+    found = planned(small(index={"kind": "exact"}, retrieval={"lag": 0}))
+    steps = found.described.config.joint.steps = 10**9
+    step = next(one for one in found.measured if one.program.name == "joint step")
+    text = "\n".join(report(found, None))
+    hours = float(re.search(r"^train: joint, .* ([\d.,]+) hours$", text, re.M)[1].replace(",", ""))
+    assert hours == pytest.approx(steps * bound(step, found.place) / 3600, abs=0.01)
+
+
+def test_gpus_of_a_host_have_its_whole_memory_as_is_said(found):
+    few = found._replace(place=found.place._replace(topology=topology("gpu:h100x4")))
+    text = "\n".join(report(few, None))
+    assert "\nthe host, the whole of one with 8 GPUs\n" in text
+
+
 def test_dollars_are_the_hours_of_all_parts_at_the_price(found):
     text = "\n".join(report(found._replace(corpus=Corpus(10**12, "a test")), None))
     parts = [
@@ -145,6 +161,17 @@ def test_advice_fits_the_rest_of_the_configuration(small):
     found = planned(config)
     changes = " ".join(one.change for name in named(found) for one in advised(found, 1.0, name))
     assert "--config.index.kind=scann --config.index.recall_target=1.0" in changes and "retrieval.k=2" not in changes
+
+
+def test_another_kind_of_index_is_advised_where_the_search_needs_most(small):
+    config = small(index={"kind": "exact"}, evaluate={"batch": 1})
+    found = plan(config, topology("gpu:h100x1"), None, 300_000_000, fits=False, log=print)
+    answering = named(found)[ANSWERING]
+    assert answering.largest == "search"
+    place = found.place._replace(limit=answering.total / 3)
+    advices = Adviser(answering, found.measured, found.described, place, 300_000_000, None).advise()
+    scann = next(one for one in advices if one.change == "--config.index.kind=scann")
+    assert scann.total < place.limit and scann.total < answering.total - answering.resident["index"]
 
 
 @pytest.mark.long

@@ -7,10 +7,16 @@ import pytest
 
 from rag_jax.command import find_config, load_config
 from rag_jax.index import exact
+from rag_jax.models import rag
 from rag_jax.parallel import Pmap
 from rag_jax.planning import cost
 from rag_jax.planning.model import describe
 from rag_jax.planning.programs import ANSWERING, SPLIT, TRAINING, fellow, programs
+from rag_jax.training import retriever
+from rag_jax.training.loop import trained
+from rag_jax.training.optim import optimizer
+from rag_jax.training.retriever import PairBatch
+from rag_jax.training.step import Batch, TrainState
 
 
 def configured(name="demo", **groups):
@@ -42,13 +48,85 @@ def test_a_configuration_runs_its_stages_and_what_they_need():
     assert {"reader step", "joint step", "retriever step"} <= named(configured("demo")).keys()
 
 
+@pytest.fixture(scope="module")
+def given():
+    """(name, described) -> parameters or state as commands make them, and a batch by the configuration's lengths."""
+
+    def ids(*shape):
+        return np.full(shape, 5, np.int32)
+
+    def made(name, described):
+        config, model = described.config, described.model
+        length, K = config.length, config.joint.k
+        params = rag.init_params(model, jax.random.key(0))
+        if name == "encode questions":
+            return params, ids(config.evaluate.batch, length.question)
+        if name == "encode passages":
+            return params["question_encoder"], ids(config.index.batch, length.passage)
+        if name == "answer":
+            B, K = config.evaluate.batch, config.retrieval.k
+            return params, (ids(B, K, length.source), np.full((B, K), -1, np.float32))
+        if name == "retriever step":
+            B, N = config.retriever.batch, 1 + config.retriever.hard_negatives
+            params = retriever.init_params(model, jax.random.key(0), shared=config.retriever.shared)
+            state = TrainState(jnp.int32(0), params, optimizer(config.retriever, tuple(params)).init(params))
+            negative_BC = np.ones((B, B * N), bool)
+            return state, PairBatch(ids(B, length.question), ids(B, N, length.passage), negative_BC)
+        state = TrainState(jnp.int32(0), params, optimizer(config.joint, trained(config, config.joint)).init(params))
+        B, target_BT = config.joint.batch, ids(config.joint.batch, length.target)
+        document_BKE = np.ones((B, K, model.encoder.embedding_width), np.float32)
+        return state, Batch(
+            ids(B, length.question), document_BKE, np.ones((B, K), bool), ids(B, K, length.source),
+            target_BT, target_BT, np.ones(B, np.float32),
+        )  # fmt: skip
+
+    return made
+
+
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("joint step", "answer", "retriever step")]
 
 
 @pytest.mark.parametrize("name", ["encode questions", "encode passages", *LONG])
-def test_each_is_lowered_for_real_devices(name):
-    lowered = named(small())[name].lower(Pmap(jax.devices()))
-    assert lowered.in_avals
+def test_each_runs_as_it_was_planned(name, given, compiled_in_haste):
+    """What was compiled takes nothing of another shape, type or placement."""
+    described, parallel = small(decode={"max_length": 4, "beams": 2}), Pmap(jax.devices())
+    state, batch = given(name, described)
+    program = named(described)[name].lower(parallel).compile()
+    before = shapes(state)
+    found = jax.device_get(program(parallel.put_state(state), parallel.put_batch(batch)))
+    if name.endswith(" step"):
+        state, metrics = found
+        assert shapes(state) == before and np.isfinite(metrics["loss"])
+    elif name == "answer":
+        assert found.token_BNT.shape[:2] == (8, described.config.evaluate.batch // 8)
+        assert np.isfinite(found.log_prob_BN[..., 0]).all()
+    else:
+        assert found.shape == (8, len(batch) // 8, 32) and np.isfinite(found).all()
+
+
+def test_a_step_that_searches_has_its_questions_encoded_and_searched_inside():
+    exact, lagging = {"kind": "exact"}, small(index={"kind": "exact"})
+    inside = small(index=exact, retrieval={"lag": 0}, reader={"steps": 0}, denoise={"steps": 0})
+    apart = [one.name for one in programs(inside, 5000, 8, 8) if TRAINING in one.phases]
+    assert apart == ["joint step", "answer"]
+    assert {"encode questions", "search"} <= {one.name for one in programs(lagging, 5000, 8, 8)}
+    # A stage that leaves the question encoder as it is does not search for itself.
+    both = small(index=exact, retrieval={"lag": 0}, reader={"batch": 16, "train_question_encoder": False})
+    found = [one for one in programs(both, 5000, 8, 8) if one.name == "encode questions"]
+    assert [one.rows for one in found if TRAINING in one.phases] == [16]
+
+
+@pytest.mark.parametrize(("words", "tokens"), [(20, 30), (80, 120), (100, 128)])
+def test_a_passage_on_the_devices_has_the_tokens_of_its_words_or_as_many_as_are_read(words, tokens):
+    described = small(index={"kind": "exact"}, retrieval={"lag": 0}, data={"words": words}, length={"source": 128})
+    passages = named(described, passages=100_000)["joint step"].held["passages"].tree
+    assert passages.token_F.shape[0] == tokens * exact.padded(100_000 // 8)
+
+
+def test_the_papers_passages_have_150_tokens():
+    described = configured("nq", index={"kind": "exact"}, retrieval={"lag": 0})
+    passages = named(described, passages=100_000)["joint step"].held["passages"].tree
+    assert passages.token_F.shape[0] == 150 * exact.padded(100_000 // 8)
 
 
 def test_search_is_lowered_with_a_devices_share_of_the_passages():

@@ -12,6 +12,7 @@ from rag_jax.checkpoint import Checkpoints
 from rag_jax.command import with_message
 from rag_jax.compiled import Programs
 from rag_jax.data import tasks
+from rag_jax.data.embeddings import open_embeddings
 from rag_jax.data.formats import Passage
 from rag_jax.data.passages import PassageStore, build_store
 from rag_jax.errors import UserError
@@ -19,6 +20,7 @@ from rag_jax.evaluation.report import Asked, evaluate
 from rag_jax.files import write_json
 from rag_jax.folders import build_folder
 from rag_jax.index.base import Queries
+from rag_jax.index.given import Given
 from rag_jax.index.vectors import write_shard
 from rag_jax.parallel import Pmap
 from rag_jax.training.examples import make_examples
@@ -122,6 +124,17 @@ def test_vectors_that_do_not_fit_are_not_there(disk, refused):
     path = place.folder / "index.partial" / "vectors-00000.npy"
     assert f"{path}: {FULL}" in refused(lambda: write_shard(path.parent, 0, np.ones((1024, 256), np.float32)))
     assert {*place.files()} == {"index.partial/vectors-00000.crc.npy"}  # and from there the build goes on
+
+
+def test_given_vectors_that_wait_for_their_shard_and_do_not_fit(disk, refused, tiny_rag, tmp_path):
+    """Without a word the process ended, by a bus error, when they were written through a memory map."""
+    place, store = disk("256k"), tiny_rag.retriever.index.passages
+    np.save(tmp_path / "v.npy", np.ones((30, 4096), np.float32))
+    (tmp_path / "v.ids.txt").write_text("".join(f"{name}\n" for name in reversed(list(store.ids()))))
+    recipe = {"dtype": "float32", "shard_size": 10}
+    given = Given(open_embeddings(str(tmp_path / "v.npy")), store, recipe, first=0, log=print)
+    said = refused(lambda: given.shard(range(10), place.folder, lambda rows: np.ones((len(rows), 4096), np.float32)))
+    assert f"{place.folder / '.given-00002.tmp'}: {FULL}" in said
 
 
 def test_an_export_that_does_not_fit_is_not_there(disk, refused, tiny_rag):

@@ -56,6 +56,19 @@ def test_told_in_a_step_in_an_evaluation_and_before_the_first_step(tiny_run, tmp
     assert saved(workdir / "checkpoints") == saved(tiny_run.workdir / "checkpoints")
 
 
+@pytest.mark.parametrize(
+    ("command", "part", "saves"), [("train", "checkpoints", 5), ("train_retriever", "retriever", 2)]
+)
+def test_told_while_the_last_checkpoint_is_written(tiny_run, tmp_path, command, part, saves):
+    """It is waited for, and nothing is left to do then."""
+    made = {"train": ("retriever", "index", "tokenizers"), "train_retriever": ("tokenizers",)}[command]
+    workdir = begun(tiny_run, tmp_path / "run", *made)
+    told = TOLD.format(module="checkpoint", name="write_manifest", number=saves)
+    done = tiny_run.command(command, "--config=tiny.py", f"--workdir={workdir}", prelude=told)
+    assert "told to end" not in done.stdout + done.stderr
+    assert saved(workdir / part) == saved(tiny_run.workdir / part)
+
+
 def test_a_retriever_is_told(tiny_run, tmp_path):
     workdir = begun(tiny_run, tmp_path / "run", "tokenizers")
     given = "train_retriever", "--config=tiny.py", f"--workdir={workdir}"

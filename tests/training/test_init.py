@@ -234,6 +234,20 @@ def test_another_course_is_told_and_another_place_in_the_run_refused():
         init.changes(progress, init.course(config, "joint", 4, "why?", "p"))
 
 
+def test_every_other_setting_is_told(tmp_path):
+    """Also those that change nothing of what the next step reads; the record may be damaged."""
+    config, place = default_config(), Workdir(tmp_path)
+    config.data.passages = "demo:2016"
+    place.save_config(config)
+    assert init.other_settings(config, place) == []
+    config.joint.learning_rate, config.retrieval.lag = 0.5, 0
+    assert [line.split(" is ")[0] for line in init.other_settings(config, place)] == [
+        "config.joint.learning_rate", "config.retrieval.lag"
+    ]  # fmt: skip
+    place.config.write_text(place.config.read_text().replace("demo:2016", "demo:2018"))
+    assert str(place.config) in init.other_settings(config, place)[0]
+
+
 def test_a_stage_may_end_before_what_was_done_of_it_only_where_none_follows():
     state = TrainState(jnp.int32(300), {}, ())
     progress = init.Progress("reader", state, [], None, None, False, None)

@@ -43,8 +43,10 @@ def test_evaluations_are_kept_up_to_the_restored_step(tmp_path, capsys):
     """A damaged one is named, and left out."""
     path, records = tmp_path / "validation.jsonl", []
     with RunLog(tmp_path) as log:
-        for step in (10, 20, 30, 40):
-            log.score(step, "joint", "EM", step / 100)
+        for step in range(41):
+            log.write(step, {"loss": 1.25})
+            if step in (10, 20, 30, 40):
+                log.score(step, "joint", "EM", step / 100)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], lines[1].replace(b"0.2", b"0.9"), *lines[2:], b'{"step": 50, "st']))
     with RunLog(tmp_path, resume_at=30) as log:
@@ -175,7 +177,7 @@ def test_damaged_lines_of_metrics_are_named(tmp_path, capsys):
         for step in range(5):
             log.write(step, {"loss": 1.25})
     lines = path.read_bytes().splitlines(keepends=True)
-    lines[1], lines[2] = lines[1].replace(b"1.25", b"1.35"), lines[3]
+    lines[1], lines[2] = lines[1].replace(b"1.25", b"1.35"), lines[2].replace(b"1.25", b"1.5")
     path.write_bytes(b"".join(lines))
     with RunLog(tmp_path, resume_at=4):
         pass
@@ -183,3 +185,21 @@ def test_damaged_lines_of_metrics_are_named(tmp_path, capsys):
         f"warning: {path}:{number}: damaged; expected the numbers of step {number - 1}" for number in (2, 3)
     ]
     assert path.read_bytes() == b"".join(lines[:4])
+
+
+def test_lines_that_are_missing_are_named_and_none_is_doubled(tmp_path, capsys):
+    """As where the file was put back from an older copy, or its end lost with the power."""
+    path = tmp_path / "metrics.jsonl"
+    with RunLog(tmp_path) as log:
+        for step in range(5):
+            log.write(step, {"loss": 1.25})
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
+    for resume_at, expected in ((5, [0, 1, 2]), (7, [0, 1, 2, 5, 6]), (7, [0, 1, 2, 5, 6])):
+        with RunLog(tmp_path, resume_at=resume_at) as log:
+            assert steps(path) == expected
+            for step in range(resume_at, 9):
+                log.write(step, {"loss": 1.25})
+        assert f"warning: {path}: the numbers of 2 steps from 3 on are missing" in capsys.readouterr().err
+    path.unlink()
+    with RunLog(tmp_path, resume_at=4):
+        assert "the numbers of 4 steps from 0 on are missing" in capsys.readouterr().err
