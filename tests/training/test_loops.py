@@ -104,7 +104,8 @@ def test_a_retriever_that_goes_on_says_what_differs(config, tmp_path, monkeypatc
         run(train_retriever, config, place)
         said.append(capsys.readouterr().out)
     assert "another configuration" not in said[0]
-    assert "goes on with another configuration: config.retriever.batch is 16, was 8\n" in said[1]
+    differs = "config.retriever.batch is 16, was 8; config.retriever.steps is 2, was 1"
+    assert f"goes on with another configuration: {differs}\n" in said[1]
 
 
 def begun(config, place, stage, step, unscored=False):
