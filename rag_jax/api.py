@@ -176,7 +176,7 @@ class Rag:
         index, and so may an export; folders may lie at a url, as gs://bucket/runs/demo. checkpoint: 'best' or 'last' of
         a run. config: in place of the one that the model was trained with, for instance to decode as RAG-Sequence.
         """
-        found = open_pretrained(name, checkpoint=checkpoint)
+        found = open_pretrained(name, checkpoint=checkpoint, decodes=config is None)
         config = found.config if config is None else as_made(config, found)
         tasks.check_labels(str(name), found.config.data, config.data)
         check_fits(config, found.config, str(name))

@@ -115,7 +115,7 @@ class Run:
             start = ["-c", f"{prelude}\n{run}"]
         done = subprocess.run(
             [sys.executable, *start, *map(str, arguments)],
-            input=stdin, capture_output=True, text=True, cwd=self.folder, env=self.environment, timeout=300,
+            input=stdin, capture_output=True, text=True, cwd=self.folder, env=self.environment, timeout=1800,
         )  # fmt: skip
         said, codes = f"{done.stdout}{done.stderr}", code if isinstance(code, set) else {code}
         assert done.returncode in codes, f"{name} {arguments}: exit code {done.returncode}\n{said}"

@@ -41,6 +41,7 @@ def test_what_is_no_index_is_never_replaced(tiny_run, tmp_path):
     for name in ("mine", "corpus.jsonl"):
         with pytest.raises(UserError, match=rf"{name}: found what is no index \(no recipe.json\)"):
             name_finished(tmp_path / name)
+    (tmp_path / "empty" / ".config.json.lock").touch()  # where it was once taken for a run
     name_finished(tmp_path / "empty")
     for flags, message in (
         ([f"--workdir={tiny_run.workdir}", f"--index={tmp_path / 'mine'}"], f"{tmp_path / 'mine'}: found what is no"),
@@ -49,6 +50,7 @@ def test_what_is_no_index_is_never_replaced(tiny_run, tmp_path):
     ):
         said = tiny_run.command("build_index", "--config=tiny.py", *flags, code=2).stderr
         assert said.startswith(f"error: {message}") and said.count("\n") == 1
+    (tmp_path / "empty" / ".config.json.lock").unlink()
     assert contents(tmp_path) == before
 
 

@@ -173,8 +173,8 @@ def rag_settings(folder: str | Path) -> RagSettings:
     return RagSettings(
         KINDS.get(_architecture(config, source) or ""),
         config.get("dataset") or "wiki_dpr",
-        config.get("n_docs", 5),
-        config.get("max_combined_length", 300),
+        5 if config.get("n_docs") is None else config["n_docs"],
+        300 if config.get("max_combined_length") is None else config["max_combined_length"],
         _generation(folder, config, generator),
         _clean_up(encoder_tokenizer(folder) / "tokenizer_config.json"),
     )

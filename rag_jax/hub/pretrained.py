@@ -48,10 +48,11 @@ class Pretrained:
     scaled: bool = False
 
 
-def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best") -> Pretrained:
+def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best", decodes: bool = False) -> Pretrained:
     """Finds out what `name` is and reads what is small.
 
-    flag: the key of the configuration that gave the name, for messages. checkpoint: 'best' or 'last' of a run.
+    flag: the key of the configuration that gave the name, for messages. checkpoint: 'best' or 'last' of a run. decodes:
+    it will answer as transformers' folder says, which then must be possible here.
     Raises UserError for what is none of them.
     """
     place = Workdir(name)
@@ -64,7 +65,7 @@ def open_pretrained(name: str | Path, flag: str = "", *, checkpoint: str = "best
             "folder of transformers"
         )
     folder = source.find(str(name), flag or "Rag.load")
-    return _export(folder, str(name)) if (folder / EXPORTED).is_file() else _foreign(folder)
+    return _export(folder, str(name)) if (folder / EXPORTED).is_file() else _foreign(folder, decodes)
 
 
 def take_own(config: ConfigDict, found: Pretrained) -> None:
@@ -127,7 +128,7 @@ def _export(folder: Path, name: str) -> Pretrained:
     return Pretrained(config, *_tokenizers(folder), told.get("passage_encoder"), index, load, scaled=True)
 
 
-def _foreign(folder: Path) -> Pretrained:
+def _foreign(folder: Path, decodes: bool) -> Pretrained:
     """A model of transformers, which reads the question as its encoder's tokens say it.
 
     A folder that does not tell its kind is opened as RAG-Token; pass a configuration for the other. Raises UserError
@@ -150,7 +151,8 @@ def _foreign(folder: Path) -> Pretrained:
     with _said_by(huggingface.generation_file(folder)):
         config.decode.update(decode_keys(UNSET | told.generation))
         config.decode.max_length = min(config.decode.max_length, positions)
-        validate(config)
+        if decodes:
+            validate(config)
     if told.generation.get("repetition_penalty", 1.0) != 1.0:
         tell(f"note: {folder}: its repetition_penalty is not applied; transformers' answers may repeat less")
     return Pretrained(config, *_tokenizers(folder), None, lambda: None, _load(folder))

@@ -185,11 +185,10 @@ def _of_one_index(folder: Path, opened: Callable[[], T]) -> T:
             if _manifest_bytes(folder) == before:
                 return found
             del found  # its memory is needed for the next
-        except FileNotFoundError as error:
-            seen = str(error)
-        except UserError:
+        except (FileNotFoundError, UserError) as error:
             if _manifest_bytes(folder) == before:
                 raise
+            seen = str(error)
     fail(
         f"{shown(folder)}: changed each of {TRIES} times that it was opened ({seen}); expected an index that stays "
         f"meanwhile; wait until {BUILD} has ended"

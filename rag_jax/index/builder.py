@@ -24,10 +24,11 @@ from rag_jax.index.encoding import WIDTH, Encoder
 from rag_jax.index.given import Given
 from rag_jax.index.searchers import Parameters, has_vectors
 from rag_jax.index.vectors import DTYPES, Vectors
-from rag_jax.storage import keep
+from rag_jax.storage import keep, shown
 from rag_jax.team import SINGLE, Team
 
 RECIPE = "recipe.json"
+BESIDES = ".lock", ".twin.json"  # of parts that were asked for in this folder by mistake: storage.py
 Log = Callable[[str], None]
 
 
@@ -140,8 +141,9 @@ def name_finished(folder: Path) -> None:
     Beside one that stands there, those before it are removed. UserError where something else stands there.
     """
     folder = real(folder)
-    if folder.exists() and not (folder / RECIPE).exists() and (folder.is_file() or any(folder.iterdir())):
-        fail(f"{folder}: found what is no index (no {RECIPE}); an index would take its place: give another folder")
+    others = folder.is_dir() and any(not path.name.endswith(BESIDES) for path in folder.iterdir())
+    if folder.is_file() or (others and not (folder / RECIPE).exists()):
+        fail(f"{shown(folder)}: found what is no index (no {RECIPE}), expected one or an empty folder; give another")
     if not folder.exists() and (_partial(folder) / MANIFEST).exists():
         os.replace(_partial(folder), folder)
     if folder.exists():

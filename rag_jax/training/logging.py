@@ -237,4 +237,4 @@ def _event_writer(folder: Path, resume_at: int):
         return None
     from tensorboardX import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=resume_at)
+    return SummaryWriter(str(folder), purge_step=resume_at + 1)  # at resume_at is a score that is not made again

@@ -113,6 +113,10 @@ def train(
             place.save_config(config)
         with preemption.awaited():
             for name in left:
+                if preemption.told():
+                    log.say(f"{name}: not begun{TOLD}")
+                    checkpoints.close()
+                    raise PreemptedError
                 stage, first, source = stages[name], first_steps[name], made.pop(name)
                 resumed = progress if progress and progress.stage == name else None
                 state = resumed.state if resumed else TrainState(jnp.int32(0), params, optimizers[name].init(params))

@@ -50,7 +50,7 @@ def opened(folder, config, generation=None, tokenizer=None):
     files |= {name: value for name, value in others.items() if value is not None}
     for name, value in files.items():
         (box / f"{name}.json").write_bytes(as_bytes(as_json(value)))
-    found = told(lambda: open_pretrained(box), *(box / f"{name}.json" for name in files))
+    found = told(lambda: open_pretrained(box, decodes=True), *(box / f"{name}.json" for name in files))
     return found and found.config
 
 
@@ -88,17 +88,24 @@ def test_whole_folders_are_read(folder, files):
 def test_what_is_said_of_it(tmp_path, changes, said):
     (tmp_path / "config.json").write_text(json.dumps(RAG | changes))
     with pytest.raises(UserError, match=rf"config\.json: {said}"):
-        open_pretrained(tmp_path)
+        open_pretrained(tmp_path, decodes=True)
+
+
+def test_null_is_what_transformers_takes_it_for(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(RAG | {"n_docs": None, "max_combined_length": None}))
+    config = open_pretrained(tmp_path).config
+    assert (config.retrieval.k, config.length.source) == (5, 64)
 
 
 def test_the_file_that_says_it_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(RAG))
     (tmp_path / "generation_config.json").write_text('{"max_length": 3}')
     with pytest.raises(UserError, match=r"generation_config\.json: config\.decode\.max_length: found 2, expected 4 to"):
-        open_pretrained(tmp_path)
+        open_pretrained(tmp_path, decodes=True)
+    open_pretrained(tmp_path)  # to train from it, or to decode otherwise
     (tmp_path / "config.json").write_text("5")
     with pytest.raises(UserError, match=r"config\.json: found int, expected a JSON object"):
-        open_pretrained(tmp_path)
+        open_pretrained(tmp_path, decodes=True)
 
 
 @given(nearly((BERT | {"model_type": "dpr"},)), nearly((BART | {"model_type": "bart"},)))

@@ -6,11 +6,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from ml_collections import ConfigDict
 
 from rag_jax.models import rag
 from rag_jax.parallel import ALONE
+from rag_jax.training.optim import optimizer as made
 from rag_jax.training.step import Objective, TrainState, train_step
 
 from ..runs import begun
@@ -20,6 +21,8 @@ from .conftest import DEMO
 OBJECTIVE = Objective(train_question_encoder=True, label_smoothing=0.0, accumulation=1, seed=0)
 DTYPES = "float32", "bfloat16"
 BATCHES, STEPS, SMOOTHED = 3, 240, 15
+# As a stage is trained: without clipping and decay Adam leaps where the loss is next to nothing, in any precision.
+STAGE = ConfigDict({"steps": STEPS, "warmup": 0, "learning_rate": 4e-3, "weight_decay": 1e-4, "clip": 1.0})
 LEARN = (
     "--config=tiny.py",
     "--config.data.valid=train.jsonl",  # what it learned is asked again
@@ -41,8 +44,9 @@ def smooth(losses, steps):
 
 def by_heart(kind, dtype):
     """Nats per token of every step of learning three batches by heart."""
-    config, optimizer = Tiny.config(kind, dtype), optax.adamw(3e-3)
+    config = Tiny.config(kind, dtype)
     params = rag.init_params(config, jax.random.key(0))
+    optimizer = made(STAGE, tuple(params))
     state = TrainState(jnp.int32(0), params, optimizer.init(params))
     step = jax.jit(partial(train_step, across=ALONE, config=config, optimizer=optimizer, objective=OBJECTIVE))
     losses = []
@@ -54,7 +58,7 @@ def by_heart(kind, dtype):
 
 @pytest.mark.parametrize("kind", ["token", pytest.param("sequence", marks=pytest.mark.long)])
 def test_bf16_learns_by_heart_as_fp32_does(kind, compiled_in_haste):
-    """From 3.6 nats a token to 0.05, over 15 steps each within 0.05 nats of fp32; measured: 0.027 and 0.020."""
+    """From 3.6 nats a token to 0.05, over 15 steps each within 0.05 nats of fp32; measured: 0.010 and 0.006."""
     single, half = (smooth(by_heart(kind, dtype), SMOOTHED) for dtype in DTYPES)
     assert single[0] > 2 and single[-1] < 0.1
     assert 0 < np.abs(half - single).max() < 0.05
