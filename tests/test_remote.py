@@ -104,8 +104,13 @@ def test_a_run_walks_from_machine_to_machine(tiny_run, bucket, elsewhere, tmp_pa
     own = shutil.copytree(tiny_run.workdir, tmp_path / "own")
     command("evaluate", f"--workdir={RUN}", f"--kilt_out={RUN}/kilt.jsonl")
     tiny_run.command("evaluate", f"--workdir={own}", f"--kilt_out={tmp_path / 'kilt.jsonl'}")
-    for name in ("metrics.json", "predictions.jsonl"):
-        assert (bucket / "run" / name).read_bytes() == (own / name).read_bytes()
+    measures = [json.loads((place / "metrics.json").read_text()) for place in (bucket / "run", own)]
+    assert [each["of"].pop("test").split()[-1] for each in measures] == [
+        "folder://bucket/data/test.jsonl",
+        "test.jsonl",
+    ]
+    assert measures[0] | {"seal": ""} == measures[1] | {"seal": ""}
+    assert (bucket / "run/predictions.jsonl").read_bytes() == (own / "predictions.jsonl").read_bytes()
     assert (bucket / "run/kilt.jsonl").read_bytes() == (tmp_path / "kilt.jsonl").read_bytes()
     assert "holds 10 of 10 answers already" in command("evaluate", f"--workdir={RUN}")
 

@@ -62,7 +62,9 @@ def test_scores_of_words_are_the_logits_of_the_prior(by_words, words_rag):
         found = {document.id: (document.score, document.prior) for document in answer.documents}
         for row, score, prior in zip(*expected, strict=True):
             assert found[index.passages[int(row)].id] == (score, pytest.approx(prior, rel=1e-5))
-    assert words_rag.answer([" ".join(["Cladow"] * 50)])  # nothing was cut, hence no warning
+    assert words_rag.answer(["a " * 18])  # longer than an encoder's question; nothing was cut, hence no warning
+    with pytest.warns(UserWarning, match="1 of 1 questions exceed 40 tokens"):  # of a source
+        words_rag.answer(["a " * 50])
 
 
 def test_the_export_of_a_run_by_words_has_no_index(by_words, words_rag, tmp_path):

@@ -185,7 +185,11 @@ def _values(path: Path) -> Iterator[Sequence[Any]]:
         fail(f"{path}: expected a list of ids")
     for start in range(0, len(whole), ROWS):
         part = whole[start : start + ROWS]
-        yield part if isinstance(part, list) else part.tolist()
+        try:
+            values = part if isinstance(part, list) else part.tolist()
+        except (SystemError, ValueError) as error:  # numpy reads characters unchecked
+            fail(f"{path}: damaged, an id has a character that no text has ({error}); restore it")
+        yield values
 
 
 def _named(path: Path, chunks: Iterator[Sequence[Any]]) -> Iterator[list[str]]:

@@ -79,7 +79,8 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
             headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
             kinds = {name: (tuple(header.get_shape()), header.get_dtype()) for name, header in headers.items()}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}); restore it or download it again") from error
+        said = " ".join(str(error).split())  # it quotes the header
+        raise UserError(f"{path}: damaged ({said}); restore it or download it again") from error
 
     def reader(name: str, kind: str) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
