@@ -143,7 +143,8 @@ def test_a_run_goes_on_with_another_configuration(tiny_run, tmp_path):
         said = tiny_run.command(
             "train", *COMMON, workdir, *larger, f"--config.joint.steps={steps}", f"--config.retrieval.lag={lag}"
         ).stdout
-        assert "another configuration" not in said
+        told = f"config.joint.steps is {steps}, was {steps - 1}; config.retrieval.lag is {lag}, was {1 - lag}\n"
+        assert f"another configuration: {told}" in said
         assert Checkpoints(workdir / "checkpoints").latest() == 6 + steps
     failed = tiny_run.command("train", *COMMON, workdir, *larger, "--config.reader.steps=2", code=2).stderr
     assert "the stage 'joint' of the newest checkpoint began after 6 steps, found 4; give" in failed

@@ -57,8 +57,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 def _open_shards(index: Path, opened: Callable[[Path], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     placed = read_object(index).get("weight_map")
-    if not isinstance(placed, dict):
-        raise UserError(f"{index}: found no weight_map, expected one of tensors to files; restore the file")
+    if not isinstance(placed, dict) or not placed:
+        raise UserError(f"{index}: found no weight_map with a tensor in it, expected the file of each; restore it")
     files = sorted({inside(index.parent, name, index) for name in placed.values()})
     for file in files:
         if not file.is_file():
@@ -67,9 +67,8 @@ def _open_shards(index: Path, opened: Callable[[Path], Mapping[str, Tensor]]) ->
     for file in files:
         tensors |= opened(file)
     if lost := sorted(placed.keys() - tensors.keys()):
-        raise UserError(
-            f"{index.parent / placed[lost[0]]}: lacks {lost[0]}, which {index.name} places there; restore it"
-        )
+        name = lost[0] if lost[0].isprintable() else repr(lost[0])
+        raise UserError(f"{index.parent / placed[lost[0]]}: lacks {name}, which {index.name} places there; restore it")
     return tensors
 
 
