@@ -1,6 +1,9 @@
 """What a user's mistake looks like: one line that names the place, what was found, what was expected, the fix."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 # What a disk may refuse, and what to do about it.
@@ -30,6 +33,20 @@ class PassingError(UserError):
 def fail(message: str) -> NoReturn:
     """Raises UserError(message)."""
     raise UserError(message)
+
+
+@contextmanager
+def said_by(path: Path) -> Iterator[None]:
+    """A UserError from in here names the file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def printable(name: str) -> str:
+    """A name from a file or a flag as a line may hold it."""
+    return name if name.isprintable() else repr(name)
 
 
 def explained(error: BaseException) -> tuple[str, int] | None:

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rag_jax.config import STAGES, closed_book, default_config
-from rag_jax.errors import UserError
+from rag_jax.errors import UserError, printable
 
 CHOICES = {
     "parallel": ("pmap", "sharded"),
@@ -83,7 +83,7 @@ def unknown_keys(keys: Iterable[str]) -> list[str]:
             near = near or [name for name in known if name.endswith(f".{last}")]
             others = ", ".join(beside.values() or default_config())
             hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {others}"
-            problems.append(f"{key if key.isprintable() else repr(key)}: unknown, {hint}")
+            problems.append(f"{printable(key)}: unknown, {hint}")
     return problems
 
 

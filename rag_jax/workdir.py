@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rag_jax.config import default_config
-from rag_jax.errors import UserError
+from rag_jax.errors import UserError, said_by
 from rag_jax.files import read_sealed, write_sealed
 from rag_jax.storage import publish, pull, shown, twin
 from rag_jax.validation import validate
@@ -66,8 +66,6 @@ def configuration(saved: Any, path: Path) -> ConfigDict:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: not a configuration ({said}); restore it or train again") from error
-    try:
+    with said_by(path):
         validate(config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
     return config

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rag_jax.data.text import DOCUMENT_SEPARATOR, TITLE_SEPARATOR
 from rag_jax.data.tokenizer import Tokenizer
-from rag_jax.errors import UserError
+from rag_jax.errors import UserError, printable
 from rag_jax.files import read_object
 from rag_jax.hub import rules
 from rag_jax.hub.configs import ARCHITECTURES, TOKENIZERS, bart_config, bart_json, bert_config, bert_json
@@ -233,10 +233,10 @@ def _architecture(config: Mapping[str, Any], source: str) -> str | None:
 
 
 def _other_part(source: str, found: str, part: str) -> UserError:
-    expected, said = PARTS[part], found if found.isprintable() else repr(found)
+    expected = PARTS[part]
     return UserError(
-        f"{source}: found {said}, expected a {expected.name}; give a {expected.architecture}, as {expected.example}, "
-        "a BERT or a sentence encoder"
+        f"{source}: found {printable(found)}, expected a {expected.name}; give a {expected.architecture}, "
+        f"as {expected.example}, a BERT or a sentence encoder"
     )
 
 

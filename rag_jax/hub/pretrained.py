@@ -1,7 +1,6 @@
 """What a name stands for: a run's folder, an exported folder, a Hugging Face RAG folder or a hub name."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import closed_book, default_config
 from rag_jax.data import tasks
-from rag_jax.errors import UserError, fail
+from rag_jax.errors import UserError, fail, said_by
 from rag_jax.files import check_files, read_object, read_sealed
 from rag_jax.hub import huggingface, source
 from rag_jax.hub.generation import UNSET, decode_keys
@@ -146,9 +145,9 @@ def _foreign(folder: Path, decodes: bool) -> Pretrained:
     config.length.target = config.decode.max_length = min(config.length.target, positions)
     config.retrieval.k = told.n_docs
     config.data.question_text = "round_trip_clean" if told.clean_up else "round_trip"
-    with _said_by(folder / huggingface.CONFIG):
+    with said_by(folder / huggingface.CONFIG):
         validate(config)
-    with _said_by(huggingface.generation_file(folder)):
+    with said_by(huggingface.generation_file(folder)):
         config.decode.update(decode_keys(UNSET | told.generation))
         config.decode.max_length = min(config.decode.max_length, positions)
         if decodes:
@@ -156,15 +155,6 @@ def _foreign(folder: Path, decodes: bool) -> Pretrained:
     if told.generation.get("repetition_penalty", 1.0) != 1.0:
         tell(f"note: {folder}: its repetition_penalty is not applied; transformers' answers may repeat less")
     return Pretrained(config, *_tokenizers(folder), None, lambda: None, _load(folder))
-
-
-@contextmanager
-def _said_by(path: Path) -> Iterator[None]:
-    """A UserError from in here names the file."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _tokenizers(folder: Path) -> tuple[Path, Path]:

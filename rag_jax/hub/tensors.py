@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from rag_jax.errors import UserError
+from rag_jax.errors import UserError, printable
 from rag_jax.files import inside, read_object, write_atomically
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
@@ -67,7 +67,7 @@ def _open_shards(index: Path, opened: Callable[[Path], Mapping[str, Tensor]]) ->
     for file in files:
         tensors |= opened(file)
     if lost := sorted(placed.keys() - tensors.keys()):
-        name = lost[0] if lost[0].isprintable() else repr(lost[0])
+        name = printable(lost[0])
         raise UserError(f"{index.parent / placed[lost[0]]}: lacks {name}, which {index.name} places there; restore it")
     return tensors
 
