@@ -34,14 +34,14 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Of every property so many cases are tried, the same in every run, and nothing is kept of them."""
+    """Of every property so many cases are tried, the same in every run, and none of them is kept."""
     cases = 10_000 if config.getoption("--long") else 80
     slow = hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large  # the machine may be busy
     hypothesis.settings.register_profile(
         "house", max_examples=cases, derandomize=True, deadline=None, database=None, suppress_health_check=slow
     )
     hypothesis.settings.load_profile("house")
-    set_hypothesis_home_dir(os.devnull)
+    set_hypothesis_home_dir(config.cache.mkdir("hypothesis"))  # for its tables
 
 
 def pytest_collection_modifyitems(config, items):
