@@ -10,7 +10,6 @@ PLOT = ["matplotlib>=3.10,<4"]
 UI = ["gradio>=6.31,<7", "fastapi>=0.165,<1", "fastapi-offline>=1.7.7,<2", "uvicorn>=0.54,<1"]
 EXTRAS = {
     "tensorboard": ["tensorboardX>=2.6.5"],
-    "torch": ["torch>=2.6"],  # reads weights that are saved as pytorch_model.bin
     "tpu": ["jax[tpu]>=0.10,<0.12"],
     "plan": ["libtpu>=0.0.42,<0.1; platform_system == 'Linux'"],  # the TPU compiler; it needs no TPU
     "cuda": ["jax[cuda13]>=0.10,<0.12"],

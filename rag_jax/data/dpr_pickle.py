@@ -5,7 +5,6 @@ an error. So neither Python's nor numpy's own unpickling ever sees a crafted fil
 """
 
 import functools
-import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from rag_jax.data.lines import BadLine, identity
 from rag_jax.errors import UserError, fail
+from rag_jax.unpickle import Reader
 
 FIRST_BYTE = b"\x80"  # of protocols 2 and later
 ROWS = 4096  # vectors in a block
@@ -64,7 +64,7 @@ def _record(path: Path, number: int, item: Any) -> tuple[str, np.ndarray]:
 def _load(path: Path) -> list[Any]:
     try:
         with open(path, "rb") as stream:
-            found = _Reader(stream, path).load()
+            found = Reader(stream, ADMITTED, functools.partial(_refuse, path)).load()
     except UserError:
         raise
     except Exception as error:  # bytes that are no pickle make it say anything
@@ -72,6 +72,13 @@ def _load(path: Path) -> list[Any]:
     if not isinstance(found, list):
         fail(f"{path}: holds {type(found).__name__.strip('_')}; expected a list of (id, numpy array), as DPR writes it")
     return found
+
+
+def _refuse(path: Path, name: str) -> NoReturn:
+    fail(
+        f"{path}: names {name}, which could run a program; nothing was run; expected ids and numpy arrays "
+        "alone, as DPR writes them (protocol 3 or later)"
+    )
 
 
 class _Dtype:
@@ -132,34 +139,3 @@ ADMITTED = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype} | {
         ("numeric", "_frombuffer", _Buffered),
     )
 }
-
-
-def _load_bytearray(reader: Any) -> None:
-    """As bytes, which nobody fills before they are read."""
-    reader.append(reader.read(int.from_bytes(reader.read(8), "little")))
-
-
-class _Reader(pickle._Unpickler):
-    """Knows ADMITTED and nothing else.
-
-    It is pickle's reader in Python: at one damaged byte, the one in C reserves and fills tens of gigabytes for a memo
-    of that many places (CPython's issue 115952). This one takes twice its time.
-    """
-
-    def __init__(self, stream: Any, path: Path) -> None:
-        super().__init__(stream)
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> type:
-        return ADMITTED.get((module, name)) or self._refuse(f"{module}.{name}")
-
-    dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: _load_bytearray}
-
-    def persistent_load(self, identity: Any) -> NoReturn:
-        self._refuse("a persistent id")
-
-    def _refuse(self, name: str) -> NoReturn:
-        fail(
-            f"{self._path}: names {name}, which could run a program; nothing was run; expected ids and numpy arrays "
-            "alone, as DPR writes them (protocol 3 or later)"
-        )

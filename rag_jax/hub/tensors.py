@@ -1,7 +1,5 @@
-"""A checkpoint's tensors on disk: safetensors and old pytorch_model.bin, whole or in shards. Owns both libraries."""
+"""A checkpoint's tensors on disk: safetensors and old pytorch_model.bin, whole or in shards."""
 
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from safetensors.numpy import save_file
 
 from rag_jax.errors import UserError, printable
 from rag_jax.files import inside, read_object, write_atomically
+from rag_jax.hub.torch_bin import read_bin
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -95,29 +94,4 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _open_bin(path: Path) -> dict[str, Tensor]:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path}: reading it takes torch, which is not installed; `pip install torch`, or give the checkpoint as "
-            f"{SAFETENSORS}"
-        ) from error
-    try:
-        table = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: holds more than tensors, which is never run; give it as {SAFETENSORS}") from error
-    except Exception as error:  # torch's reader of a damaged file raises whatever its parts may raise
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path}: damaged ({reason}); restore it or download it again") from error
-    if not isinstance(table, dict) or not all(isinstance(value, torch.Tensor) for value in table.values()):
-        raise UserError(f"{path}: found no table of tensors, expected a model's state; save the model again")
-
-    def reader(name: str, tensor: Any) -> Callable[[], np.ndarray]:
-        def read() -> np.ndarray:
-            if not tensor.is_floating_point():
-                raise UserError(f"{path}: tensor {name} holds {tensor.dtype} numbers, expected floating point")
-            return tensor.float().numpy()
-
-        return read
-
-    return {name: Tensor(tuple(tensor.shape), reader(name, tensor)) for name, tensor in table.items()}
+    return {name: Tensor(shape, read) for name, (shape, read) in read_bin(path).items()}
