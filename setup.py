@@ -61,7 +61,7 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",  # scann's
     packages=[*find_packages(include=["rag_jax", "rag_jax.*"]), "rag_jax.configs"],
     package_dir={"rag_jax.configs": "configs"},
     package_data={"rag_jax": ["py.typed"], "rag_jax.data.demo": ["*.tsv"], "rag_jax.configs": ["*.py"]},
