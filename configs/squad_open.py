@@ -13,8 +13,9 @@ Files, in data/squad_open: passages.tsv.gz (DPR's table), and train.jsonl, valid
 {"id", "question", "answer", "passage_id"}; no article of one is in another.
 
 The reader of single sentences learns to read whole passages, the best that holds the answer; then both halves are
-trained together. python -m tests.benchmarks.squad_open makes the files and runs it all, with three seeds beside what it
-must beat: about five hours. Of the test's questions gold@1 59.6, of every eighth EM 18.9 (docs/tasks.md).
+trained together. python -m tests.benchmarks.squad_open makes the question files and the generator in --folder from
+passages.tsv.gz and questions_*.jsonl.gz in --data, and runs it all, with three seeds beside what it must beat: about
+five hours. Of the test's questions gold@1 59.6, of every eighth EM 18.9 (docs/tasks.md).
 """
 
 from rag_jax.config import default_config

@@ -16,7 +16,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/common.sh
 name="" zone="" project="" type="" runtime="" worker=0 tries=20 wait=30 spot="" queued="" until_done="" delete=""
-team="${RAG_JAX_TEAM:-}" state="" created="" pushed="" outcome=""
+team="${RAG_JAX_TEAM:-}" state="" created="" pushed="" outcome="" partly=""
 me=launch/tpu_vm.sh
 [ -z "$team" ] || me=launch/tpu_pod.sh
 
@@ -62,6 +62,8 @@ look() {
     ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING) state=WAITING ;;
     CREATING | STARTING | RESTARTING | REPAIRING | DELETING) state=WAITING ;;
     PREEMPTED | TERMINATED | FAILED | SUSPENDING | SUSPENDED) state=LOST ;;
+    READY | ABSENT | LOST | UNKNOWN) ;;
+    *) delete="" ;;  # as of a TPU that somebody stopped, which is his to delete
   esac
 }
 
@@ -124,9 +126,10 @@ push() {
 }
 
 # Sets outcome to what the workers say together: running, stopped, an exit code (2 before others, 0 last), none,
-# unreachable.
+# unreachable; and partly, where some run and others do not.
 inquire() {
   local answer codes
+  partly=""
   if [ -n "$dry_run" ]; then
     at_worker all state
     outcome=0
@@ -136,6 +139,7 @@ inquire() {
   codes="$(printf '%s\n' "$answer" | sed -n 's/^exit //p' | sort -n)"
   if printf '%s\n' "$answer" | grep -qx running; then
     outcome=running
+    if printf '%s\n' "$answer" | grep -qxE 'stopped|lost|none|exit .*'; then partly=yes; fi
   elif printf '%s\n' "$answer" | grep -qx stopped; then
     outcome=stopped
   elif printf '%s\n' "$answer" | grep -qxE 'lost|none' || [ -z "$codes" ]; then
@@ -181,11 +185,17 @@ go() {
     [ "$outcome" = running ] || [ -n "$pushed" ] || push || status=$?
   fi
   [ "$status" -ne 0 ] || at_worker all "start $(quoted "${rest[@]}")" || status=$?
-  [ "$status" -ne 2 ] || exit 2
   if [ "$status" -eq 0 ]; then
     watch
   else
-    at_worker all stop || true
+    inquire
+    if [ "$status" -eq 2 ]; then
+      # It may be that another run is going on, on a TPU that is not ours alone.
+      case "$created$outcome" in running | unreachable) delete="" ;; esac
+      exit 2
+    fi
+    # A connection that was lost has ended nothing; but what is left of a pod's run would wait for the others.
+    [ -z "$partly" ] || at_worker all stop || true
     look
     outcome=unreachable
   fi

@@ -16,23 +16,24 @@ unpack() {
   ! alive || fail "a run is going on, so its code stays; follow it, or stop it and push again"
   mkdir -p "$code"
   cd "$code"
-  [ ! -f .pushed ] || grep -v '/$' .pushed | xargs -d '\n' rm -f --
-  tar -tzf "$HOME/rag_jax.tar.gz" > .pushed
+  [ ! -f .pushed ] || sed '/\/$/d' .pushed | xargs -d '\n' rm -f --
+  tar -tzf "$HOME/rag_jax.tar.gz" > .pushed.new
+  mv .pushed.new .pushed
   tar -xzf "$HOME/rag_jax.tar.gz"
   exec bash launch/worker.sh install
 }
 
-# Prints an interpreter that is new enough; the images for v2 to v6e (Ubuntu 22.04) bring 3.10, and there uv fetches one.
+# Prints an interpreter that rag_jax runs on; the images for v2 to v6e (Ubuntu 22.04) bring 3.10, and there uv fetches one.
 interpreter() {
   local python found
   for python in python3.13 python3.12 python3.11 python3; do
-    if "$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
+    if supported "$python"; then
       command -v "$python"
       return
     fi
   done
   found="$(python3 --version 2>&1)" || found="no Python"
-  echo "$(hostname): found $found, expected 3.11 or later with venv; fetching 3.12 with uv" >&2
+  echo "$(hostname): found $found, expected 3.11 to 3.13 with venv; fetching 3.12 with uv" >&2
   { PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv &&
     python3 -m uv python install --quiet 3.12 && python3 -m uv python find --managed-python 3.12; } ||
     fail "uv could not fetch Python 3.12; install it (sudo apt-get install python3.11 python3.11-venv) and push again"
@@ -40,10 +41,10 @@ interpreter() {
 
 install() {
   cd "$(dirname "$0")/.."
+  . launch/environment.sh
   PYTHON="$(interpreter)"
   export PYTHON
-  . launch/environment.sh
-  environment tpu ".[tpu,gcs]"
+  environment tpu ".[tpu,gcs,bm25]"
 }
 
 start() {

@@ -25,7 +25,7 @@ from rag_jax.decode.generate import STOPPING, DecodeConfig, Generated, generate,
 from rag_jax.errors import UserError, fail
 from rag_jax.hub.folder import Trained, write_folder
 from rag_jax.hub.huggingface import check_vocabulary
-from rag_jax.hub.pretrained import check_fits, open_pretrained
+from rag_jax.hub.pretrained import open_pretrained
 from rag_jax.hub.resolve import as_made
 from rag_jax.index.base import BUILD, check_kind, open_index
 from rag_jax.models import null_document, rag
@@ -140,7 +140,7 @@ def bad_words(decode: ConfigDict, tokenizer: Tokenizer) -> tuple[tuple[int, ...]
 def read_batch(
     model: rag.RagConfig, decode: DecodeConfig, labelled: bool, params: Any, batch: tuple[jax.Array, ...]
 ) -> Generated[jax.Array]:
-    """What the generator says to a batch of sources and priors; with decoder inputs where it tells labels."""
+    """What the generator says to a batch: sources, priors, and decoder inputs where it tells labels, else places."""
     return classify(model, params, *batch) if labelled else generate(model, decode, params, *batch)
 
 
@@ -177,9 +177,8 @@ class Rag:
         a run. config: in place of the one that the model was trained with, for instance to decode as RAG-Sequence.
         """
         found = open_pretrained(name, checkpoint=checkpoint, decodes=config is None)
-        config = found.config if config is None else as_made(config, found)
+        config = found.config if config is None else as_made(config, found, str(name))
         tasks.check_labels(str(name), found.config.data, config.data)
-        check_fits(config, found.config, str(name))
         null, own = (settings.retrieval.null_document for settings in (config, found.config))
         if null not in ("none", own):
             fail(f"config.retrieval.null_document: found {null!r}, but {name} was trained with {own!r}; expected that")
@@ -281,6 +280,8 @@ class Rag:
         if self.labels:
             length = self.config.length.target if self.model.classes else START
             given.append(decoder_inputs(self.retriever.generator_tokenizer, questions, length))
+        else:
+            given.append(np.arange(rows, dtype=np.int32))  # their places, whatever device reads them
         batch = self.parallel.put_batch(tuple(pad(array, rows) for array in given))
         generated = self.parallel.to_host(self._read(self.params, batch))
         generated = jax.tree.map(lambda array: array[:count], generated)

@@ -25,7 +25,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_bool("verify", False, "Build nothing: read every file of the index that is there, and say if it is whole.")
 flags.DEFINE_bool(
-    "report", False, "Print recall against exact search, speed and memory; builds only where there is no index yet."
+    "report", False, "Print recall against exact search, speed and memory; alone it builds only where no index is."
 )
 flags.DEFINE_bool("skip_bad", False, "Leave out and count what is wrong in the corpus: config.data.skip_bad.")
 

@@ -3,7 +3,8 @@
 import os
 import shutil
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,20 +24,30 @@ LONGEST_PATH = 4096  # bytes
 
 
 class Checkpoints:
-    """The checkpoints in a folder: one per saved step, of which the newest and the one with the highest score stay.
+    """The checkpoints in a folder: one per saved step, of which the newest and the best stay.
 
     A checkpoint holds the trees 'params' and 'optimizer' (global, unstacked), a score and a small JSON `extra`. It is
     written in the background. Its manifest comes last: what has none was never finished and counts for nothing. Orbax
     does not notice a flipped bit in array data, so the manifest knows every file's checksum, which is compared before
     a restore; a difference raises UserError naming the file. Of a remote run each is published when it is whole; the
     files `along`, which a run that goes on from it needs, before.
+
+    The best has the highest score among those of the newest's stage, where `extra` names one: what comes before it is
+    preparation. As a context: when the block ends, however it ends, what was saved is whole.
     """
 
     def __init__(self, folder: str | Path, *, along: tuple[Path, ...] = ()):
         self.folder, self._along = Path(folder).resolve(), along
         self._verified: set[int] = set()
-        self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._saving: tuple[int, Future[None]] | None = None
+        self._writer = futures.ThreadPoolExecutor(1, "checkpoint")
+        self._saving: tuple[int, futures.Future[None]] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        with suppress(Exception):  # after close() there is nothing left; an error that ends a run is the one to tell
+            self.wait()
 
     def save(self, step: int, params: Any, optimizer: Any, *, score: float, extra: dict) -> None:
         """Takes the trees as they are now and writes them in the background, whole or not at all.
@@ -71,13 +82,14 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when what was saved is whole; UserError where it could not be written."""
-        saving, self._saving = self._saving, None
-        if saving is None:
+        if self._saving is None:
             return
-        step, finished = saving
+        step, finished = self._saving
+        with waiting(f"{self.folder / str(step)}: being written"):
+            futures.wait([finished])
+        self._saving = None  # not before: interrupted, it is waited for again
         try:
-            with waiting(f"{self.folder / str(step)}: being written"):
-                finished.result()
+            finished.result()
         except UserError:
             raise
         except Exception as error:
@@ -89,9 +101,9 @@ class Checkpoints:
         return max(self._steps(), default=None)
 
     def best(self) -> int | None:
-        """The step with the highest score, the newest among equals."""
+        """The step with the highest score of the newest's stage, the newest among equals."""
         self.wait()
-        return max(self._steps(), default=None, key=lambda step: (self._told(step)["score"], step))
+        return _best({step: self._told(step) for step in self._steps()})
 
     def extra(self, step: int) -> dict:
         """The small JSON saved with a step."""
@@ -101,15 +113,14 @@ class Checkpoints:
         """The trees asked for, by name, with the shapes, dtypes and shardings of the abstract ones given."""
         self._verify(step)
         folder = self.folder / str(step)
-        saved = v1.checkpointables_metadata(folder).metadata
-        problems = [line for name, tree in abstract.items() for line in _differences(name, saved[name], tree)]
-        if problems:
-            raise UserError(f"{folder}: made with another configuration:\n       " + "\n       ".join(problems))
         try:
+            saved = v1.checkpointables_metadata(folder).metadata
+            problems = [line for name, tree in abstract.items() for line in _differences(name, saved[name], tree)]
+            if problems:
+                raise UserError(f"{folder}: made with another configuration:\n       " + "\n       ".join(problems))
             return v1.load_checkpointables(folder, abstract)
-        except Exception:
-            self._told(step)  # which says so where it was removed meanwhile
-            raise
+        finally:
+            self._told(step)  # which says so where it was removed meanwhile, whatever was read of it
 
     def set_damaged_aside(self) -> None:
         """Hides the newest checkpoints where they are damaged, and names them: a run goes on from the one before.
@@ -159,13 +170,13 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Removes what is neither among the newest nor the best, and what was never finished."""
-        score = {}
+        told = {}
         for step in self._steps():
             try:
-                score[step] = self._told(step)["score"]
+                told[step] = self._told(step)
             except UserError as error:
                 self._set_aside(step, str(error))
-        kept = {*sorted(score)[-NEWEST:], max(score, default=None, key=lambda step: (score[step], step))}
+        kept = {*sorted(told)[-NEWEST:], _best(told)}
         for path in self.folder.iterdir():
             name, _, unfinished = path.name.partition(".")  # orbax writes beside, under a longer name
             if name.isdecimal() and (unfinished or int(name) not in kept):
@@ -179,11 +190,12 @@ class Checkpoints:
     def _told(self, step: int, *, verify: bool = False) -> dict[str, Any]:
         """A checkpoint's manifest; verify: once all its files are known to be as it says."""
         folder = self.folder / str(step)
-        if not folder.exists():
-            raise PassingError(f"{folder}: gone; a run that goes on has saved newer ones: give the same command again")
         try:
             return read_manifest(folder, KIND, verify=verify)
-        except UserError as error:
+        except (UserError, FileNotFoundError) as error:
+            if not (folder / MANIFEST).exists():  # there when the step was found, and the first that is removed
+                said = f"{folder}: gone; a run that goes on has saved newer ones: give the same command again"
+                raise PassingError(said) from None
             what = str(error).partition(";")[0]
             raise UserError(f"{what}; damaged; delete the folder {folder} to go on without it") from None
 
@@ -199,6 +211,16 @@ class Checkpoints:
             f"{self.folder / str(step)}: the checkpoint could not be written ({what}); those before it are whole: make "
             "room there, and give the same command again to go on from the last"
         )
+
+
+def _best(told: dict[int, dict[str, Any]]) -> int | None:
+    """The best step by the manifests, None of none."""
+
+    def rank(step: int) -> tuple[bool, float, int]:
+        stages = [told[each]["extra"].get("stage") for each in (step, max(told))]
+        return stages[0] == stages[1], told[step]["score"], step
+
+    return max(told, default=None, key=rank)
 
 
 def _differences(name: str, saved: Any, wanted: Any) -> list[str]:

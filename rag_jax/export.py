@@ -41,12 +41,11 @@ def main(_) -> None:
     from rag_jax.evaluation.report import whose
     from rag_jax.files import read_sealed
     from rag_jax.hub import folder, source
-    from rag_jax.storage import pull, twin
+    from rag_jax.storage import pull
 
     if options.push_to_hub:
         source.check_name(options.push_to_hub, "--push_to_hub")
-    out = pull(twin(options.out))
-    folder.check_folder(out)
+    out = folder.new_folder(options.out)
     rag = Rag.load(place.folder, index=options.index, checkpoint=options.checkpoint, config=settings)
     path = pull(place.folder / "metrics.json")
     evaluation = read_sealed(path) if path.is_file() else {}

@@ -177,10 +177,27 @@ def stamps(paths: Iterable[Path]) -> list[list]:
     return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
-def visible_files(folder: Path) -> list[tuple[str, Path]]:
-    """(name in the folder, path) of every file in it and in its folders, in the order of names, but for hidden ones."""
-    inside = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
-    return [(name, path) for name, path in inside if not any(part.startswith(".") for part in name.split("/"))]
+def visible_files(folder: Path, *, links: bool = True) -> list[tuple[str, Path]]:
+    """(name in the folder, path) of every file in it and in its folders, in the order of names, but for hidden ones.
+
+    links: whether folders that are linked count, as in what a person hands in. UserError for a folder that may not be
+    read, since nobody would know that its files are missing.
+    """
+    return sorted((path.relative_to(folder).as_posix(), path) for path in _visible(folder, links))
+
+
+def _visible(folder: Path, links: bool, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """above: the real paths of the folders that it lies in, to which a link may lead back."""
+    own = os.path.realpath(folder)
+    try:
+        inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if own not in above else []
+        files, folders = ([path for path in inside if is_one(path)] for is_one in (Path.is_file, Path.is_dir))
+    except PermissionError as error:
+        fail(f"{folder}: cannot be read ({error.strerror}); what is in it would be missing; give access, or move it")
+    yield from files
+    for path in folders:
+        if links or not path.is_symlink():
+            yield from _visible(path, links, (*above, own))
 
 
 def checksum(path: str | Path, seen: Callable[[int], None] = lambda count: None) -> str:

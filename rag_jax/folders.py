@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from rag_jax.errors import fail
 from rag_jax.files import flush, temporary_beside, writing
 from rag_jax.progress import waiting
 
@@ -59,6 +60,12 @@ def remove_older(final: Path) -> None:
 def real(folder: Path) -> Path:
     """Where a folder lies that may be a link, as to a larger disk: beside it another is built to take its place."""
     return folder.resolve() if folder.is_symlink() else folder
+
+
+def check_replaceable(folder: Path) -> None:
+    """UserError for a folder whose place no other can take; asked before any work goes into that other."""
+    if os.path.ismount(folder):
+        fail(f"{folder}: is a mount point, which cannot change places with another folder; give a folder in it")
 
 
 def _exchange(one: Path, other: Path) -> bool:

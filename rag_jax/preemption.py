@@ -38,8 +38,9 @@ class Preemption:
         return self._told
 
     def until_told(self, values: Iterable[Any]) -> Iterator[Any]:
-        """The values, as far as there is time."""
-        return takewhile(lambda _: not self.told(), values)
+        """The values, as far as there is time; it asks before the first is made, which may take long."""
+        if not self.told():
+            yield from takewhile(lambda _: not self.told(), values)
 
     @contextmanager
     def awaited(self) -> Iterator[None]:

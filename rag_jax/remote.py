@@ -2,7 +2,7 @@
 
     gs://bucket/runs/demo/index                 the part
     gs://bucket/runs/demo/index.complete.json   its marker: every file with size and SHA-256; written last
-    gs://bucket/runs/demo/index.new             files on their way to a part that is in use
+    gs://bucket/runs/demo/index.rag_jax_new     files on their way to a part that is in use
 
 A part is what its marker says, whatever else lies there. No object that the marker in force names is ever overwritten:
 a new version of a file is uploaded beside it, the marker is replaced by one that names the new one, and only then is it
@@ -30,7 +30,7 @@ import fsspec
 from rag_jax.errors import PassingError, fail
 from rag_jax.files import MANIFEST, check_names
 
-MARKER, NEW, VERSION = ".complete.json", ".new", 1
+MARKER, NEW, VERSION = ".complete.json", ".rag_jax_new", 2  # NEW: no part of a user's has such a name
 EVENTS = "events"  # TensorBoard's folder, which grows while it is read: nobody's part
 PAUSES = (1, 2, 4, 8, 16)  # seconds before another try
 STREAMS = 8  # files at a time

@@ -30,19 +30,21 @@ def sole_writer(path: Path, first: bool = True) -> Iterator[None]:
     url, owner = address(path), f"process {os.getpid()} on {socket.gethostname()}"
     made = [folder for folder in lock.parents if not folder.exists()]
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path, lock) as stream:
-        try:
-            with writing(lock):
-                stream.truncate(0)
-                os.write(stream.fileno(), owner.encode())
-            with claimed(url, owner) if url else nullcontext():
-                pull(path)
-                yield
-        finally:
-            lock.unlink(missing_ok=True)
-            for folder in made:
-                with suppress(OSError):  # it is not empty
-                    folder.rmdir()
+    try:
+        with _locked(path, lock) as stream:
+            try:
+                with writing(lock):
+                    stream.truncate(0)
+                    os.write(stream.fileno(), owner.encode())
+                with claimed(url, owner) if url else nullcontext():
+                    pull(path)
+                    yield
+            finally:
+                lock.unlink(missing_ok=True)
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def _locked(path: Path, lock: Path) -> TextIO:
@@ -56,6 +58,13 @@ def _locked(path: Path, lock: Path) -> TextIO:
             owner = stream.read() or "another process"
             stream.close()
             fail(f"{path}: {owner} is writing it; wait until it has ended, stop it, or give another place")
+        except OSError as error:  # NFS and Lustre may be mounted without locks
+            stream.close()
+            with suppress(FileNotFoundError):
+                if not lock.stat().st_size:  # else it is another's: locks may have run out
+                    lock.unlink()
+            give = "set RAG_JAX_CACHE to" if address(path) else "name"
+            fail(f"{path}: cannot be locked ({error.strerror}); {give} a folder on a file system with locks")
         # Between opening and locking the owner may have ended, and its file with it.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(stream.fileno()), lock.stat()):

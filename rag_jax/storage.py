@@ -241,7 +241,7 @@ def _stamps(path: Path) -> dict[str, list[int]]:
     """Size and time of each of a part's files, but for hidden and growing ones."""
     if path.is_file():
         return {"": _stamp(path)}
-    inside = visible_files(path) if path.is_dir() else []
+    inside = visible_files(path, links=False) if path.is_dir() else []
     return {name: _stamp(file) for name, file in inside if EVENTS not in name.split("/")}
 
 
@@ -278,7 +278,13 @@ def _locked(path: Path) -> Iterator[None]:
     except OSError as error:
         fail(f"{path.parent}: cannot be written ({error.strerror}); set RAG_JAX_CACHE to a folder of yours")
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # NFS and Lustre may be mounted without locks
+            fail(
+                f"{path.parent}: cannot be locked ({error.strerror}); set RAG_JAX_CACHE to a folder on a file system "
+                "with locks"
+            )
         yield
 
 

@@ -169,6 +169,12 @@ def test_rag_sequence_has_one_posterior_and_fast_a_lower_bound(decoding):
         assert sum(document.posterior for document in answer.documents) == pytest.approx(1, abs=1e-5)
 
 
+def test_devices_draw_each_its_own(decoding):
+    """The same question in every place of a batch, of which each of 8 devices reads one."""
+    drawn = decoding(mode="sample", temperature=3.0).answer(QUESTIONS[:1] * 8)
+    assert len({answer.log_prob for answer in drawn}) == 8
+
+
 def test_words_never_said(decoding, answers):
     word = next(word for answer in answers for word in answer.text.split())
     for answer in decoding(beams=2, bad_words=(word,)).answer(QUESTIONS):

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1
 from orbax.checkpoint.experimental.v1._src.saving import execution
 
+from rag_jax import files
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.errors import PassingError, UserError
-from rag_jax.files import MANIFEST
+from rag_jax.files import MANIFEST, write_manifest
 from rag_jax.parallel import Pmap, Sharded
 
 EXTRA = {"stage": "reader", "next_ids": [[3, -1], [0, 12]], "passage_encoder": "0123abcd"}
@@ -112,6 +114,17 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path, scores, kept, best):
     assert again.extra(best) == {"score": scores[best - 1]}
     assert again.restore(best, params=abstract({"a": jnp.zeros(2, jnp.int32)}))["params"]["a"].tolist() == [best, best]
     again.close()
+
+
+def test_only_those_of_the_newest_s_stage_can_be_the_best(tmp_path):
+    """A run that is extended by a stage had its last one scored before."""
+    checkpoints, best = Checkpoints(tmp_path), []
+    scored = ("reader", 0.8), ("reader", 0.1), ("joint", 0.3), ("joint", 0.2), ("joint", 0.1), ("joint", 0.1)
+    for step, (stage, score) in enumerate(scored, 1):
+        checkpoints.save(step, {"a": jnp.ones(1)}, {"b": jnp.ones(1)}, score=score, extra={"stage": stage})
+        best.append(checkpoints.best())
+    assert best == [1, 1, 3, 3, 3, 3] and Checkpoints(tmp_path).best() == 3
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [3, 5, 6]
 
 
 @pytest.mark.parametrize("place", range(22))
@@ -281,6 +294,56 @@ def test_one_that_was_removed_meanwhile_is_not_called_damaged(saved, tmp_path):
     for read in (lambda: checkpoints.extra(5), lambda: checkpoints.restore(5, params=abstract(params))):
         with pytest.raises(PassingError, match=r"5: gone.*same command again"):
             read()
+
+
+@pytest.mark.parametrize("when", ["before", "while its files are compared", "before it is restored", "meanwhile"])
+def test_one_that_is_being_removed_is_not_called_damaged(saved, tmp_path, when, monkeypatch):
+    """Its manifest is gone first; then its files, one after the other."""
+    folder = shutil.copytree(saved, tmp_path / "copy")
+    checkpoints, (params, _) = Checkpoints(folder), trees()
+    assert checkpoints.best() == 5
+
+    def removed(before, whole=True):
+        def call(*arguments, **settings):
+            (folder / "5" / MANIFEST).unlink()
+            if whole:
+                shutil.rmtree(folder / "5")
+            return before(*arguments, **settings)
+
+        return call
+
+    if when == "before":
+        (folder / "5" / MANIFEST).unlink()
+    elif when == "while its files are compared":
+        monkeypatch.setattr(files, "checksum", removed(files.checksum))
+    elif when == "before it is restored":
+        monkeypatch.setattr(v1, "checkpointables_metadata", removed(v1.checkpointables_metadata))
+    else:  # what was read of it may not be the whole
+        monkeypatch.setattr(v1, "load_checkpointables", removed(v1.load_checkpointables, whole=False))
+    with pytest.raises(PassingError, match=r"5: gone.*same command again"):
+        checkpoints.restore(5, params=abstract(params))
+
+
+@pytest.mark.parametrize("while_waiting", [False, True])
+def test_what_was_saved_is_whole_though_the_run_is_interrupted(tmp_path, while_waiting, monkeypatch):
+    slow = threading.Event()
+
+    def slowly(*arguments):
+        slow.wait(0.5)
+        write_manifest(*arguments)
+
+    def interrupted(*_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rag_jax.checkpoint.write_manifest", slowly)
+    with pytest.raises(KeyboardInterrupt), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, *trees(), score=0.0, extra={})
+        if while_waiting:
+            monkeypatch.setattr("concurrent.futures.wait", interrupted)
+            checkpoints.wait()
+        raise KeyboardInterrupt
+    assert [*tmp_path.glob(f"1/{MANIFEST}")]
 
 
 def test_where_all_are_damaged_none_is_touched(saved, tmp_path):

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from rag_jax import remote
+from rag_jax.errors import PassingError, UserError
 from rag_jax.evaluation.report import whose
 from rag_jax.hub.folder import ENCODERS
+from rag_jax.storage import twin
+
+from .stores import Flaky
 
 QUESTIONS = ["who is mayor of Cladow?", "Jarrow: which year?", "what is the river of Hexwold?"]
 DIES = """
@@ -81,13 +86,37 @@ def test_a_kill_half_way_leaves_no_folder(tiny_run, measured, tmp_path):
     assert not out.exists() and len(hidden(tmp_path)) == 1
 
 
+def test_an_upload_that_failed_goes_on_and_a_finished_one_is_kept(tiny_rag, tmp_path, monkeypatch):
+    """A bare export of the tiny model, to a store that is away at first."""
+    out, away = "flaky://bucket/land", [True]
+
+    def refuse(operation, path):
+        if away and operation == "put_file":
+            raise OSError("the store is away")
+
+    Flaky.fill({})
+    monkeypatch.setattr(Flaky, "before", staticmethod(refuse))
+    monkeypatch.setattr(remote, "PAUSES", ())
+    monkeypatch.setenv("RAG_JAX_CACHE", str(tmp_path))
+    with pytest.raises(PassingError, match="the store is away"):
+        tiny_rag.save_pretrained(out)
+    assert (twin(out) / "model.safetensors").is_file()
+    away.clear()
+    tiny_rag.save_pretrained(out)
+    sent = Flaky.objects()
+    assert sent["/bucket/land/model.safetensors"] == (twin(out) / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match=r"^flaky://bucket/land: found files in it, expected a new or an empty"):
+        tiny_rag.save_pretrained(out)
+    assert Flaky.objects() == sent
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "--out: missing, expected the folder to write, as --out=hf/demo"),
         (["--out=full"], "full: found files in it, expected a new or an empty folder"),
         (["--out=new", "--push_to_hub=land"], "--push_to_hub: found 'land', expected owner/name"),
-        (["--out=new", "--config=tiny.py", "--config.encoder.pooling=mean"], "encoder.pooling: found 'mean', expected"),
+        (["--out=new", "--config=tiny.py", "--config.encoder.pooling=mean"], "encoder.pooling: found 'mean', but"),
         (["--out=new", "--index=index_of_another_encoder"], "made by passage encoder another, not by"),
     ],
 )

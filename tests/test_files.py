@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from rag_jax.files import (
     read_sealed,
     read_sealed_line,
     sealed_line,
+    visible_files,
     write_atomically,
     write_json,
     write_manifest,
@@ -190,3 +192,37 @@ def test_another_error_stays_what_it_is(tmp_path, error):
     with pytest.raises(type(error)) as caught, writing(tmp_path / "x"):
         raise error
     assert caught.value is error
+
+
+def test_linked_folders_count_where_a_person_hands_them_in(tmp_path):
+    """A link that leads back ends there; the program's own folders do not follow any."""
+    own, elsewhere = tmp_path / "own", tmp_path / "elsewhere"
+    (own / "sub").mkdir(parents=True)
+    elsewhere.mkdir()
+    (own / "sub" / "a.txt").touch()
+    (own / ".hidden").touch()
+    (elsewhere / "b.txt").touch()
+    (own / "link").symlink_to(elsewhere)
+    (own / "sub" / "back").symlink_to(own)
+    (elsewhere / "back").symlink_to(own)
+    (own / "gone").symlink_to(tmp_path / "nowhere")
+    names = ["link/b.txt", "sub/a.txt"]
+    assert visible_files(own) == [(name, own / name) for name in names]
+    assert visible_files(own, links=False) == [("sub/a.txt", own / "sub" / "a.txt")]
+    (tmp_path / "to own").symlink_to(own)
+    assert [name for name, _ in visible_files(tmp_path / "to own")] == names
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.txt").touch()
+    listed = Path.iterdir
+
+    def refuse(folder):
+        if folder.name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # to root no folder is closed
+    with pytest.raises(UserError, match=r"closed: cannot be read \(Permission denied\)"):
+        visible_files(tmp_path)

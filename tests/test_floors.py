@@ -27,6 +27,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
     ("files", "errors"),
     ("files", "progress"),
+    ("folders", "errors"),
     ("folders", "files"),
     ("folders", "progress"),
     ("compiled", "files"),

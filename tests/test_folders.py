@@ -1,12 +1,16 @@
 """Folders that are replaced whole."""
 
+import os
 import threading
 
 import pytest
 
 from rag_jax import folders
+from rag_jax.errors import UserError
 from rag_jax.files import write_atomically
 from rag_jax.folders import build_folder, real, replace_folder
+from rag_jax.hub.folder import new_folder
+from rag_jax.index.builder import name_finished
 
 
 def test_folder_is_replaced_whole(tmp_path):
@@ -69,3 +73,16 @@ def test_a_folder_may_lie_elsewhere_than_its_name(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "x").symlink_to("disk/x")  # also before it is there
     assert real(tmp_path / "x") == tmp_path / "disk" / "x" and real(tmp_path / "disk") == tmp_path / "disk"
+
+
+@pytest.mark.parametrize("asked", [name_finished, new_folder])
+def test_a_mount_point_is_refused_before_any_work(asked, tmp_path, monkeypatch):
+    """An empty disk, to which a link may lead: no folder beside it can change places with it."""
+    disk, link = tmp_path / "disk", tmp_path / "index"
+    disk.mkdir()
+    link.symlink_to("disk")
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == disk)
+    for name in (disk, link) if asked is name_finished else (disk,):
+        with pytest.raises(UserError, match=rf"^{disk}: is a mount point, .*; give a folder in it$"):
+            asked(name)
+    asked(disk / "index")

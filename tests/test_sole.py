@@ -1,10 +1,12 @@
 """One writer at a time."""
 
+import errno
 import os
 import signal
 
 import pytest
 
+from rag_jax import sole
 from rag_jax.errors import UserError
 from rag_jax.sole import sole_writer
 
@@ -49,3 +51,21 @@ def test_a_killed_one_leaves_no_lock(holder, tmp_path):
     with sole_writer(tmp_path / "new" / "part"):
         (tmp_path / "new" / "part").touch()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["part"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_and_left_as_it_was(number, tmp_path, monkeypatch):
+    def refuses(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(sole.fcntl, "lockf", refuses)
+    for cache, mend in (("cache", "name"), ("new", "set RAG_JAX_CACHE to")):
+        monkeypatch.setenv("RAG_JAX_CACHE", str(tmp_path / cache))
+        message = rf"part: cannot be locked \({os.strerror(number)}\); {mend} a folder on a file system with locks$"
+        with pytest.raises(UserError, match=message), sole_writer(tmp_path / "new" / "gs" / "part"):
+            pass
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".part.owner").write_text("another, from before the locks ran out")
+    with pytest.raises(UserError, match="cannot be locked"), sole_writer(tmp_path / "part"):
+        pass
+    assert (tmp_path / ".part.owner").exists()

@@ -356,6 +356,24 @@ def test_a_bucket_that_is_not_there(monkeypatch):
         make(FIRST)
 
 
+def test_a_part_of_any_name_is_safe_from_those_beside_it(on):
+    beside = {f"{INDEX}{name}": {"of": name} for name in (".new", ".old", "2")}
+    for url, files in beside.items():
+        fill(twin(url), files)
+        publish(twin(url))
+    make(FIRST)
+    make(SECOND)
+    for url, files in beside.items():
+        assert on("there", lambda url=url: content(pull(twin(url)))) == files
+
+
+def test_a_cache_without_locks_is_named(monkeypatch):
+    monkeypatch.setattr(storage.fcntl, "flock", raises(OSError(errno.ENOLCK, "No locks available")))
+    message = r"here/flaky/bucket/run: cannot be locked \(No locks available\); set RAG_JAX_CACHE to a folder on a file"
+    with pytest.raises(UserError, match=message):
+        pull(twin(INDEX))
+
+
 def test_addresses_that_lead_nowhere(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"^flaky://bucket/nothing: found no file, no folder and no finished upload"):
         local("flaky://bucket/nothing")
@@ -478,7 +496,7 @@ def test_checkpoints_follow_a_run_to_another_machine(on, monkeypatch):
     kept = Checkpoints(place.checkpoints, along=(place.metrics,))
     for step, score in ((1, 0.5), (2, 0.1)):
         place.metrics.write_text(f"step {step}\n")
-        kept.save(step, *tree(step), score=score, extra={"stage": str(step)})
+        kept.save(step, *tree(step), score=score, extra={"saved": str(step)})
     kept.wait()
 
     def newest():
@@ -490,19 +508,19 @@ def test_checkpoints_follow_a_run_to_another_machine(on, monkeypatch):
         assert there.load_config() == config
         return step, found.best(), found.extra(step), there.metrics.read_text()
 
-    assert on("there", newest) == (2, 1, {"stage": "2"}, "step 2\n")
+    assert on("there", newest) == (2, 1, {"saved": "2"}, "step 2\n")
     place.metrics.write_text("step 3\n")
     publish(place.metrics)
     hook(monkeypatch, "before", Nth(3, raises(Killed())))
     with pytest.raises(Killed):
-        kept.save(3, *tree(3), score=0.9, extra={"stage": "3"})
+        kept.save(3, *tree(3), score=0.9, extra={"saved": "3"})
         kept.wait()
     quiet(monkeypatch)
     for machine in ("there", "a new one"):
-        assert on(machine, newest) == (2, 1, {"stage": "2"}, "step 3\n")  # later lines are cut off on resuming
-    assert newest() == (3, 3, {"stage": "3"}, "step 3\n")  # here it is whole, and is published when it goes on
+        assert on(machine, newest) == (2, 1, {"saved": "2"}, "step 3\n")  # later lines are cut off on resuming
+    assert newest() == (3, 3, {"saved": "3"}, "step 3\n")  # here it is whole, and is published when it goes on
     Checkpoints(Workdir("flaky://bucket/run").checkpoints).close()
-    assert on("there", newest) == (3, 3, {"stage": "3"}, "step 3\n")
+    assert on("there", newest) == (3, 3, {"saved": "3"}, "step 3\n")
     assert not [path for path in Flaky.store if "/checkpoints/1/" in path]  # neither new nor best
 
 

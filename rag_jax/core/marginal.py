@@ -120,17 +120,16 @@ def document_posterior(logp_BKT: Array, prior_BK: Array, mask_BT: Array, kind: s
 
 
 def mean_token_posterior(posterior_BKT: Array, mask_BT: Array) -> Array:
-    """The mean over text tokens of RAG-Token's posterior: a summary of an answer, not a posterior of one.
+    """The mean over tokens of RAG-Token's posterior: a summary of an answer, not a posterior of one.
 
     Args:
         posterior_BKT: log posteriors, from `document_posterior(..., kind='token')`.
-        mask_BT: True at the text tokens (no BOS, EOS or padding); a row without any means over all positions,
-            which is the prior when none was scored.
+        mask_BT: True at the tokens that count, at least at one of a row.
 
     Returns:
         [B, K] probabilities.
     """
-    weight_BT = jnp.where(jnp.any(mask_BT, axis=1, keepdims=True), mask_BT, True).astype(posterior_BKT.dtype)
+    weight_BT = mask_BT.astype(posterior_BKT.dtype)
     weight_BT = weight_BT / jnp.sum(weight_BT, axis=1, keepdims=True)
     return jnp.sum(jnp.exp(posterior_BKT) * weight_BT[:, None, :], axis=2)
 

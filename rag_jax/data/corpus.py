@@ -43,7 +43,7 @@ class Cut:
 
 
 class File(NamedTuple):
-    """A file of a corpus; the ids that it gives itself begin with `prefix`, their numbers with `first`."""
+    """A file of a corpus; the ids that its rows are given begin with `prefix`. table: whether it is read as columns."""
 
     path: Path
     prefix: str
@@ -189,7 +189,7 @@ def _rows(file: File, cut: Cut, meter: Meter) -> Iterator[Row]:
     if file.table:
         return _table_rows(file, meter)
     if suffix == JSON and not pages.is_knowledge_source(file.path):
-        return contexts(file.path)
+        return contexts(file.path, meter)
     if suffix in (".jsonl", JSON):
         records = read_records(file.path, meter)
     else:

@@ -44,8 +44,9 @@ class Embeddings:
     form: Form
 
     def stamps(self) -> list[list]:
-        """[path, bytes, nanoseconds of the last change] of each file."""
-        return stamps(self.files)
+        """[path, bytes, nanoseconds of the last change] of each file, and of those with ids beside them."""
+        beside = itertools.chain.from_iterable(map(_beside, self.files)) if self.form in (ARRAY, FAISS) else ()
+        return stamps([*self.files, *beside])
 
     def ids(self) -> Iterator[list[str]] | None:
         """The vectors' ids in chunks; None where there are none. UserError where only some files have them."""
@@ -156,9 +157,13 @@ def _array_vectors(path: Path) -> Iterator[np.ndarray]:
     return (array[start : start + ROWS] for start in range(0, len(array), ROWS))
 
 
+def _beside(path: Path) -> list[Path]:
+    return [place for suffix in IDS if (place := path.with_suffix(suffix)).is_file()]
+
+
 def _ids_beside(path: Path, count: Callable[[Path], int]) -> Iterator[list[str]] | None:
     """The ids in the file that stands beside another one, as many as that has vectors."""
-    beside = [place for suffix in IDS if (place := path.with_suffix(suffix)).is_file()]
+    beside = _beside(path)
     if len(beside) > 1:
         fail(f"{path}: {' and '.join(place.name for place in beside)} stand beside it; expected one; remove the other")
     return _counted(path, beside[0], count(path)) if beside else None

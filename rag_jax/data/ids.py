@@ -28,7 +28,8 @@ class IdSet:
         old = self._held(unique)
         new = np.zeros(len(ids), bool)
         new[first[~old]] = True
-        self._runs.append(unique[~old])
+        if not old.all():
+            self._runs.append(unique[~old])
         while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
             merged = np.concatenate([self._runs.pop(), self._runs.pop()])
             merged.sort(kind="stable")  # which knows sorted runs

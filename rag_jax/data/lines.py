@@ -81,13 +81,13 @@ def read_records(path: str | Path, meter: Meter | None = None) -> Iterator[tuple
         number += 1
 
 
-def read_array(path: str | Path) -> Iterator[tuple[str, int, dict[str, Any] | BadLine]]:
+def read_array(path: str | Path, meter: Meter | None = None) -> Iterator[tuple[str, int, dict[str, Any] | BadLine]]:
     """Yields ("path: row N", N, the JSON object) for each element of a file that is one JSON array, N from 0.
 
     The file is never in memory as a whole. Raises UserError, beside read_lines' cases, where it stops being an array.
     """
     number = 0
-    with _failures_told(path, lambda: f" in row {number}"), _opened(path, None) as stream:
+    with _failures_told(path, lambda: f" in row {number}"), _opened(path, meter) as stream:
         array = _Array(io.TextIOWrapper(stream, "utf-8-sig"))
         if array.symbol() != "[":
             fail(f"{path}: found {array.symbol()!r}, expected '[', the beginning of a JSON array")

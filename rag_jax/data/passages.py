@@ -144,12 +144,11 @@ class PassageStore(Sequence[Passage]):
         batch = self._block(block)
         return Passage(*(batch.column(name)[place].as_py() for name in ("id", "title", "text")))
 
-    def tokens(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Generator tokens of a row's title and text, int32, read-only views of the file."""
-        return self.tokens_of([row])[0]
-
     def tokens_of(self, rows: Sequence[int] | np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`tokens` of several rows; IndexError where one lies outside 0 <= row < len."""
+        """Generator tokens of the rows' titles and texts, int32, read-only views of the file.
+
+        IndexError where a row lies outside 0 <= row < len.
+        """
         row_R, tokens = np.asarray(rows, np.int64), self._tokens
         bounds = (bound.tolist() for bound in self._bounds(row_R))
         pairs = [(tokens[a:b], tokens[c:d]) for a, b, c, d in zip(*bounds, strict=True)]
@@ -195,20 +194,9 @@ class PassageStore(Sequence[Passage]):
             first = number * self._block_rows
             self.tokens_of(range(first, first + len(batch)))
 
-    def row_of(self, identity: str) -> int:
-        """The row of a passage id; UserError when the store has none such. The first call reads all ids."""
-        row = self._rows.get(identity)
-        if row is None:
-            fail(f"{self.folder}: no passage {identity!r} among {len(self)}; check the questions' passage_ids")
-        return row
-
     def row_crcs(self, number: int) -> np.ndarray:
         """The checksums of the tokens of a block's rows."""
         return np.array(self._row_crcs[number * self._block_rows :][: self._block_rows])
-
-    @functools.cached_property
-    def _rows(self) -> dict[str, int]:
-        return {identity: row for row, identity in enumerate(self.ids())}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PassageStore.open, (self.folder,)

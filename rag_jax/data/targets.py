@@ -52,7 +52,9 @@ def held(question: Question, texts: Texts) -> Targets:
     wanted = {answer: f" {' '.join(words)} " for answer in question.answers if (words := simple(answer))}
     missing = set(wanted.values())
     for text in texts:
-        if missing and (near := _near(missing, text)):
+        if not missing:
+            break
+        if near := _near(missing, text):
             found = f" {' '.join(simple(text))} "
             missing -= {words for words in near if words in found}
     answers = tuple(answer for answer, words in wanted.items() if words not in missing)

@@ -78,7 +78,7 @@ class Task:
     asked, and how. targets: what the generator learns to say, from a question and the texts of the `depth` passages
     that the starting retriever finds for it (none are searched where depth is 0; None in a closed book). submission:
     the file for a hidden test. labels: all that a question may have for its answer, in the order of their classes.
-    unlike: splits whose published files are not the paper's.
+    unlike: splits, but for train, whose published files are not the paper's.
     """
 
     name: str
@@ -96,8 +96,11 @@ class Task:
         return published.paper(self.name)
 
     def comparable(self, split: str, source: str) -> Scores:
-        """What the paper reports, if a split that is read from `source` has the paper's questions; else nothing."""
-        return {} if source.startswith(DEMO) or split in self.unlike else self.paper
+        """What the paper reports, if a split that is read from `source` has the paper's questions; else nothing.
+
+        It reports nothing of training questions, even where it does not say of which split a number is.
+        """
+        return {} if source.startswith(DEMO) or split in ("train", *self.unlike) else self.paper
 
     def questions(self, source: str | Path, *, log: Callable[[str], None] = print) -> list[Question]:
         """The questions of a file in any form that formats.read_questions knows, or of the demo: 'demo:nq/train'.
@@ -142,7 +145,7 @@ def _of_demo(name: str) -> list[Question]:
     return forms.questions(task, split) if slash else demo.questions(name)
 
 
-DPRS_OWN = ("train", "valid")  # without the questions for which DPR found no passage
+DPRS_OWN = ("valid",)  # without the questions for which DPR found no passage
 _STRINGS = ("exact_match", "exact_match_orqa", "f1", "gold_recall", "answer_recall")
 
 TASKS = {
@@ -168,7 +171,7 @@ TASKS = {
         Task("fever3", ("accuracy", "accuracy_2way_rows", "page_precision"), labels=THREE_WAY),
         Task("fever2", ("accuracy", "page_precision"), choose=two_way, labels=TWO_WAY),
         Task("squad", ("exact_match", "f1", "gold_recall", "answer_recall", "page_precision"), choose=answered),
-        Task("kilt", ("exact_match", "f1", "kilt", "rouge_l_kilt", "page_precision")),
+        Task("kilt", ("exact_match", "f1", "accuracy_kilt", "kilt", "rouge_l_kilt", "page_precision")),
     )
 }  # fmt: skip
 

@@ -85,27 +85,6 @@ def round_trip(tokenizer: Tokenizer, texts: Sequence[str], *, length: int, clean
     return said
 
 
-def source_ids(
-    title: Ids, text: Ids, question: Ids, *, length: int, marks: Marks, policy: Policy = "keep_question"
-) -> Ids:
-    """`<s> title / text // question </s>` of at most `length` tokens, unpadded.
-
-    'keep_question' shortens the text, then the title, and the question only when it alone is too long;
-    'huggingface' cuts on the right, so that a long passage pushes the question out.
-    """
-    return np.concatenate(_cut((title, text), question, length, Frame.of(marks), policy))
-
-
-def source_lengths(documents_BK: Sequence[Sequence[Document]], questions_B: Sequence[Ids], marks: Marks) -> np.ndarray:
-    """Uncut lengths of the sources, special tokens included: int32 [B, K]."""
-    fixed = 2 + len(marks.title_separator) + len(marks.document_separator)
-    rows = [
-        [fixed + len(question) + len(title) + len(text) for title, text in documents]
-        for documents, question in zip(documents_BK, questions_B, strict=True)
-    ]
-    return np.asarray(rows, np.int32)
-
-
 def fill_sources(
     documents_BK: Sequence[Sequence[Document]],
     questions_B: Sequence[Ids],
@@ -114,9 +93,11 @@ def fill_sources(
     marks: Marks,
     policy: Policy = "keep_question",
 ) -> np.ndarray:
-    """Every question with each of its documents, padded on the right: source_BKS int32 with S = `length`.
+    """Every question with each of its documents, `<s> title / text // question </s>`: source_BKS int32, S = `length`.
 
-    A missing document (k larger than the corpus) is given as two empty pieces.
+    Padded on the right. A missing document (k larger than the corpus) is given as two empty pieces. 'keep_question'
+    shortens the text, then the title, and the question only when it alone is too long; 'huggingface' cuts on the right,
+    so that a long passage pushes the question out.
     """
     pieces: list[Ids] = []
     frame, lengths = Frame.of(marks), []

@@ -8,24 +8,22 @@ import hashlib
 import json
 import shutil
 import string
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from rag_jax.errors import UserError, fail
-from rag_jax.files import check_own, read_json, write_json, write_manifest
+from rag_jax.files import check_own, read_object, write_json, write_manifest
 from rag_jax.folders import build_folder
 
 BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 BART_SPECIALS = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
-FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.txt", "vocab.json", "merges.txt",
-)  # fmt: skip
+CONFIG, SPECIALS, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+FILES = ("tokenizer.json", CONFIG, SPECIALS, ADDED, "vocab.txt", "vocab.json", "merges.txt")
 KIND = "tokenizer"
 WORD_START = "▁"
 SMALLEST = 300
@@ -69,7 +67,7 @@ class Tokenizer:
         missing = [names[role] for role in names if role not in ids]
         if missing:
             fail(f"{folder}: no token {' '.join(missing)}; expected a BERT or BART tokenizer")
-        self.pad_id, self.unk_id, self.mask_id = ids["pad"], ids["unk"], ids["mask"]
+        self.pad_id, self.mask_id = ids["pad"], ids["mask"]
         self.bos_id = ids["bos"] if "bos" in ids else ids["cls"]
         self.eos_id = ids["eos"] if "eos" in ids else ids["sep"]
         self.cls_id, self.sep_id = self.bos_id, self.eos_id
@@ -182,7 +180,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, folder: str | Path) -
     _check_size(vocab_size)
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, limit_alphabet=min(1000, vocab_size // 4), show_progress=False)
     bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.normalizer = _bert_normalizer(lower=True)
+    bpe.normalizer = normalizer = normalizers.BertNormalizer()
     mark = pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always", split=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), mark])
     bpe.train_from_iterator(texts, trainer)
@@ -198,7 +196,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, folder: str | Path) -
         *pieces,
     ]
     vocab = {token: i for i, token in enumerate(list(dict.fromkeys(ordered))[:vocab_size])}
-    _write_folder(folder, _wordpiece(vocab, lower=True), "BertTokenizer", BERT_SPECIALS, do_lower_case=True)
+    _write_folder(folder, _wordpiece(vocab, normalizer), "BertTokenizer", BERT_SPECIALS, do_lower_case=True)
     return Tokenizer.load(folder)
 
 
@@ -238,13 +236,9 @@ def _check_size(vocab_size: int) -> None:
         fail(f"vocabulary size {vocab_size}; expected at least {SMALLEST}, to hold every byte or letter")
 
 
-def _bert_normalizer(lower: bool) -> normalizers.Normalizer:
-    return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, lowercase=lower)
-
-
-def _wordpiece(vocab: dict[str, int], lower: bool) -> tokenizers.Tokenizer:
+def _wordpiece(vocab: dict[str, int], normalizer: normalizers.Normalizer) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=BERT_SPECIALS["unk"]))
-    backend.normalizer = _bert_normalizer(lower)
+    backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     backend.add_special_tokens([token for token in BERT_SPECIALS.values() if token in vocab])
@@ -257,9 +251,9 @@ def _wordpiece(vocab: dict[str, int], lower: bool) -> tokenizers.Tokenizer:
     return backend
 
 
-def _byte_bpe(model: models.Model) -> tokenizers.Tokenizer:
+def _byte_bpe(model: models.Model, prefix_space: bool = False) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     backend.decoder = decoders.ByteLevel()
     return backend
 
@@ -272,21 +266,57 @@ def _frame(backend: tokenizers.Tokenizer, bos: str, eos: str) -> None:
 
 
 def _wordpiece_from_files(folder: Path) -> tokenizers.Tokenizer:
-    settings = folder / "tokenizer_config.json"
-    lower = read_json(settings).get("do_lower_case", True) if settings.exists() else True
+    settings = _object(folder / CONFIG)
+    normalizer = normalizers.BertNormalizer(
+        lowercase=settings.get("do_lower_case", True),
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"),
+    )
     with open(folder / "vocab.txt", encoding="utf-8", newline="\n") as stream:
         vocab = {line.rstrip("\r\n"): i for i, line in enumerate(stream)}
     missing = [token for token in BERT_SPECIALS.values() if token not in vocab]
     if missing:
         fail(f"{folder / 'vocab.txt'}: no token {' '.join(missing)}; expected a BERT vocabulary")
-    return _wordpiece(vocab, lower)
+    return _with_added(_wordpiece(vocab, normalizer), folder)
 
 
 def _bpe_from_files(folder: Path) -> tokenizers.Tokenizer:
     model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    backend = _byte_bpe(model)
+    backend = _byte_bpe(model, _object(folder / CONFIG).get("add_prefix_space", False))
     backend.add_special_tokens([t for t in BART_SPECIALS.values() if model.token_to_id(t) is not None])
+    return _with_added(backend, folder)
+
+
+def _with_added(backend: tokenizers.Tokenizer, folder: Path) -> tokenizers.Tokenizer:
+    """Adds the tokens that the folder's files have beside the vocabulary, in the order of their ids."""
+    special = set(_contents(list(_object(folder / SPECIALS).values())))
+    told: dict[int, dict[str, Any]] = {
+        token_id: {"content": token, "special": token in special, "normalized": token not in special}
+        for token, token_id in _object(folder / ADDED).items()
+    }
+    # What transformers of today writes.
+    told |= {int(number): token for number, token in _object(folder / CONFIG).get("added_tokens_decoder", {}).items()}
+    for token_id, token in sorted(told.items()):
+        add = backend.add_special_tokens if token.get("special") else backend.add_tokens
+        add([tokenizers.AddedToken(**token)])
+        if (found := backend.token_to_id(token["content"])) != token_id:
+            what = f"the added token {token['content']!r} gets the id {found}, expected {token_id}"
+            fail(f"{folder}: {what}; restore its vocabulary and its added tokens")
     return backend
+
+
+def _contents(value: Any) -> Iterator[Any]:
+    """The tokens in what special_tokens_map.json holds: strings, objects of one's "content", lists of both."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _contents(one)
+    else:
+        yield value.get("content") if isinstance(value, dict) else value
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """What a file that may be missing says."""
+    return read_object(path) if path.exists() else {}
 
 
 def _write_folder(
@@ -301,8 +331,8 @@ def _write_folder(
         backend.model.save(str(temporary))
         # No clean-up: decoding is the inverse of encoding, spaces before punctuation included.
         config = {"tokenizer_class": kind, "clean_up_tokenization_spaces": False, **settings, **names}
-        write_json(temporary / "tokenizer_config.json", config)
-        write_json(temporary / "special_tokens_map.json", names)
+        write_json(temporary / CONFIG, config)
+        write_json(temporary / SPECIALS, names)
         seal(temporary)
 
     build_folder(folder, write)

@@ -65,7 +65,8 @@ class Generated(NamedTuple, Generic[Leaf]):
 
     token_BNT: without the start token, pads after `</s>`. log_prob_BN: log p(y|x) in nats, `</s>` counted, a leading
     `<s>` not; a lower bound under fast decoding; -inf where there is no Nth answer. score_BN: what ranked them.
-    posterior_BNK: p(z|x,y), or for a token model the mean over its text tokens (all tokens where there is no text).
+    posterior_BNK: p(z|x,y), or for a token model the mean over its text tokens (where there is no text, over all up to
+    and with `</s>`).
     posterior_BNKT: for a token model log p(z|x,y_1..y_t) as far as token t tells, the prior after the end; else None.
     """
 
@@ -88,11 +89,17 @@ class _Plan(NamedTuple):
 
 
 def generate(
-    config: RagConfig, decode: DecodeConfig, params: dict, source_BKS: jax.Array, prior_BK: jax.Array
+    config: RagConfig,
+    decode: DecodeConfig,
+    params: dict,
+    source_BKS: jax.Array,
+    prior_BK: jax.Array,
+    place_B: jax.Array | None = None,
 ) -> Generated[jax.Array]:
     """Decodes answers from generator inputs [B, K, S] and log p(z|x) [B, K]; compiled once per shape and plan.
 
-    A document whose prior is -inf is not there. Raises UserError for settings that cannot be.
+    A document whose prior is -inf is not there. place_B: the questions' places in a batch of which these are a device's
+    part; by default they are all. Raises UserError for settings that cannot be.
     """
     check(config, decode, prior_BK.shape[1])
     if source_BKS.shape[:2] != prior_BK.shape:
@@ -108,7 +115,8 @@ def generate(
         room(config.generator, decode.max_length),
         decode.compat,
     )
-    generated = _compiled(config, plan, params, source_BKS, prior_BK, operands(config, decode))
+    place_B = jnp.arange(len(prior_BK)) if place_B is None else place_B
+    generated = _compiled(config, plan, params, source_BKS, prior_BK, place_B, operands(config, decode))
     posterior_BNKT = generated.posterior_BNKT
     if posterior_BNKT is not None:
         posterior_BNKT = posterior_BNKT[..., : decode.max_length]
@@ -122,7 +130,7 @@ def room(generator: BartConfig, max_length: int) -> int:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _compiled(
-    config: RagConfig, plan: _Plan, params, source_BKS, prior_BK, rules: Rules[jax.Array]
+    config: RagConfig, plan: _Plan, params, source_BKS, prior_BK, place_B, rules: Rules[jax.Array]
 ) -> Generated[jax.Array]:
     if plan.kind == "sequence":
         decoding = {"thorough": rag_sequence.thorough, "fast": rag_sequence.fast}[plan.mode]
@@ -133,20 +141,24 @@ def _compiled(
         return Generated(token_BNT, log_prob_BN, log_prob_BN, jnp.exp(posterior_BNK), None)
     memory = rag_token.read(config, params, source_BKS)
     if plan.mode == "sample":
-        found = rag_token.sample(config, params, memory, prior_BK, rules, length=plan.length, draws=plan.answers)
+        sizes = {"length": plan.length, "draws": plan.answers}
+        found = rag_token.sample(config, params, memory, prior_BK, place_B, rules, **sizes)
     else:
         found = rag_token.search(config, params, memory, prior_BK, rules, length=plan.length, beams=plan.beams)
     score_BN, (token_BNT, log_prob_BN, posterior_BNKT) = jax.tree.map(lambda x: x[:, : plan.answers], found)
     log_prob_BN = jnp.where(score_BN > -jnp.inf, log_prob_BN, -jnp.inf)
     ranked_BN = score_BN if plan.beams > 1 else log_prob_BN
-    posterior_BNK = _mean_posterior(config.generator, token_BNT, posterior_BNKT)
+    posterior_BNK = _mean_posterior(config.generator, rules.max_length, token_BNT, posterior_BNKT)
     return Generated(token_BNT, log_prob_BN, ranked_BN, posterior_BNK, posterior_BNKT)
 
 
-def _mean_posterior(generator: BartConfig, token_BNT: jax.Array, posterior_BNKT: jax.Array) -> jax.Array:
+def _mean_posterior(generator: BartConfig, max_length, token_BNT: jax.Array, posterior_BNKT: jax.Array) -> jax.Array:
     text_BNT = ~jnp.isin(token_BNT, jnp.array([generator.pad_id, generator.bos_id, generator.eos_id]))
     B, N, K, T = posterior_BNKT.shape
-    mean = mean_token_posterior(posterior_BNKT.reshape(B * N, K, T), text_BNT.reshape(B * N, T))
+    ends_BNT = (token_BNT == generator.eos_id).astype(jnp.int32)
+    said_BNT = (jnp.cumsum(ends_BNT, axis=2) == ends_BNT) & (jnp.arange(T) < max_length)[None, None]
+    shown_BNT = jnp.where(jnp.any(text_BNT, axis=2, keepdims=True), text_BNT, said_BNT)
+    mean = mean_token_posterior(posterior_BNKT.reshape(B * N, K, T), shown_BNT.reshape(B * N, T))
     return mean.reshape(B, N, K)
 
 

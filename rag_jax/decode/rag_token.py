@@ -87,6 +87,7 @@ def sample(
     params: dict,
     memory: Memory,
     prior_BK: jax.Array,
+    place_B: jax.Array,
     rules: Rules[jax.Array],
     *,
     length: int,
@@ -94,13 +95,13 @@ def sample(
 ) -> beam.Hypotheses:
     """Draws N answers from the mixture, reshaped by temperature, top k and top p; see `search`.
 
-    A question's draws depend on the seed and on its place in the batch, not on how large the batch is.
+    A question's draws depend on the seed and on its place in the batch, not on how large or how divided the batch is.
     """
     B = prior_BK.shape[0]
 
     def choose(score_GMV: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         key = jax.random.fold_in(jax.random.key(rules.seed), position)
-        key_B = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(B))
+        key_B = jax.vmap(partial(jax.random.fold_in, key))(place_B)
         key_BN = jax.vmap(partial(jax.random.split, num=draws))(key_B)
         warped_GMV = warp(rules, score_GMV)
         token_GM = jax.vmap(jax.random.categorical)(key_BN.reshape(-1), warped_GMV[:, 0])[:, None].astype(jnp.int32)

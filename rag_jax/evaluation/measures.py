@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
+from rag_jax.data.formats.evidence import page_title
 from rag_jax.evaluation.answers import Holding, Prediction
 from rag_jax.evaluation.sums import Bleu, Count, Diversity, Mean, Rate, Sum, added
 from rag_jax.metrics import kilt, labels, msmarco, retrieval
@@ -149,8 +150,11 @@ def _rouge_coco(prediction: Prediction, _) -> Named:
 
 
 def _rouge_kilt(prediction: Prediction, _) -> Named:
-    value = rouge_l(prediction.text, prediction.answers, definition="kilt", tokenise=TOKENISERS["whitespace"])
-    yield "ROUGE-L (kilt, whitespace)", Mean.of([value])
+    yield "ROUGE-L (kilt, whitespace)", Mean.of([_summary_rouge(prediction)])
+
+
+def _summary_rouge(prediction: Prediction) -> float:
+    return rouge_l(prediction.text, prediction.answers, definition="kilt", tokenise=TOKENISERS["whitespace"])
 
 
 def _q_bleu(prediction: Prediction, _) -> Named:
@@ -194,6 +198,8 @@ def _kilt(prediction: Prediction, _) -> Named:
     said = prediction.text, prediction.answers, pages, evidence
     yield "KILT-EM", Rate.of([kilt.kilt_exact_match(*said)])
     yield "KILT-F1", Mean.of([kilt.kilt_f1(*said)])
+    yield "KILT-accuracy", Rate.of([kilt.grounded(kilt.accuracy(*said[:2]), pages, evidence)])
+    yield "KILT-ROUGE-L", Mean.of([kilt.grounded(_summary_rouge(prediction), pages, evidence)])
     yield from _kilt_pages(prediction, _)
 
 
@@ -204,11 +210,15 @@ def _kilt_pages(prediction: Prediction, _) -> Named:
 
 
 def _pages(prediction: Prediction) -> tuple[list[str], tuple[tuple[str, ...], ...]]:
-    """The passages' Wikipedia pages, by title where the evidence names titles, else by `page_id`; the evidence."""
-    evidence, titles = prediction.question.evidence, [document.title for document in prediction.passages]
-    if any(title in pages for title in titles for pages in evidence):
-        return titles, evidence
-    return [page_id(document.id) for document in prediction.passages], evidence
+    """The passages' Wikipedia pages, by title where the evidence names titles, else by `page_id`; the evidence.
+
+    FEVER's wiki-pages have names for ids and no titles.
+    """
+    evidence, ids = prediction.question.evidence, [page_id(document.id) for document in prediction.passages]
+    gold = {name for names in evidence for name in names}
+    named = [name if name in gold else page_title(name) for name in ids]
+    titles = [document.title or name for document, name in zip(prediction.passages, named, strict=True)]
+    return (ids if gold.isdisjoint(titles) else titles), evidence
 
 
 STRINGS = {"exact_match", "exact_match_orqa"}  # headlines that are right or wrong about an answer in a passage
@@ -227,6 +237,7 @@ MEASURES: dict[str, Measure] = RETRIEVAL | {
     "regex_search": partial(_pattern, "regex search", "search"),
     "regex_fullmatch": partial(_pattern, "regex full match", "fullmatch"),
     "accuracy": _accuracy,
+    "accuracy_kilt": partial(_of_strings, "accuracy (kilt)", Rate, kilt.accuracy),
     "accuracy_2way_rows": _accuracy_on_two,
     "bleu_1": _bleu,
     "rouge_l_coco": _rouge_coco,

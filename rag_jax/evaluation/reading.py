@@ -53,7 +53,7 @@ def _of_another(rag: Rag, questions: Sequence[Question]) -> Change:
         if other is None:
             raise UserError(
                 f"--parts=reading: every question shares an answer with question '{questions[number].id}', "
-                "expected questions with different answers in config.data.test"
+                "expected questions with different answers; give another --split or a larger --limit"
             )
         others.append(other)
 

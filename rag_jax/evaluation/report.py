@@ -106,6 +106,8 @@ def _check(config: ConfigDict, asked: Asked) -> None:
     unknown = [part for part in asked.parts if part not in PARTS]
     if unknown:
         fail(f"--parts: found {', '.join(unknown)}, expected some of {', '.join(PARTS)}")
+    if not asked.parts and not asked.n_docs:
+        fail(f"--parts: found none, expected some of {', '.join(PARTS)}")
     if ({*asked.parts} - {"hot_swap"} or asked.n_docs) and not config.data[asked.split]:
         example = "expected a .jsonl file of questions, or 'demo:test'"
         fail(f"config.data.{asked.split}: empty, so there is no split '{asked.split}'; {example}")
@@ -146,7 +148,7 @@ def _report(heading: str, lines: Lines, folder: Path, of: str) -> None:
 
 def _answers(walks: Walks, config: ConfigDict, asked: Asked, folder: Path) -> Lines:
     """Answers the questions that predictions.jsonl does not hold yet; places past what is read are left out."""
-    questions, path = _questions(config, asked), pull(_beside(folder, "predictions.jsonl", asked))
+    questions, path = _questions(config, asked), pull(_beside(folder, "predictions.jsonl", replace(asked, limit=None)))
     places = [place for place in config.evaluate.recall if place <= walks.rag.config.retrieval.k]
     _tell_of_pages(walks, asked, questions)
     ours = predictions.fingerprint(walks.identity, questions, asked.names, places)
@@ -241,9 +243,10 @@ def _heading(part: str, asked: Asked) -> str:
 
 
 def _beside(folder: Path, name: str, asked: Asked) -> Path:
-    """predictions.jsonl of the test, predictions_valid.jsonl of another split."""
+    """'sweep.json' of the test, 'sweep_valid.json' of another split, 'sweep_valid_first_10.json' of its beginning."""
     stem, dot, suffix = name.partition(".")
-    return folder / (name if asked.split == "test" else f"{stem}_{asked.split}{dot}{suffix}")
+    words = ([] if asked.split == "test" else [asked.split]) + ([f"first_{asked.limit}"] if asked.limit else [])
+    return folder / f"{'_'.join([stem, *words])}{dot}{suffix}"
 
 
 def _written(folder: Path) -> dict[str, Any]:

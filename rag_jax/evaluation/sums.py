@@ -7,10 +7,8 @@ from typing import Any, Protocol, Self
 
 from rag_jax.metrics.bleu import BleuSums
 from rag_jax.metrics.distinct import distinct_ngrams
-from rag_jax.metrics.retrieval import interval
+from rag_jax.metrics.retrieval import Z_95, interval
 from rag_jax.metrics.tokenise import TOKENISERS
-
-_Z_95 = 1.959963984540054
 
 
 class Sum(Protocol):
@@ -84,7 +82,7 @@ class Mean:
             return 0.0, 100.0
         mean = self.total / self.count
         variance = max(self.squares - self.total * mean, 0.0) / (self.count - 1)
-        reach = _Z_95 * math.sqrt(variance / self.count)
+        reach = Z_95 * math.sqrt(variance / self.count)
         return 100 * max(mean - reach, 0.0), 100 * min(mean + reach, 1.0)
 
     def __add__(self, other: "Mean") -> "Mean":

@@ -205,7 +205,7 @@ def card(
 
 def _last_part(source: str) -> str:
     """A file's name without its folders, which tell of nobody's machine."""
-    return source.rpartition("/")[2] or "none"
+    return source.rstrip("/").rpartition("/")[2] or "none"
 
 
 def _table(scores: Mapping[str, Mapping[str, Any]]) -> str:

@@ -15,7 +15,7 @@ from rag_jax.data.text import DOCUMENT_SEPARATOR, TITLE_SEPARATOR
 from rag_jax.data.tokenizer import Tokenizer, copy_files
 from rag_jax.errors import fail
 from rag_jax.files import MANIFEST, described, read_json, write_atomically, write_json, write_sealed
-from rag_jax.folders import build_folder, link
+from rag_jax.folders import build_folder, check_replaceable, link
 from rag_jax.hub import knowledge, rules
 from rag_jax.hub.card import card
 from rag_jax.hub.configs import ARCHITECTURES, TOKENIZERS, bart_json, bert_json
@@ -27,7 +27,8 @@ from rag_jax.hub.tensors import SAFETENSORS, write_tensors
 from rag_jax.models import rag
 from rag_jax.models.bert import BertConfig
 from rag_jax.progress import waiting
-from rag_jax.storage import publish, pull, twin
+from rag_jax.remote import Remote
+from rag_jax.storage import address, publish, pull, shown, twin
 
 
 class Only(NamedTuple):
@@ -73,8 +74,7 @@ def write_folder(
     that holds something, for an encoder, a classifier or an index that transformers' RAG cannot express, or without the
     packages that write an index.
     """
-    folder = pull(twin(folder))
-    check_folder(folder)
+    folder = new_folder(folder)
     check_alone(trained.model)
     check_encoder(trained.model.encoder)
     check_classifier(trained.model)
@@ -84,7 +84,7 @@ def write_folder(
     settings = generation_json(asdict(trained.decode), trained.model.generator)
 
     def write(temporary: Path) -> None:
-        with waiting(f"{folder}: its weights are written"):
+        with waiting(f"{shown(folder)}: its weights are written"):
             write_tensors(temporary / SAFETENSORS, to_huggingface(folded(trained.model, trained.params), rules.rag()))
         os.chmod(temporary / SAFETENSORS, 0o644)  # safetensors lets nobody else read
         write_json(temporary / "config.json", rag_json(trained.model, trained.config, with_index=with_index))
@@ -106,14 +106,22 @@ def write_folder(
     publish(folder)
 
 
-def check_folder(folder: Path) -> None:
-    """UserError for a folder that holds something, or has no name that another could take."""
+def new_folder(name: str | Path) -> Path:
+    """Where to write a folder of that name; UserError for one that holds something, or has no name for another to take.
+
+    A url's twin may hold an export that never got there, as after a kill: it is written anew.
+    """
+    folder = pull(twin(name))
     if not folder.name:
         fail(f"{folder}: expected a folder with a name, such as ./model; give another --out")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        fail(f"{folder}: found a file or a link, expected a new or an empty folder; give another --out")
-    if folder.is_dir() and any(folder.iterdir()):
-        fail(f"{folder}: found files in it, expected a new or an empty folder; delete it or give another --out")
+        fail(f"{shown(folder)}: found a file or a link, expected a new or an empty folder; give another --out")
+    check_replaceable(folder)
+    url = address(folder)
+    unsent = url is not None and (folder / EXPORTED).is_file() and Remote(url).listing() is None
+    if folder.is_dir() and any(folder.iterdir()) and not unsent:
+        fail(f"{shown(folder)}: found files in it, expected a new or an empty folder; delete it or give another --out")
+    return folder
 
 
 def check_alone(model: rag.RagConfig) -> None:

@@ -33,10 +33,33 @@ IDS = {
     "pad_id": "pad_token_id",
     "start_id": "decoder_start_token_id",
 }
+# What transformers applies and we have no setting for -> the values with which it does nothing.
+UNAPPLIED: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1,),
+    "encoder_repetition_penalty": (1,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "diversity_penalty": (0,),
+    "guidance_scale": (1,),
+    "penalty_alpha": (0,),
+    "exponential_decay_length_penalty": (),
+    "sequence_bias": ({}, []),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "force_words_ids": ([],),
+    "stop_strings": ([], ""),
+}
+UNAPPLIED_OF_SAMPLING: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "typical_p": (1,),
+    "min_p": (0,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+}
+OWN = ("eos_id", "start_id")  # of the generator, which a folder's decoding may have otherwise
 # What a folder may say about decoding, in transformers' words.
 READ = (
-    *SETTINGS.values(), *IDS.values(), "do_sample", "max_new_tokens", "min_new_tokens", "num_return_sequences",
-    "repetition_penalty",
+    *SETTINGS.values(), *(IDS[ours] for ours in OWN), "do_sample", "max_new_tokens", "min_new_tokens", *UNAPPLIED,
+    *(name for name in UNAPPLIED_OF_SAMPLING if name not in SETTINGS.values()),
 )  # fmt: skip
 
 
@@ -77,6 +100,15 @@ def decode_keys(theirs: Mapping[str, Any]) -> dict[str, Any]:
         elif ours not in (("beams", *OF_BEAMS) if sampled else OF_SAMPLING):
             keys[ours] = value
     return keys
+
+
+def unapplied(theirs: Mapping[str, Any], generator: BartConfig) -> list[str]:
+    """What transformers would do with these settings and we do not, as 'name = value'; generator: the folder's."""
+    idle = UNAPPLIED | (UNAPPLIED_OF_SAMPLING if theirs.get("do_sample") else {})
+    for ours in OWN:
+        own = getattr(generator, ours)
+        idle[IDS[ours]] = (own, [own])
+    return [f"{name} = {theirs[name]!r}" for name in idle if name in theirs and theirs[name] not in idle[name]]
 
 
 def _value(name: str, value: Any) -> Any:

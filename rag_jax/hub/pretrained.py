@@ -15,7 +15,7 @@ from rag_jax.data import tasks
 from rag_jax.errors import UserError, fail, said_by
 from rag_jax.files import check_files, read_object, read_sealed
 from rag_jax.hub import huggingface, source
-from rag_jax.hub.generation import UNSET, decode_keys
+from rag_jax.hub.generation import UNSET, decode_keys, unapplied
 from rag_jax.models import rag
 from rag_jax.parallel import Devices
 from rag_jax.progress import tell
@@ -137,7 +137,8 @@ def _foreign(folder: Path, decodes: bool) -> Pretrained:
     config.kind = told.kind or "token"
     config.data.passages = told.dataset
     config.encoder.update(sizes(huggingface.encoder_config(folder, "question_encoder")))
-    config.generator.update(sizes(huggingface.generator_config(folder)))
+    generator = huggingface.generator_config(folder)
+    config.generator.update(sizes(generator))
     positions = config.generator.positions
     config.length.update(question=64, source=min(told.max_combined_length, positions))
     for key in ("question", "passage"):  # of which the folder says nothing
@@ -147,13 +148,13 @@ def _foreign(folder: Path, decodes: bool) -> Pretrained:
     config.data.question_text = "round_trip_clean" if told.clean_up else "round_trip"
     with said_by(folder / huggingface.CONFIG):
         validate(config)
-    with said_by(huggingface.generation_file(folder)):
-        config.decode.update(decode_keys(UNSET | told.generation))
-        config.decode.max_length = min(config.decode.max_length, positions)
-        if decodes:
+    if decodes:
+        with said_by(huggingface.generation_file(folder)):
+            config.decode.update(decode_keys(UNSET | told.generation))
+            config.decode.max_length = min(config.decode.max_length, positions)
             validate(config)
-    if told.generation.get("repetition_penalty", 1.0) != 1.0:
-        tell(f"note: {folder}: its repetition_penalty is not applied; transformers' answers may repeat less")
+        if left := unapplied(told.generation, generator):
+            tell(f"note: {folder}: {', '.join(left)} not applied; transformers' answers may be others")
     return Pretrained(config, *_tokenizers(folder), None, lambda: None, _load(folder))
 
 

@@ -17,7 +17,7 @@ from rag_jax.data.embeddings import Embeddings
 from rag_jax.data.passages import PassageStore
 from rag_jax.errors import UserError, fail
 from rag_jax.files import MANIFEST, check_files, read_json, read_object, read_sealed, write_json, writing
-from rag_jax.folders import link_folder, real, remove_older, replace_folder
+from rag_jax.folders import check_replaceable, link_folder, real, remove_older, replace_folder
 from rag_jax.index import searchers, shards
 from rag_jax.index.base import Contents, IndexManifest, read_index_manifest, write_index_manifest
 from rag_jax.index.encoding import WIDTH, Encoder
@@ -47,7 +47,7 @@ def build_index(
     embeddings: Embeddings | None = None,
     team: Team = SINGLE,
     log: Log = print,
-) -> IndexManifest:
+) -> None:
     """Builds `folder` from a passage store; does nothing when the same index is already there.
 
     encoder: named by `fingerprint`. None for kind 'bm25', which has no vectors.
@@ -73,13 +73,10 @@ def build_index(
         passages_checksum=store.checksum,
         search=searchers.parameters(kind, len(store), search or {}),
     )
-    team.wait("what to build", json.dumps([asdict(manifest), recipe]))
+    team.wait("what to build", json.dumps([asdict(manifest), _of_any_host(recipe)]))
+    if _is_in_place(folder, store, recipe, manifest, team, log):
+        return
     partial, given = _partial(folder), None
-    found = _finished(folder, store, recipe, manifest, log)
-    if team.first and _is_former(partial, folder) and (found or not _has_recipe(partial, recipe)):
-        shutil.rmtree(partial)
-    if found is not None:
-        return found
     if team.first:
         given = _aligned(embeddings, store, recipe, base, log)
         _start(partial, recipe, log)
@@ -91,7 +88,6 @@ def build_index(
     if team.first:
         _finish(folder, partial, store, recipe, manifest, log)
     team.wait("the finished index")
-    return read_index_manifest(folder)
 
 
 def _recipe(
@@ -120,6 +116,11 @@ def _recipe(
     return recipe | ({"embeddings": embeddings.stamps()} if embeddings else {})
 
 
+def _of_any_host(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without the folders and times of given files, which each host may have fetched for itself."""
+    return {**recipe, "embeddings": [[Path(path).name, size] for path, size, _ in recipe.get("embeddings", [])]}
+
+
 def recipe_of(folder: Path) -> dict[str, Any]:
     """The recipe of the finished index in `folder`; 'grown_from' in it says that passages were added. {} without one.
 
@@ -141,6 +142,7 @@ def name_finished(folder: Path) -> None:
     Beside one that stands there, those before it are removed. UserError where something else stands there.
     """
     folder = real(folder)
+    check_replaceable(folder)
     others = folder.is_dir() and any(not path.name.endswith(BESIDES) for path in folder.iterdir())
     if folder.is_file() or (others and not (folder / RECIPE).exists()):
         fail(f"{shown(folder)}: found what is no index (no {RECIPE}), expected one or an empty folder; give another")
@@ -192,27 +194,46 @@ def _grown_from(base: Contents, recipe: dict[str, Any]) -> dict[str, Any]:
         found = getattr(base.manifest, key)
         if found != recipe[key]:
             fail(f"index.{key}: {recipe[key]!r}; the index to be added to has {found!r}; use that or build anew")
+    length = recipe.get("length")  # none where words are searched
+    if (found := recipe_of(base.passages.folder.parent).get("length", length)) != length:
+        fail(f"length.passage: {length}; the index to be added to has {found}; use that or build anew")
     return {**recipe, "grown_from": base.passages.checksum}
 
 
-def _finished(
-    folder: Path, store: PassageStore, recipe: dict, manifest: IndexManifest, log: Log
-) -> IndexManifest | None:
-    """The manifest in `folder` if a build would make that index again; a damaged index counts as none."""
+def _is_in_place(
+    folder: Path, store: PassageStore, recipe: dict[str, Any], manifest: IndexManifest, team: Team, log: Log
+) -> bool:
+    """Whether a build would make the index in `folder` again; the one that it replaced goes, if a kill has left it.
+
+    Process 0 alone looks, for all: it may be done and remove the passages before another one would have looked.
+    """
+    partial, name, found = _partial(folder), "the index in place", False
+    if team.first:
+        found = _finished(folder, store, recipe, manifest, log)
+        if _is_former(partial, folder) and (found or not _has_recipe(partial, recipe)):
+            shutil.rmtree(partial)
+        if found:
+            team.say(name, "finished")
+    team.wait(f"a look at {name}")
+    return found or bool(team.told(name))
+
+
+def _finished(folder: Path, store: PassageStore, recipe: dict[str, Any], manifest: IndexManifest, log: Log) -> bool:
+    """Whether the index in `folder` is what a build would make again; a damaged one is none."""
     if not (folder / MANIFEST).exists():
-        return None
+        return False
     try:
         found = read_index_manifest(folder)
         # Equal texts may have been tokenised again for another generator.
         same_store = read_json(folder / "passages" / MANIFEST) == read_json(store.folder / MANIFEST)
     except UserError as error:
         log(f"{error}; building it again")
-        return None
+        return False
     same = replace(manifest, width=found.width) == found and same_store
     if not same or not _has_recipe(folder, recipe):
-        return None
+        return False
     log(f"{folder}: already built from these passages and this encoder")
-    return found
+    return True
 
 
 def _has_recipe(folder: Path, recipe: dict[str, Any]) -> bool:

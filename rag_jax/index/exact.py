@@ -19,10 +19,8 @@ LIMIT = 2**31 - 1  # ids are int32 on a device
 
 
 def parameters(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """How to search: recall_target, 1 for exact search; below it see core.topk. Raises UserError for another name."""
+    """How to search: recall_target, 1 for exact search; below it see core.topk."""
     chosen = {"recall_target": 1.0, **(overrides or {})}
-    if unknown := sorted(chosen.keys() - {"recall_target"}):
-        fail(f"index.search: {unknown} are no parameters of an exact index, which has recall_target; remove them")
     if not 0 < chosen["recall_target"] <= 1:
         fail(f"index.recall_target: {chosen['recall_target']}; expected more than 0, at most 1")
     return chosen

@@ -13,7 +13,7 @@ from rag_jax.folders import link
 from rag_jax.index.base import Contents
 from rag_jax.index.encoding import Encoder, Work, ahead
 from rag_jax.index.given import Given
-from rag_jax.index.vectors import DTYPES, crc_path, first_not_finite, is_whole, shard_path, write_shard
+from rag_jax.index.vectors import DTYPES, VECTORS, crc_path, first_not_finite, is_whole, shard_path, write_shard
 from rag_jax.progress import counted
 from rag_jax.team import SINGLE, Team
 
@@ -22,7 +22,7 @@ Log = Callable[[str], None]
 
 def take_over(folder: Path, partial: Path) -> int:
     """Links the shards of an index of the same recipe; returns how many files."""
-    files = sorted(folder.glob("vectors-*.crc.npy")) + sorted(folder.glob("vectors-?????.npy"))
+    files = sorted(folder.glob(f"{VECTORS}*.npy"))  # a shard's CRCs, then the shard
     for path in files:
         link(path, partial / path.name)
     return len(files)

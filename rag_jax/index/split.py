@@ -12,7 +12,7 @@ from rag_jax.folders import build_folder
 from rag_jax.index import scann
 from rag_jax.index.exact import ExactSearcher
 from rag_jax.index.scann import ScannSearcher
-from rag_jax.index.searchers import Searcher
+from rag_jax.index.searchers import Parameters, Searcher
 from rag_jax.index.vectors import Stored
 from rag_jax.progress import waiting
 
@@ -61,19 +61,19 @@ class SplitSearcher:
 
 
 def open_part(
-    index: Path, kept: Path, kind: str, chosen: dict[str, Any], vectors: Stored, part: tuple[int, int]
+    index: Path, kept: Path, kind: str, told: Parameters, vectors: Stored, part: tuple[int, int]
 ) -> tuple[Searcher, int]:
     """The searcher of part (number, of how many), and its first row.
 
-    index, vectors: of all passages. kept: a folder where ScaNN's files of the part are kept for the next time. chosen:
-    ScaNN's parameters of config.index.scann.
+    index, vectors: of all passages. kept: a folder where ScaNN's files of the part are kept for the next time. told:
+    what config.index says of each searcher, by its name; what is expected of each part, recall_target, is of all.
     """
     number, parts = part
     first, stop = len(vectors) * number // parts, len(vectors) * (number + 1) // parts
     rows = Part(vectors, first, stop)
     if kind == "exact":
-        return ExactSearcher(rows), first
-    parameters = scann.parameters(len(rows), chosen)
+        return ExactSearcher(rows, **told.get("exact", {})), first
+    parameters = scann.parameters(len(rows), told.get("scann"))
     made_of = {"part": [number, parts], "scann": parameters, "seal": read_object(index / MANIFEST)["seal"]}
     folder = kept / f"{number + 1}-of-{parts}"
     if not _is_made_of(folder, made_of):

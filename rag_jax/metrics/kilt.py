@@ -49,6 +49,14 @@ def grounded(score: float, pages_K: Sequence[str], evidence: Evidence) -> float:
     return score if r_precision(pages_K, evidence) == 1 else 0.0
 
 
+def accuracy(prediction: str, answers: Iterable[str]) -> float:
+    """1.0 if the prediction is an answer to the letter, but for white space around it; ValueError without answers.
+
+    What KILT's board shows of FEVER, entity linking and slot filling.
+    """
+    return float(prediction.strip() in {answer.strip() for answer in several(answers)})
+
+
 def kilt_exact_match(prediction: str, answers: Iterable[str], pages_K: Sequence[str], evidence: Evidence) -> float:
     """KILT-EM: `exact_match` where R-precision is 1; a blank prediction scores 0. ValueError without answers."""
     answers = several(answers)

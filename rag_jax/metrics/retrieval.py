@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 Ids = Iterable[Sequence[Hashable]]
 Gold = Iterable[Collection[Hashable]]
 
-_Z_95 = 1.959963984540054
+Z_95 = 1.959963984540054
 
 
 def hits_at(ids_BK: Ids, gold_B: Gold, k: int) -> list[bool]:
@@ -29,14 +29,6 @@ def hits_at(ids_BK: Ids, gold_B: Gold, k: int) -> list[bool]:
         found = set(ids_K[:k]) - {-1}
         hits.append(not found.isdisjoint(gold))
     return hits
-
-
-def recall_at(ids_BK: Ids, gold_B: Gold, k: int) -> float:
-    """The share of questions with a gold passage among the first k, in [0, 1]; see `hits_at`."""
-    hits = hits_at(ids_BK, gold_B, k)
-    if not hits:
-        raise ValueError("recall of no questions")
-    return sum(hits) / len(hits)
 
 
 def precision_at(pages_BK: Ids, gold_B: Gold, k: int) -> list[float]:
@@ -66,9 +58,9 @@ def interval(successes: int, n: int) -> tuple[float, float]:
         raise ValueError(f"successes is {successes}, expected 0 to {n}")
     if n == 0:
         return 0.0, 1.0
-    share, z2_n = successes / n, _Z_95**2 / n
+    share, z2_n = successes / n, Z_95**2 / n
     centre = share + z2_n / 2
-    reach = _Z_95 * math.sqrt((share * (1 - share) + z2_n / 4) / n)
+    reach = Z_95 * math.sqrt((share * (1 - share) + z2_n / 4) / n)
     # Rounding must not move the ends off 0 and 1 where they are exactly there.
     low = 0.0 if successes == 0 else (centre - reach) / (1 + z2_n)
     high = 1.0 if successes == n else (centre + reach) / (1 + z2_n)

@@ -13,6 +13,7 @@ from rag_jax.errors import fail
 from rag_jax.files import MANIFEST
 from rag_jax.index import exact, scann
 from rag_jax.index.base import read_index_manifest
+from rag_jax.index.report import WIKIPEDIA
 from rag_jax.index.searchers import SEARCHERS, has_vectors
 from rag_jax.planning import layout
 from rag_jax.planning.chips import Topology
@@ -20,12 +21,11 @@ from rag_jax.remote import Remote
 from rag_jax.storage import address, shown
 from rag_jax.workdir import Workdir
 
-WIKIPEDIA = 21_015_324  # passages of the paper's index (Lewis et al. 2020, section 3)
 # Bytes of a word in the store, text and tokens: SQuAD's 20,958 paragraphs of 120 words take 12.0 a word.
 WORD = 12.0
 POSTING = 8  # bytes of a word's score in a passage, in BM25's matrix: fp32 and int32
 DISTINCT = 0.7  # of a passage's words, about
-CHECKPOINTS = 3  # the newest, the best, and the one being written
+CHECKPOINTS = 4  # the newest two, the best, and the one being written
 BOOT_DISK = 100e9  # of a TPU VM ("Attach durable block storage", Cloud TPU documentation)
 
 

@@ -135,7 +135,7 @@ def step(described: Described, name: str, passages: int, devices: int) -> Progra
     stage = config[name]
     if on_devices.possible(config, stage):
         return searching_step(described, name, passages, devices)
-    tx = optimizer(stage, trained(config, stage))
+    tx = optimizer(stage, trained(config, name))
     objective = Objective(stage.train_question_encoder, stage.label_smoothing, stage.accumulation, config.seed)
     function = partial(train_step, config=model, optimizer=tx, objective=objective)
     batch = holed(config, stage.batch) if name == "denoise" else asked(described, stage.batch, stage.k)
@@ -146,7 +146,7 @@ def searching_step(described: Described, name: str, passages: int, devices: int)
     """The training step of a stage that searches for itself, see training.on_devices."""
     config, model, _ = described
     stage, length, generator = config[name], config.length, model.generator
-    tx, scalar = optimizer(stage, trained(config, stage)), Shape((), jnp.int32)
+    tx, scalar = optimizer(stage, trained(config, name)), Shape((), jnp.int32)
     held = exact.padded(layout.share(passages, devices))
     per_passage, tokens = Shape((held,), jnp.int32), min(round(TOKENS * config.data.words), length.source)
     narrow = jnp.uint16 if generator.vocab_size <= 1 << 16 else jnp.int32

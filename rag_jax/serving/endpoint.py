@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from rag_jax.api import Answer
 from rag_jax.errors import UserError
+from rag_jax.progress import tell
 from rag_jax.serving.batching import Batcher, Busy
 from rag_jax.serving.problems import BodyLimit, explain, refusal, shown
 from rag_jax.serving.views import MOST_LETTERS, Settings, Views
@@ -70,7 +71,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     413: {"model": Problems, "description": f"The body has more than {MOST_BYTES} bytes."},
     415: {"model": Problems, "description": f"The body is not said to be {JSON}."},
     422: {"model": Problems, "description": "A field is missing, unknown or wrong."},
-    503: {"model": Problems, "description": "Too many questions wait for their answer, or the server is stopping."},
+    500: {"model": Problems, "description": "The server failed, as of a damaged file; its log says the same."},
+    503: {"model": Problems, "description": "Too many questions wait for their answer."},
 }
 
 
@@ -80,12 +82,16 @@ def make_app(views: Views, batcher: Batcher, *, title: str) -> FastAPI:
     app.add_middleware(BodyLimit, most=MOST_BYTES)
     _refuse(app)
 
-    @app.post("/answer", responses=REFUSALS, summary="Answers questions")
-    async def answer(asked: Asked) -> Answers:
+    @app.post("/answer", response_model=Answers, responses=REFUSALS, summary="Answers questions")
+    async def answer(asked: Asked) -> Answers | Response:
         settings = views.settings(**asked.model_dump(exclude={"questions", "tokens"}))
         if problems := [*_problems(views, asked, settings)]:
             raise UserError("\n".join(problems))
-        answers = await asyncio.wrap_future(batcher.submit(settings, asked.questions))
+        try:
+            answers = await asyncio.wrap_future(batcher.submit(settings, asked.questions))
+        except UserError as error:  # all that is the client's was checked before
+            tell(f"error: {error}")
+            return refusal(500, str(error).split("\n"))
         return Answers(answers=answers if asked.tokens else list(map(_without_tokens, answers)), settings=settings)
 
     @app.get("/healthz", summary="Whether the server answers, and what it serves")

@@ -17,7 +17,7 @@ from rag_jax.data.lines import Meter
 from rag_jax.data.passages import PassageStore, build_store
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_or_train
-from rag_jax.errors import UserError, fail
+from rag_jax.errors import PassingError, UserError, fail
 from rag_jax.files import read_json, write_json
 from rag_jax.folders import link_folder, real
 from rag_jax.hub.resolve import resolve
@@ -88,15 +88,16 @@ def build(
             embeddings=given,
             team=team,
         )
-    except UserError:
-        if team.first and not given:  # else the passages are kept for the next attempt: vectors seldom fit at once
+    except UserError as error:
+        if team.first and not given and not isinstance(error, PassingError):  # else they are kept for the next attempt
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     if team.first:
         by = f"passage encoder {maker.fingerprint}" if maker.encoder else maker.fingerprint
         print(f"{folder}: {len(store):,} passages, {config.index.kind} index by {by}")
         publish(folder)
-        shutil.rmtree(temporary)
+        del store  # NFS keeps the name of a file that is open, and so its folder
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _search(index: ConfigDict) -> dict[str, Any]:

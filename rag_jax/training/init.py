@@ -19,7 +19,7 @@ from rag_jax.index import bm25
 from rag_jax.index.base import Index, Maker, check_kind, has_vectors, open_index
 from rag_jax.models import rag
 from rag_jax.parallel import Devices
-from rag_jax.storage import address
+from rag_jax.storage import address, pull
 from rag_jax.team import Team
 from rag_jax.training import encoders
 from rag_jax.training.step import Leaf, TrainState
@@ -64,18 +64,18 @@ class Start(NamedTuple):
 def start(
     config: ConfigDict,
     place: Workdir,
+    saved: Checkpoints,
     model: rag.RagConfig,
     optimizers: dict[str, optax.GradientTransformation],
     parallel: Devices,
 ) -> Start:
-    """Where training starts: this run's checkpoint > init_from > encoders and generator apart > scratch.
+    """Where training starts: saved, this run's checkpoint > init_from > encoders and generator apart > scratch.
 
     The question encoder apart is train_retriever's in this run, which takes the place of init_from's too, as its index
     is made by it; else parts.question_encoder. Without parts.generator the generator is fresh. BM25 needs no question
     encoder: one that is not to be had is fresh. A closed book has none. A classifier is fresh where init_from has none
     of the same labels. Writes nothing.
     """
-    saved = Checkpoints(place.checkpoints)
     progress = resume(saved, model, optimizers, parallel)
     if progress is not None and (step := saved.latest()) is not None:
         return Start(progress.state.params, saved.extra(step)["passage_encoder"], progress)
@@ -215,9 +215,21 @@ def saved_trees(state: TrainState[Leaf]) -> dict[str, Any]:
 
 
 def own_checkpoints(folder: Path, joined: Team, *, along: tuple[Path, ...] = ()) -> Checkpoints:
-    """A run's checkpoints, to go on from; process 0, which writes there, first sets damaged ones aside."""
+    """A run's checkpoints, to go on from; UserError where the processes have not the same newest one.
+
+    Process 0, which writes there, first sets damaged ones aside and publishes what an earlier run could not.
+    """
     checkpoints = Checkpoints(folder, along=along)
-    joined.first_alone("checkpoints", checkpoints.set_damaged_aside if joined.first else lambda: None)
+
+    def brought_in_step() -> None:
+        if not joined.first:
+            pull(folder)
+            return
+        checkpoints.set_damaged_aside()
+        checkpoints.close()
+
+    joined.first_alone("checkpoints", brought_in_step)
+    joined.agree(checkpoint=checkpoints.latest())
     return checkpoints
 
 

@@ -203,7 +203,7 @@ def _with_own_ids(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _lines_before(path: Path, end: int) -> list[bytes]:
     """The lines of the steps before `end`, one each; says which are damaged, and which steps have none."""
     kept, step = [], 0
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else [], 1):
+    for number, line in enumerate(_lines(path) if path.exists() else [], 1):
         record = read_sealed_line(line)
         if record is None and step < end:
             print(f"warning: {path}:{number}: damaged; expected the numbers of step {step}", file=sys.stderr)
@@ -216,6 +216,11 @@ def _lines_before(path: Path, end: int) -> list[bytes]:
     return kept
 
 
+def _lines(path: Path) -> list[bytes]:
+    """The lines of a file, each with its end, also a last one that was cut: others are written after it."""
+    return [line + b"\n" for line in path.read_bytes().splitlines()]
+
+
 def _tell_missing(path: Path, first: int, end: int) -> None:
     if first < end:
         print(f"warning: {path}: the numbers of {end - first} steps from {first} on are missing", file=sys.stderr)
@@ -224,7 +229,7 @@ def _tell_missing(path: Path, first: int, end: int) -> None:
 def _scores_until(path: Path, step: int) -> list[bytes]:
     """The lines of the evaluations up to a step; a damaged one is named and left out."""
     kept = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+    for number, line in enumerate(_lines(path), 1):
         if (record := read_sealed_line(line)) is None:
             print(f"warning: {path}:{number}: damaged; left out", file=sys.stderr)
         elif record["step"] <= step:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
@@ -66,9 +67,9 @@ def train(
     begins, expected = model.generator.start_id, generator_tokenizer.eos_id
     if config.data.target_layout == "generation" and begins != expected:
         fail(f"config.generator.start_id: found {begins}, expected {expected}, `</s>`, with which answers are learned")
-    optimizers = {name: optimizer(stage, trained(config, stage)) for name, stage in stages.items()}
+    optimizers = {name: optimizer(stage, trained(config, name)) for name, stage in stages.items()}
     with waiting(f"{place.folder}: parameters are made or loaded"):
-        start = init.start(config, place, model, optimizers, parallel)
+        start = init.start(config, place, checkpoints, model, optimizers, parallel)
     searcher = searchers.of_training(config, stages, place, parallel, model.generator.vocab_size)
     index = init.open_own_index(start, place, generator_tokenizer, config.index.kind, searcher)
     progress, params = start.progress, start.params
@@ -82,9 +83,10 @@ def train(
 
     passages = index.manifest.passages_checksum if index else None
     told = {f"index {name}": getattr(index.manifest, name) for name in SAME_INDEX} if index else {}
-    joined.agree(index=passages, **told, checkpoint=checkpoints.latest())
-    first_steps = dict(zip(stages, _running_sum(stage.steps for stage in stages.values()), strict=True))
     asked = tasks.checksum(questions)
+    joined.agree(index=passages, **told, **{"config.data.train": asked, "config.data.valid": tasks.checksum(valid)})
+    before = accumulate((stage.steps for stage in stages.values()), initial=0)
+    first_steps = dict(zip(stages, before, strict=False))  # the last sum is the run's
     course = {name: init.course(config, name, first_steps[name], asked, passages) for name in stages}
     changes, done, unscored = [], 0, None
     if progress:
@@ -94,7 +96,7 @@ def train(
         unscored = progress.stage if progress.unscored else None
     gathered = init.as_saved(place, parallel)
 
-    rag, last = Rag(model, params, retriever, config, parallel), list(stages)[-1]
+    rag = Rag(model, params, retriever, config, parallel)
     with RunLog(place.folder, resume_at=done, unscored=unscored is not None, silent=not joined.first) as log:
         task, goes_on = tasks.task(config.data), progress is not None
         examples = joined.first_alone(
@@ -111,7 +113,7 @@ def train(
         made = {name: make_source(name, stages[name], config, rag, examples) for name in left}
         if joined.first:  # what has to be refused was refused: the record of an earlier run stays until here
             place.save_config(config)
-        with preemption.awaited():
+        with preemption.awaited(), checkpoints:
             for name in left:
                 if preemption.told():
                     log.say(f"{name}: not begun{TOLD}")
@@ -122,7 +124,7 @@ def train(
                 state = resumed.state if resumed else TrainState(jnp.int32(0), params, optimizers[name].init(params))
                 state = parallel.put_state(state)  # elsewhere, the first step would compile a program of its own
 
-                keeper = Keeper(checkpoints, parallel, gathered, name, first, course[name], fingerprint, name == last)
+                keeper = Keeper(checkpoints, parallel, gathered, name, first, course[name], fingerprint)
                 read = f"{stage.k} passages each" if index else "a closed book"
                 log.say(f"{name}: {stage.steps} steps of {stage.batch} questions, {read}")
                 with jax.transfer_guard("disallow"):
@@ -137,10 +139,7 @@ def train(
 
 
 class Keeper(NamedTuple):
-    """Saves the states of a stage, whose step 0 is the run's step `first`. fingerprint: of the index's encoder.
-
-    Only states of the last stage can be the best checkpoint: what comes before it is preparation.
-    """
+    """Saves the states of a stage, whose step 0 is the run's step `first`. fingerprint: of the index's encoder."""
 
     checkpoints: Checkpoints
     parallel: Devices
@@ -149,7 +148,6 @@ class Keeper(NamedTuple):
     first: int
     course: dict[str, Any]
     fingerprint: str | None
-    is_last: bool
 
     def save(self, state: TrainState, found: sources.Found, score: float, *, unscored: bool) -> None:
         """Saves the state and what was already found for its next batch; unscored: there was no time to evaluate it."""
@@ -159,16 +157,17 @@ class Keeper(NamedTuple):
         self.checkpoints.save(
             self.first + int(jax.device_get(state.step)),
             **self.gathered(init.saved_trees(state)),
-            score=self._rank(score),
+            score=_rank(score),
             extra={"stage": self.stage, **ahead, "passage_encoder": self.fingerprint, "unscored": unscored},
         )
 
     def make_up(self, step: int, score: float) -> None:
         """Gives the state that was saved without an evaluation its score."""
-        self.checkpoints.rescore(self.first + step, self._rank(score))
+        self.checkpoints.rescore(self.first + step, _rank(score))
 
-    def _rank(self, score: float) -> float:
-        return score if self.is_last and not math.isnan(score) else -1.0
+
+def _rank(score: float) -> float:
+    return -1.0 if math.isnan(score) else score
 
 
 def train_stage(
@@ -295,14 +294,16 @@ def make_source(name: str, stage: ConfigDict, config: ConfigDict, rag: Rag, exam
     return sources.QuestionSource(*given, names=names, name=name)
 
 
-def trained(config: ConfigDict, stage: ConfigDict) -> tuple[str, ...]:
-    """The parameters that a stage trains, by their names at the top.
+def trained(config: ConfigDict, name: str) -> tuple[str, ...]:
+    """The parameters that a stage trains, by their names at the top: those alone that its loss reads.
 
     A null document learns with the question encoder: together they are p(z|x). A stage that keeps it teaches reading
     alone, often of passages that were made to hold the answer, beside which the null document would be useless. BM25
-    has no encoder, and its null document learns in every stage.
+    has no encoder, and its null document learns in every stage that reads questions.
     """
-    names = TRAINED[stage.train_question_encoder]
+    if name == "denoise":
+        return ("generator",)
+    names = TRAINED[config[name].train_question_encoder]
     return (*names, "null_document") if config.index.kind == "bm25" else names
 
 
@@ -334,15 +335,9 @@ def check_k(config: ConfigDict, stages: dict[str, ConfigDict], index: Index | No
     passages = len(index.passages)
     wanted = {"retrieval.k": config.retrieval.k}
     for name, stage in stages.items():
+        if name == "denoise":  # repairs passages one by one
+            continue
         wanted |= {f"{name}.k": stage.k, f"{name}.depth": stage.depth}
     for key, k in wanted.items():
         if k > passages:
             raise UserError(f"config.{key}: found {k}, expected at most {passages}, the passages of the index")
-
-
-def _running_sum(numbers) -> list[int]:
-    total, sums = 0, []
-    for number in numbers:
-        sums.append(total)
-        total += number
-    return sums

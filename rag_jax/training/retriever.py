@@ -1,6 +1,6 @@
 """Training of the bi-encoder: DPR's softmax over the passages of the batch (Karpukhin et al. 2020, section 3.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Generic, NamedTuple
 
@@ -12,6 +12,7 @@ import optax
 from rag_jax.data.formats import Passage, Question
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.errors import UserError
+from rag_jax.metrics.answers_in_passages import holding_match, passage_patterns
 from rag_jax.metrics.text import normalise
 from rag_jax.models import rag
 from rag_jax.models.bert import BertConfig, BertEncoder
@@ -113,13 +114,14 @@ def retriever_step(
 class Example(NamedTuple):
     """What one question of a batch comes with.
 
-    known: rows of the passages known to hold the answer, the positive first. rows, texts: of the positive, whose text
-    may lack a span, then of the hard negatives.
+    holds: whether the passage of a row holds one of the answers. known: rows of the passages known to hold it, the
+    positive first. rows, texts: of the positive, whose text may lack a span, then of the hard negatives.
     """
 
     id: str
     asked: str
     answers: tuple[str, ...]
+    holds: Callable[[int], bool]
     known: tuple[int, ...]
     rows: list[int]
     texts: list[str]
@@ -131,13 +133,15 @@ class Pairs:
     An inverse cloze pair asks with a span of a passage's words for the passage itself, out of which the span was cut
     half of the time (Lee et al. 2019, ORQA, section 3). A hard negative is one that the question names; else another
     passage of the positive's title; else any. Those that hold the answer, by name or by its words, are passed over.
+
+    patterns: whether answers are regular expressions, which a passage holds where they find something in it.
     """
 
     def __init__(
         self, passages: Sequence[Passage], questions: Sequence[Question], tokenizer: Tokenizer, length: Any,
-        *, inverse_cloze: float, hard_negatives: int,
+        *, inverse_cloze: float, hard_negatives: int, patterns: bool = False,
     ):  # fmt: skip
-        self.passages, self.tokenizer, self.length = passages, tokenizer, length
+        self.passages, self.tokenizer, self.length, self.patterns = passages, tokenizer, length, patterns
         self.inverse_cloze, self.hard_negatives = inverse_cloze, hard_negatives
         asked = [question for question in questions if question.passage_ids]
         wanted = {name for question in asked for name in (*question.passage_ids, *question.hard_negatives)}
@@ -197,13 +201,14 @@ class Pairs:
             question, known = self.asked[index % len(self.asked)]
             named = self._named[index % len(self.asked)]
             name, asked, text = question.id, question.text, self.passages[known[0]].text
-            answers = tuple(map(normalise, question.answers))
-        others = [self._hard_negative(known, answers, named, rng) for _ in range(self.hard_negatives)]
+            answers = question.answers
+        holds = self._holds(answers)
+        others = [self._hard_negative(known, holds, named, rng) for _ in range(self.hard_negatives)]
         texts = [text, *(self.passages[other].text for other in others)]
-        return Example(name, asked, answers, known, [known[0], *others], texts)
+        return Example(name, asked, answers, holds, known, [known[0], *others], texts)
 
     def _hard_negative(
-        self, known: tuple[int, ...], answers: tuple[str, ...], named: list[int], rng: np.random.Generator
+        self, known: tuple[int, ...], holds: Callable[[int], bool], named: list[int], rng: np.random.Generator
     ) -> int:
         """A passage without the answer; where all that were tried have it, the last of them, which _negatives masks."""
         siblings = self._siblings.get(self.passages[known[0]].title, [])
@@ -211,23 +216,29 @@ class Pairs:
         for rows in kinds:
             for place in rng.choice(len(rows), min(TRIES, len(rows)), replace=False).tolist():
                 row = rows[place]
-                if row not in known and not self._holds(row, answers):
+                if row not in known and not holds(row):
                     return row
         return row
 
-    def _holds(self, row: int, answers: tuple[str, ...]) -> bool:
-        return any(f" {answer} " in self._text(row) for answer in answers)
+    def _holds(self, answers: tuple[str, ...]) -> Callable[[int], bool]:
+        if self.patterns and answers:
+            found = passage_patterns(answers)
+            return lambda row: bool(found.compiled) and holding_match([self._whole(row)], found)[0]
+        wanted = [f" {normalise(answer)} " for answer in answers]
+        return lambda row: any(words in self._text(row) for words in wanted)
+
+    def _whole(self, row: int) -> str:
+        return f"{self.passages[row].title} {self.passages[row].text}"
 
     def _normalised(self, row: int) -> str:
-        passage = self.passages[row]
-        return f" {normalise(f'{passage.title} {passage.text}')} "
+        return f" {normalise(self._whole(row))} "
 
     def _negatives(self, own: Sequence[Example], row_C: np.ndarray) -> np.ndarray:
         """Not a negative: a passage known to hold the answer, whosever it is in the batch, or with the answer in it."""
         negative_BC = np.array([~np.isin(row_C, example.known) for example in own])
         for negative_C, example in zip(negative_BC, own, strict=True):
             if example.answers:
-                negative_C &= [not self._holds(row, example.answers) for row in row_C.tolist()]
+                negative_C &= [not example.holds(row) for row in row_C.tolist()]
         return negative_BC
 
 

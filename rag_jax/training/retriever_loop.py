@@ -16,6 +16,7 @@ from rag_jax.data.pipeline import Batches, step_rng
 from rag_jax.data.tokenizer import Tokenizer
 from rag_jax.data.vocabulary import load_or_train
 from rag_jax.errors import UserError, fail
+from rag_jax.evaluation.measures import PATTERNS
 from rag_jax.hub.resolve import resolve
 from rag_jax.parallel import MODES, Devices
 from rag_jax.preemption import TOLD, PreemptedError, Preemption
@@ -52,6 +53,8 @@ def train_retriever(
     model = rag_config(config, encoder_tokenizer, generator_tokenizer)
     assert encoder_tokenizer is not None  # this is no closed book
     pairs = make_pairs(config, encoder_tokenizer)
+    now = course(config, pairs)
+    joined.agree(**now)
     order = Batches(max(len(pairs.asked), 1), settings.batch, config.seed)
 
     shapes = jax.eval_shape(lambda key: init_params(model, key, shared=settings.shared), jax.random.key(0))
@@ -70,13 +73,14 @@ def train_retriever(
     drawn = lambda step: (order[step], step_rng(config.seed, "retriever", step))  # noqa: E731
     batch_of = lambda step: parallel.put_batch(pairs.batch(*drawn(step), own))  # noqa: E731
     told = lambda step: pairs.told(*drawn(step))  # noqa: E731
-    now, newest = course(config, pairs), checkpoints.latest()
+    newest = checkpoints.latest()
     was = checkpoints.extra(newest).get("course", now) if newest is not None else now
 
     with (
         RunLog(place.folder, resume_at=start, silent=not joined.first, kind=RETRIEVER) as log,
         jax.transfer_guard("disallow"),
         preemption.awaited(),
+        checkpoints,
     ):
         if changes := init.differing(was, now):
             log.say(f"goes on with another configuration: {'; '.join(changes)}")
@@ -121,6 +125,7 @@ def make_pairs(config: ConfigDict, tokenizer: Tokenizer) -> Pairs:
     return Pairs(
         list(read), known, tokenizer, config.length,
         inverse_cloze=config.retriever.inverse_cloze, hard_negatives=config.retriever.hard_negatives,
+        patterns=bool(PATTERNS.intersection(tasks.task(config.data).metrics)),
     )  # fmt: skip
 
 

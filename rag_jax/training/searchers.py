@@ -34,9 +34,8 @@ def of_training(
 
     def split(vectors: Vectors, passages: PassageStore) -> Searcher:
         part = jax.process_index(), parallel.processes
-        searcher, first = open_part(
-            place.index, place.parts, config.index.kind, config.index.scann.to_dict(), vectors, part
-        )
+        told = {"scann": config.index.scann.to_dict(), "exact": {"recall_target": config.index.recall_target}}
+        searcher, first = open_part(place.index, place.parts, config.index.kind, told, vectors, part)
         return SplitSearcher(searcher, first, part[0], parallel.of_all)
 
     return split

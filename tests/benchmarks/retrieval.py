@@ -26,7 +26,7 @@ from rag_jax.data.vocabulary import load_or_train
 from rag_jax.hub.resolve import resolve
 from rag_jax.index.base import Index, Queries, open_index
 from rag_jax.metrics.answers_in_passages import answer_hits_at, holding_answer
-from rag_jax.metrics.retrieval import recall_at
+from rag_jax.metrics.retrieval import hits_at
 from rag_jax.parallel import Pmap
 from rag_jax.training import encoders
 from rag_jax.training.indexing import build
@@ -113,7 +113,7 @@ def report(index: Index, kind: str, asked: list[Question], vector_QE: np.ndarray
     row_QK, rate = searched(index, asked, vector_QE)
     passages = {row: index.passages[row] for row in np.unique(row_QK).tolist()}
     ids = [[passages[row].id for row in row_K] for row_K in row_QK.tolist()]
-    gold = tuple(100 * recall_at(ids, [question.passage_ids for question in asked], k) for k in PLACES)
+    gold = tuple(100 * np.mean(hits_at(ids, [question.passage_ids for question in asked], k)) for k in PLACES)
     holding = [
         holding_answer([passages[row].text for row in row_K], question.answers)
         for row_K, question in zip(row_QK.tolist(), asked, strict=True)

@@ -166,7 +166,7 @@ def test_empty_target_keeps_the_prior(kind):
     np.testing.assert_allclose(value, 0.0, atol=2e-7)
     assert np.isfinite(gradients[1]).all() and not gradients[0].any()
     token = document_posterior(logp, prior, mask, "token")
-    np.testing.assert_allclose(mean_token_posterior(token, mask), np.exp(prior), rtol=1e-6)
+    np.testing.assert_allclose(mean_token_posterior(token, ~mask), np.exp(prior), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

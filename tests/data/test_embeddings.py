@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -114,6 +115,19 @@ def test_a_faiss_file(tmp_path, ids):
         (tmp_path / "hf_dataset_index.ids.txt").write_text("\n".join(IDS))
     faiss.write_index(index, str(tmp_path / "hf_dataset_index.faiss"))
     check(tmp_path / "hf_dataset_index.faiss", IDS if ids else None)
+
+
+def test_the_stamps_are_of_all_that_is_read(tmp_path):
+    def names():
+        return [Path(path).name for path, _, _ in open_embeddings(str(tmp_path)).stamps()]
+
+    write_array(tmp_path / "v.npy", ".json")
+    write_array(tmp_path / "w.npy")
+    assert names() == ["v.npy", "w.npy", "v.ids.json"]
+    for path in tmp_path.glob("*.npy"):
+        path.unlink()
+    pq.write_table(table(), tmp_path / "v.parquet")
+    assert names() == ["v.parquet"]
 
 
 def test_sources_that_hold_none(tmp_path):

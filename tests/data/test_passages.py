@@ -47,26 +47,17 @@ def test_store_gives_back_what_was_put_in(store, passages):
     for row in (-1, len(passages)):
         with pytest.raises(IndexError):
             store[row]
-        with pytest.raises(IndexError):
-            store.tokens(row)
 
 
 def test_tokens_are_those_of_the_pieces(store, passages, bpe):
     titles = title_pieces(bpe, [p.title for p in passages])
     texts = inner_pieces(bpe, [p.text for p in passages])
     assert any(len(title) == 0 for title in titles)
-    for row in range(len(passages)):
-        title, text = store.tokens(row)
+    for row, (title, text) in enumerate(store.tokens_of(range(len(passages)))):
         assert title.dtype == text.dtype == np.int32
         assert title.tolist() == titles[row].tolist()
         assert text.tolist() == texts[row].tolist()
         assert not text.flags.writeable
-
-
-def test_rows_of_ids(store):
-    assert [store.row_of(f"p{row}") for row in (0, 300, 899)] == [0, 300, 899]
-    with pytest.raises(UserError, match="no passage 'x' among 900"):
-        store.row_of("x")
 
 
 def test_reopened_and_pickled_stores_are_the_same(store, bpe):
@@ -131,7 +122,8 @@ def test_damage_in_one_block_leaves_the_others_readable(copy):
 def test_damaged_tokens_name_their_row_and_leave_the_others_readable(copy):
     store = PassageStore.open(copy)
     row = BLOCK_ROWS + 7
-    whole, text = [pair[1].tolist() for pair in store.tokens_of(range(len(store)))], store.tokens(row)[1]
+    texts = [text for _, text in store.tokens_of(range(len(store)))]
+    whole, text = [text.tolist() for text in texts], texts[row]
     place = text.__array_interface__["data"][0] - np.frombuffer(store._bytes, np.uint8).__array_interface__["data"][0]
     data = bytearray((copy / ARROW).read_bytes())
     data[place + 2] ^= 1
@@ -141,13 +133,13 @@ def test_damaged_tokens_name_their_row_and_leave_the_others_readable(copy):
         with pytest.raises(UserError, match=f"the tokens of row {row} are damaged; restore the file"):
             store.tokens_of(rows)
     for other in (0, row - 1, row + 1):
-        assert store.tokens(other)[1].tolist() == whole[other]
+        assert store.tokens_of([other])[0][1].tolist() == whole[other]
 
 
 def test_tokens_of_many_rows(store):
-    rows = np.array([899, 0, 255, 256, 0])
+    rows, all_rows = np.array([899, 0, 255, 256, 0]), store.tokens_of(range(900))
     for row, pair in zip(rows.tolist(), store.tokens_of(rows), strict=True):
-        assert [piece.tolist() for piece in pair] == [piece.tolist() for piece in store.tokens(row)]
+        assert [piece.tolist() for piece in pair] == [piece.tolist() for piece in all_rows[row]]
     assert store.tokens_of([]) == []
     for wrong in ([0, 900], [-1]):
         with pytest.raises(IndexError, match="of 900 passages"):

@@ -7,6 +7,7 @@ import pytest
 from rag_jax.config import default_config
 from rag_jax.data import demo, tasks
 from rag_jax.data.formats import Passage, Question
+from rag_jax.data.lines import Meter
 from rag_jax.data.tasks import TASKS
 from rag_jax.errors import UserError
 from rag_jax.validation import CHOICES, LABELLED
@@ -116,6 +117,8 @@ def test_the_files_for_hidden_tests():
         ("webquestions", "test", "q.csv", True),
         ("webquestions", "valid", "q.json", False),
         ("curatedtrec", "valid", "q.json", False),
+        ("jeopardy", "train", "train.json", False),
+        ("curatedtrec", "train", "q.json", False),
     ],
 )
 def test_the_paper_s_numbers_stand_beside_its_own_questions_alone(name, split, source, known):
@@ -198,7 +201,11 @@ def test_the_contexts_of_a_bi_encoder_file_are_a_corpus(data, tmp_path):
     path = tmp_path / "train.json"
     path.write_text(json.dumps(rows))
     data.passages = str(path)
-    assert list(tasks.passages(data)) == [Passage("a", "T", "Some words."), Passage("7", "T", "Some words.")]
+    meter = Meter()
+    assert list(tasks.passages(data, meter=meter)) == [
+        Passage("a", "T", "Some words."), Passage("7", "T", "Some words."),
+    ]  # fmt: skip
+    assert meter.share() == 1  # so that the rest of the time can be told
     assert tasks.files(data.passages)[0][:2] == [str(path), path.stat().st_size]
     for rows, message in (([{"question": "q"}], "no contexts"), ([{"positive_ctxs": [{"title": "T"}]}], "bad id null")):
         path.write_text(json.dumps(rows))

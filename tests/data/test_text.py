@@ -11,8 +11,6 @@ from rag_jax.data.text import (
     one_spaced,
     question_sources,
     round_trip,
-    source_ids,
-    source_lengths,
     source_string,
     targets,
     title_pieces,
@@ -40,6 +38,12 @@ FRAGMENTS = [*WORDS, *MARKUP, *CHARACTERS, "👩‍🔬", "مرحبا", "שלו�
 @pytest.fixture(scope="module")
 def marks(bpe):
     return Marks.of(bpe)
+
+
+def source_ids(title, text, question, *, marks, **how):
+    """The one source of these pieces, unpadded."""
+    row = fill_sources([[(title, text)]], [question], marks=marks, **how)[0, 0]
+    return row[row != marks.pad]
 
 
 def varied(random_, low):
@@ -133,7 +137,9 @@ def test_filled_rows_are_the_single_sources(bpe, marks, corpus, policy):
     documents = [[(titles[i], texts[i]) for i in random_.sample(range(300), 4)] for _ in questions]
     empty = np.zeros(0, np.int32)
     documents[2][3] = (empty, empty)
-    lengths_BK = source_lengths(documents, questions, marks)
+    fixed = 2 + len(marks.title_separator) + len(marks.document_separator)
+    asked = zip(documents, questions, strict=True)
+    lengths_BK = np.array([[fixed + sum(map(len, (*pair, question))) for pair in pairs] for pairs, question in asked])
     for length in (16, 50, int(lengths_BK.max())):
         source_BKS = fill_sources(documents, questions, length=length, marks=marks, policy=policy)
         assert source_BKS.shape == (6, 4, length)

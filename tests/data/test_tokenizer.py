@@ -9,6 +9,7 @@ from rag_jax.data.tokenizer import Framing, Tokenizer, train_byte_bpe, train_wor
 from rag_jax.errors import UserError
 from rag_jax.files import MANIFEST
 
+MAP = "special_tokens_map.json"
 STRINGS = [
     "Marie Curie found radium in 1898.",
     " leading space, and  two spaces ",
@@ -64,12 +65,13 @@ def test_encoder_folder_is_an_ordinary_bert_tokenizer(wordpiece, corpus):
 def test_byte_bpe_writes_and_reads_any_text(bpe):
     for text in STRINGS:
         assert bpe.decode(bpe.encode(text)) == text
-        assert bpe.unk_id not in bpe.encode(text)
+        assert bpe.tokens().index("<unk>") not in bpe.encode(text)
 
 
 def test_wordpiece_knows_ascii_and_the_corpus_letters(wordpiece):
-    assert wordpiece.unk_id not in wordpiece.encode("xylophone jazz: qwerty? #7 & 90% Łódź")
-    assert wordpiece.encode("東") == [wordpiece.unk_id]
+    unknown = wordpiece.tokens().index("[UNK]")
+    assert unknown not in wordpiece.encode("xylophone jazz: qwerty? #7 & 90% Łódź")
+    assert wordpiece.encode("東") == [unknown]
     assert wordpiece.decode([wordpiece.cls_id, *wordpiece.encode("Unseenword"), wordpiece.sep_id]) == "unseenword"
 
 
@@ -97,6 +99,67 @@ def test_folders_without_tokenizer_json_load_the_same(bpe, wordpiece, tmp_path):
         assert other.decode(other.encode("Marie, Curie!")) == tokenizer.decode(tokenizer.encode("Marie, Curie!"))
         assert other.fingerprint == tokenizer.fingerprint
     assert bpe.fingerprint != wordpiece.fingerprint
+
+
+@pytest.fixture
+def plain(bpe, wordpiece, tmp_path):
+    """Makes a folder without tokenizer.json, of one of the two, with other settings and files."""
+
+    def make(kind, settings, **objects):
+        source, folder = (wordpiece if kind == "wordpiece" else bpe).folder, tmp_path / kind
+        shutil.copytree(source, folder)
+        for name in ("tokenizer.json", MANIFEST):
+            (folder / name).unlink()
+        objects["tokenizer_config"] = json.loads((folder / "tokenizer_config.json").read_text()) | settings
+        for name, value in objects.items():
+            (folder / f"{name}.json").write_text(json.dumps(value))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("wordpiece", {"strip_accents": False}),
+        ("wordpiece", {"do_lower_case": False, "strip_accents": True}),
+        ("wordpiece", {"tokenize_chinese_chars": False}),
+        ("bpe", {"add_prefix_space": True}),
+    ],
+)
+def test_settings_count_without_tokenizer_json(plain, kind, settings):
+    folder, texts = plain(kind, settings), ["Ärzte in Café", "ab東京cd", "two words"]
+    if kind == "wordpiece":
+        with (folder / "vocab.txt").open("a", encoding="utf-8") as file:
+            file.write("ärzte\narzte\nArzte\ncafé\ncafe\nCafe\nab東京cd\n")
+    theirs, ours = AutoTokenizer.from_pretrained(folder), Tokenizer.load(folder)
+    assert ours.encode_batch(texts) == [theirs.encode(text, add_special_tokens=False) for text in texts]
+
+
+ADDED = {"content": "<hl>", "lstrip": True, "normalized": False, "rstrip": False, "single_word": False}
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+@pytest.mark.parametrize("form", ["added_tokens", "added_tokens_decoder"])
+def test_added_tokens_count_without_tokenizer_json(bpe, wordpiece, plain, kind, form):
+    size, special = {"wordpiece": wordpiece, "bpe": bpe}[kind].vocab_size, {"content": "<x>", "special": True}
+    if form == "added_tokens":
+        names = json.loads((wordpiece.folder if kind == "wordpiece" else bpe.folder).joinpath(MAP).read_text())
+        specials = {**names, "additional_special_tokens": ["<x>"]}
+        folder = plain(kind, {}, added_tokens={"<hl>": size + 1, "<x>": size}, special_tokens_map=specials)
+    else:
+        folder = plain(kind, {form: {str(size + 1): ADDED, str(size): special}})
+    theirs, ours = AutoTokenizer.from_pretrained(folder), Tokenizer.load(folder)
+    texts = ["some <hl> words <hl>", "a<hl>b"]
+    assert ours.encode_batch(texts) == [theirs.encode(text, add_special_tokens=False) for text in texts]
+    assert size + 1 in ours.encode("a <hl>") and ours.vocab_size == len(theirs) == size + 2
+    assert size not in ours.encode("a <x>") and ours.tokens()[size:] == ["<x>", "<hl>"]  # a special one stays text
+
+
+def test_an_added_token_without_its_own_id_is_refused(bpe, plain):
+    folder = plain("bpe", {}, added_tokens={"<hl>": 705})
+    with pytest.raises(UserError, match="the added token '<hl>' gets the id 700, expected 705; restore its vocabulary"):
+        Tokenizer.load(folder)
 
 
 def test_text_never_becomes_a_special_token(bpe, wordpiece):

@@ -42,10 +42,19 @@ def test_a_shorter_answer_is_the_beginning_of_a_longer_one(tiny, make_params, ma
 
 
 def test_posterior_by_hand(tiny):
-    posterior_BNKT = np.log([[[[0.9, 0.2, 0.4, 0.5], [0.1, 0.8, 0.6, 0.5]]] * 2]).astype(np.float32)
-    token_BNT = np.array([[[0, 5, 6, 2], [2, 1, 1, 1]]])
-    mean_BNK = module._mean_posterior(tiny[0].generator, token_BNT, posterior_BNKT)
-    assert_allclose(mean_BNK, [[[0.3, 0.7], [0.5, 0.5]]], rtol=1e-5)
+    """Over the text; an answer without any has the mean of its `</s>`, or up to where it was cut: of what it said."""
+    posterior_BNKT = np.log([[[[0.9, 0.2, 0.4, 0.5], [0.1, 0.8, 0.6, 0.5]]] * 3]).astype(np.float32)
+    token_BNT = np.array([[[0, 5, 6, 2], [2, 1, 1, 1], [0, 1, 1, 1]]])
+    mean_BNK = module._mean_posterior(tiny[0].generator, 2, token_BNT, posterior_BNKT)
+    assert_allclose(mean_BNK, [[[0.3, 0.7], [0.9, 0.1], [0.55, 0.45]]], rtol=1e-5)
+
+
+def test_an_answer_without_text_has_one_posterior_in_every_room(tiny, make_params, make_inputs):
+    arrays = make_params(0, eos_bias=99.0), *make_inputs(0, 2, 3)
+    short, long = (generate(tiny[0], DecodeConfig(max_length=length), *arrays) for length in (8, 16))
+    assert (short.token_BNT[..., 0] == tiny[0].generator.eos_id).all()
+    assert_allclose(short.posterior_BNK, np.exp(short.posterior_BNKT[..., 0]), rtol=1e-5)
+    assert_allclose(short.posterior_BNK, long.posterior_BNK, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("token", "search"), ("sequence", "thorough"), ("sequence", "fast")])

@@ -247,6 +247,8 @@ def test_a_sample_follows_the_mixture(tiny, make_params, make_inputs):
     }
     again = generate(config, DecodeConfig(seed=1, **settings), params, source_BKS[:1], prior_BK[:1])
     assert_array_equal(again.token_BNT[0], draws[1][0])
+    part = generate(config, DecodeConfig(seed=1, **settings), params, source_BKS[1:], prior_BK[1:], np.array([1]))
+    assert_array_equal(part.token_BNT[0], draws[1][1])
     assert (draws[0] != draws[1]).any()
     for b in range(2):
         joint_KV = prior_BK[b][:, None] + naive.logp_KTV(params, source_BKS[b], [])[:, 0]

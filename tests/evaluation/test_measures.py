@@ -22,7 +22,8 @@ from rag_jax.evaluation.sums import Count, Diversity, Mean, Rate
 QA = ("exact_match", "f1", "gold_recall", "answer_recall")
 NAMES = (
     "exact_match exact_match_orqa f1 regex_match regex_search regex_fullmatch accuracy accuracy_2way_rows bleu_1 "
-    "rouge_l_coco rouge_l_kilt q_bleu_1 distinct_3 distinct_3_gold answer_recall gold_recall page_precision kilt"
+    "rouge_l_coco rouge_l_kilt q_bleu_1 distinct_3 distinct_3_gold answer_recall gold_recall page_precision kilt "
+    "accuracy_kilt"
 ).split()
 
 
@@ -169,10 +170,36 @@ def test_pages_go_by_title_or_by_id_up_to_the_number_sign():
     assert measured(["kilt"], first) == {
         "KILT-EM": Rate(1.0, 1),
         "KILT-F1": Mean(1.0, 1.0, 1),
+        "KILT-accuracy": Rate(1.0, 1),
+        "KILT-ROUGE-L": Mean(1.0, 1.0, 1),
         "R-precision": Mean(1.0, 1.0, 1),
         "KILT recall@5": Mean(1.0, 1.0, 1),
     }
     assert page_id("7#1") == "7" == page_id("7")
+
+
+def test_kilt_s_scores_beside_em_and_f1():
+    """They count only where the page is found; accuracy is to the letter, ROUGE-L of the case as well."""
+    found_7, found_8 = (found(page, titles=("",)) for page in ("7", "8"))
+    said = [
+        prediction(" Ada Rook ", "Ada Rook", "Rook", documents=found_7, evidence=(("7",),)),
+        prediction("ada rook", "Ada Rook", documents=found_7, evidence=(("7",),)),
+        prediction("old Ada", "Ada", documents=found_7, evidence=(("7",),)),
+        prediction("Ada", "Ada", documents=found_8, evidence=(("7",),)),
+    ]
+    sums = measured(["accuracy_kilt", "kilt", "rouge_l_kilt"], *said)
+    assert sums["accuracy (kilt)"] == Rate(2.0, 4) and sums["KILT-accuracy"] == Rate(1.0, 4)
+    assert sums["KILT-ROUGE-L"].total == pytest.approx(1 + 0 + 2 / 3 + 0)
+    assert sums["ROUGE-L (kilt, whitespace)"].total == pytest.approx(1 + 0 + 2 / 3 + 1)
+
+
+def test_pages_of_fever_are_named_by_their_ids_where_they_have_no_title():
+    pages = found("Red_Kite_-LRB-song-RRB-#0", "Ada", "Red_Kite_-LRB-song-RRB-#1", titles=("", "", ""))
+    said = prediction("SUPPORTS", "SUPPORTS", documents=pages, evidence=(("Red Kite (song)",),))
+    sums = measured(["page_precision"], said)
+    assert sums["gold page@1"] == Rate(1.0, 1) and sums["page precision@2"] == Mean(0.5, 0.25, 1)
+    by_id = said._replace(question=Question("q", "who?", ("x",), evidence=(("Red_Kite_-LRB-song-RRB-", "Ada"),)))
+    assert measured(["page_precision"], by_id)["page precision@2"] == Mean(1.0, 1.0, 1)
 
 
 def test_a_question_of_a_hidden_test_is_counted_alone():

@@ -178,7 +178,18 @@ def test_a_hidden_tests_answers_are_written_as_they_are_handed_in(tiny_rag, tiny
     asked = Asked(submission=Submission("handed_in.txt", lambda pairs: str(list(pairs))), limit=2)
     evaluate(tiny_rag, config, tmp_path, asked)
     texts = [answer.text for answer in tiny_rag.answer([q["question"] for q in tiny_run.records("test.jsonl")[:2]])]
-    assert (tmp_path / "handed_in.txt").read_text() == str(list(zip("01", texts, strict=True)))
+    assert (tmp_path / "handed_in_first_2.txt").read_text() == str(list(zip("01", texts, strict=True)))
+
+
+def test_a_beginning_leaves_what_is_whole_as_it_is(tiny_rag, config, tmp_path):
+    whole = Asked(n_docs=(1,), submission=Submission("handed_in.txt", lambda pairs: str(list(pairs))))
+    evaluate(tiny_rag, config, tmp_path, whole)
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "metrics.json"}
+    for split in ("test", "valid"):
+        evaluate(tiny_rag, config, tmp_path, replace(whole, limit=2, split=split))
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+    assert (tmp_path / "handed_in_first_2.txt").is_file()
+    assert json.loads((tmp_path / "sweep_valid_first_2.json").read_text())["questions"] == 2
 
 
 @pytest.mark.parametrize("wanted", [{"parts": ("reading",)}, {"parts": (), "n_docs": (1, 2)}])
@@ -241,6 +252,7 @@ def test_the_papers_numbers_of_a_kind_and_a_split(kind, split, numbers):
             {},
             "--parts: found speed, expected some of answers, retrieval, reading, hot",
         ),
+        ({"parts": ()}, {}, "--parts: found none, expected some of answers, retrieval"),
         ({"parts": ("answers", "hot_swap")}, {}, "--parts=hot_swap: expected --swap_index"),
         ({"parts": ("reading",)}, {"data.test": ""}, r"config\.data\.test: empty, so there is no split 'test'"),
         ({"split": "train"}, {}, r"config\.data\.train: empty, so there is no split 'train'"),

@@ -112,7 +112,7 @@ def make(land, folder, kind="token", *, projection=0, scale=1.0, learned=False, 
     """An untrained Rag with an index that its own question encoder made."""
     config = default_config()
     config.kind = kind
-    config.data.update(passages="here/land.jsonl", train="here/train.jsonl", **dict(data))
+    config.data.update(passages="here/land/", train="here/train.jsonl", **dict(data))
     config.length.update(question=24, passage=40, source=60, target=8)  # some passages are cut
     config.encoder.update(width=16, layers=2, heads=2, ffn=24, positions=40, projection=projection)
     config.generator.update(width=16, encoder_layers=1, decoder_layers=2, heads=2, ffn=32, positions=120)
@@ -372,7 +372,7 @@ def test_the_card_shows_the_scores_with_intervals(simple, tmp_path):
     simple.save_pretrained(tmp_path / "out", scores=SCORES)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| EM | 80.0 | 49.0 to 94.3 |\n| BLEU-1 | 41.5 | – |\n" in card and "left out" not in card
-    assert "# out\n" in card and "`land.jsonl`" in card and "here/" not in card
+    assert "# out\n" in card and "Passages: `land`." in card and "here/" not in card
 
 
 def test_encoders_that_cannot_be_exported(simple, tmp_path):

@@ -6,7 +6,15 @@ from dataclasses import asdict
 import pytest
 
 from rag_jax.decode.generate import DecodeConfig
-from rag_jax.hub.generation import SETTINGS, UNSET, decode_keys, generation_json
+from rag_jax.hub.generation import (
+    SETTINGS,
+    UNAPPLIED,
+    UNAPPLIED_OF_SAMPLING,
+    UNSET,
+    decode_keys,
+    generation_json,
+    unapplied,
+)
 from rag_jax.models.bart import BartConfig
 
 transformers = pytest.importorskip("transformers")
@@ -70,3 +78,23 @@ def test_the_way_back_is_the_same_table():
     drawn = {"do_sample": True, "max_length": 20, "max_new_tokens": 5, "top_k": 3, "temperature": 1, "num_beams": 2}
     assert decode_keys(drawn) == {"mode": "sample", "beams": 1, "max_length": 5, "top_k": 3, "temperature": 1.0}
     assert decode_keys({"min_length": 0, "early_stopping": False}) == {"min_length": 0, "early_stopping": "False"}
+
+
+def test_what_transformers_does_and_we_do_not_is_told():
+    odd = {"suppress_tokens": [7], "repetition_penalty": 1.2, "eos_token_id": [5, 8], "decoder_start_token_id": 4}
+    assert unapplied(odd, SIZES) == [
+        "repetition_penalty = 1.2", "suppress_tokens = [7]", "eos_token_id = [5, 8]", "decoder_start_token_id = 4",
+    ]  # fmt: skip
+    drawn = {"num_beams": 4, "typical_p": 0.9, "min_p": 0.0}
+    assert unapplied(drawn, SIZES) == [] and len(unapplied(drawn | {"do_sample": True}, SIZES)) == 2
+    idle = {"repetition_penalty": 1.0, "suppress_tokens": [], "eos_token_id": [5], "decoder_start_token_id": 6}
+    assert unapplied(idle, SIZES) == unapplied(written(beams=4, bad_words=((7,),)), SIZES) == []
+    assert unapplied(written(mode="sample"), SIZES) == []
+
+
+def test_transformers_own_defaults_are_nothing_to_tell_of():
+    """Nor is a name in the table that transformers does not know."""
+    defaults = transformers.GenerationConfig._get_default_generation_params()
+    known = {**vars(transformers.GenerationConfig()), **defaults}
+    assert {*UNAPPLIED, *UNAPPLIED_OF_SAMPLING} <= set(known)
+    assert unapplied({name: value for name, value in defaults.items() if value is not None}, SIZES) == []

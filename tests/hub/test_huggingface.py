@@ -190,9 +190,8 @@ def test_tokens(name, tmp_path):
 
 def test_settings_of_an_old_folder(rag_folder):
     generation = {
-        "bad_words_ids": [[0, 0]], "bos_token_id": 0, "decoder_start_token_id": 2, "early_stopping": False,
-        "eos_token_id": 2, "forced_eos_token_id": 2, "max_length": 50, "min_length": 1, "no_repeat_ngram_size": 3,
-        "num_beams": 4, "num_return_sequences": 1, "pad_token_id": 1,
+        "bad_words_ids": [[0, 0]], "decoder_start_token_id": 2, "early_stopping": False, "eos_token_id": 2,
+        "forced_eos_token_id": 2, "max_length": 50, "min_length": 1, "no_repeat_ngram_size": 3, "num_beams": 4,
     }  # fmt: skip
     settings = rag_settings(rag_folder / "old")
     assert settings == RagSettings("token", "wiki_dpr", 5, 300, generation, clean_up=True)

@@ -185,11 +185,23 @@ def test_a_model_without_an_index_asks_for_one(foreign):
 
 def test_what_is_not_applied_is_noted(foreign, tmp_path, capsys):
     shutil.copytree(foreign / "rag", tmp_path / "rag")
+    open_pretrained(tmp_path / "rag", decodes=True)
+    assert capsys.readouterr().err == ""
+    told = GENERATION | {"repetition_penalty": 1.2, "eos_token_id": [2, 5]}
+    (tmp_path / "rag" / "generation_config.json").write_text(json.dumps(told))
+    open_pretrained(tmp_path / "rag", decodes=True)
+    assert "rag: repetition_penalty = 1.2, eos_token_id = [2, 5] not applied" in capsys.readouterr().err
+
+
+def test_decoding_that_is_not_asked_for_is_not_read(foreign, tmp_path, capsys):
+    """By whoever trains from the folder, or decodes otherwise."""
+    shutil.copytree(foreign / "rag", tmp_path / "rag")
+    odd = {"forced_eos_token_id": [2], "repetition_penalty": 1.2}
+    (tmp_path / "rag" / "generation_config.json").write_text(json.dumps(GENERATION | odd))
     open_pretrained(tmp_path / "rag")
     assert capsys.readouterr().err == ""
-    (tmp_path / "rag" / "generation_config.json").write_text(json.dumps(GENERATION | {"repetition_penalty": 1.2}))
-    open_pretrained(tmp_path / "rag")
-    assert "rag: its repetition_penalty is not applied" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"generation_config\.json: forced_eos_token_id is \[2\], expected a number"):
+        open_pretrained(tmp_path / "rag", decodes=True)
 
 
 def test_an_export_of_another_version_is_refused(foreign, tmp_path):

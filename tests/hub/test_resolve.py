@@ -1,6 +1,8 @@
 """A configuration takes its sizes, tokenizers and question text from what it starts from, and argues with nothing."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +11,8 @@ from rag_jax.config import default_config
 from rag_jax.data.tokenizer import Tokenizer, train_byte_bpe, train_wordpiece
 from rag_jax.errors import UserError
 from rag_jax.hub.configs import bart_json, bert_json
-from rag_jax.hub.resolve import resolve
+from rag_jax.hub.pretrained import open_pretrained
+from rag_jax.hub.resolve import as_made, resolve
 from rag_jax.models.bart import BartConfig
 from rag_jax.models.bert import BertConfig
 
@@ -125,6 +128,67 @@ def test_a_run_gives_its_sizes_and_tokenizers(config, tiny_run):
     found = resolve(config)
     assert (found.encoder.width, found.generator.ffn, found.data.question_text) == (16, 32, "")
     assert found.tokenizer.encoder == str(tiny_run.workdir / "tokenizers" / "encoder")
+
+
+@pytest.fixture
+def opened(config):
+    """A configuration that states no size, to open a model with."""
+    config.parts.update(question_encoder="", generator="")
+    config.length.update(question=16, passage=24, source=40, target=8)
+    return config
+
+
+def test_a_model_is_opened_with_the_sizes_that_it_was_trained_with(opened, tiny_run):
+    """Also those that show in no shape."""
+    made = open_pretrained(tiny_run.workdir)
+    with made.config.unlocked():
+        made.config.encoder.update(norm_eps=1e-5, pooling="mean", question_prefix="query: ")
+        made.config.generator.scale_embedding = True
+    found = as_made(opened, made, "run")
+    assert found.encoder.to_dict() == opened.encoder.to_dict() | {
+        key: made.config.encoder[key] for key in ("width", "layers", "heads", "ffn", "positions", "vocab_size")
+    } | {"norm_eps": 1e-5, "pooling": "mean", "question_prefix": "query: "}
+    assert found.generator.scale_embedding and found.generator.heads == made.config.generator.heads
+    for group in ("encoder", "generator"):
+        opened[group].heads = 8
+        with pytest.raises(UserError, match=rf"config\.{group}\.heads: found 8, but run has 2; leave it out"):
+            as_made(opened, made, "run")
+        opened[group].heads = 2
+
+
+def test_a_model_is_opened_with_the_scale_that_it_was_trained_with(opened, tiny_run, capsys):
+    made = open_pretrained(tiny_run.workdir)
+    with made.config.unlocked():
+        made.config.retrieval.update(score_scale=3.0, learn_score_scale=False)
+    assert as_made(opened, made, "run").retrieval.score_scale == 3 and not capsys.readouterr().err
+    opened.retrieval.score_scale = 2.0
+    assert as_made(opened, made, "run").retrieval.score_scale == 2
+    assert capsys.readouterr().err == "note: config.retrieval.score_scale: found 2, but run was trained with 3\n"
+    assert as_made(opened, replace(made, scaled=True), "export").retrieval.score_scale == 3
+    assert not capsys.readouterr().err
+
+
+def test_another_kind_than_that_of_init_from_is_noted(opened, tiny_run, capsys):
+    opened.init_from = str(tiny_run.workdir)
+    resolve(opened)
+    assert not capsys.readouterr().err
+    opened.kind = "sequence"
+    resolve(opened)
+    assert capsys.readouterr().err.endswith("has kind 'token'; config.kind = 'sequence' makes another model of it\n")
+
+
+def test_two_encoders_that_disagree_are_named(config, hub, tmp_path):
+    """Also where one of them has what is the default."""
+    told = json.loads((hub / "encoder" / "config.json").read_text())
+    passage = {"architectures": ["DPRContextEncoder"], "layer_norm_eps": 1e-6}
+    for name, changes in (("question", {"layer_norm_eps": 1e-12}), ("passage", passage)):
+        shutil.copytree(hub / "encoder", tmp_path / name)
+        (tmp_path / name / "config.json").write_text(json.dumps(told | changes))
+    config.parts.update(question_encoder=str(tmp_path / "question"), passage_encoder=str(tmp_path / "passage"))
+    config.retriever.shared = False
+    said = r"norm_eps: parts\.question_encoder = .* has 1e-12, but parts\.passage_encoder = .* has 1e-06; give models"
+    with pytest.raises(UserError, match=rf"config\.encoder\.{said}"):
+        resolve(config)
 
 
 @pytest.mark.parametrize("flag", ["init_from", "parts.question_encoder", "parts.generator"])

@@ -1,11 +1,16 @@
 """One small passage store, and an encoder of character codes whose vectors are easy to compute again."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from rag_jax.data.formats import Passage
 from rag_jax.data.passages import build_store
 from rag_jax.data.tokenizer import Tokenizer, train_byte_bpe
+from rag_jax.team import Team
+
+from ..test_team import Board
 
 COUNT, WIDTH, LENGTH = 23, 6, 16
 TABLE = np.random.default_rng(0).standard_normal((256, WIDTH)).astype(np.float32)
@@ -63,7 +68,7 @@ def build(store, tmp_path):
     from rag_jax.index.builder import build_index
     from rag_jax.index.encoding import Encoder as Encoding
 
-    def run(name="index", encoder=None, batch_size=4, **changes):
+    def run(name="index", encoder=None, batch_size=4, length=LENGTH, **changes):
         encoder = encoder or Encoder()
         settings = {
             "fingerprint": "encoder-a",
@@ -74,8 +79,28 @@ def build(store, tmp_path):
             "store": store,
             **changes,
         }
-        build_index(tmp_path / name, encoder=Encoding(encoder, passage_ids, 0, LENGTH, batch_size), **settings)
+        build_index(tmp_path / name, encoder=Encoding(encoder, passage_ids, 0, length, batch_size), **settings)
         return tmp_path / name, encoder
+
+    return run
+
+
+@pytest.fixture
+def build_together(build):
+    """build_together(changes, ...) calls build(**changes) in a process for each, here a thread; what each returns."""
+
+    def run(*changes, kind=Team):
+        board = Board()
+
+        def process(number):
+            try:
+                return build(team=kind(number, len(changes), board), **changes[number])
+            except BaseException as error:
+                board.texts[f"failed/{number}"] = repr(error)  # else the others wait for it
+                raise
+
+        with ThreadPoolExecutor(len(changes)) as threads:
+            return list(threads.map(process, range(len(changes))))
 
     return run
 

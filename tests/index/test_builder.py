@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 
 import ml_dtypes
 import numpy as np
@@ -15,6 +16,7 @@ from rag_jax.files import MANIFEST
 from rag_jax.index import builder, searchers
 from rag_jax.index.base import Queries, open_contents, open_index
 from rag_jax.storage import publish, pull, twin
+from rag_jax.team import Team
 
 from ..stores import Flaky, Killed
 
@@ -187,6 +189,43 @@ def test_the_same_index_is_not_built_twice_and_another_takes_its_place(build, ve
     assert open_index(folder).manifest.encoder_fingerprint == "encoder-b"
 
 
+def test_process_0_alone_looks_for_a_finished_index(build, build_together, make_store, passages, tmp_path):
+    """It is done, and has removed the passages, before the other one would have looked."""
+    removed, store = threading.Event(), make_store(passages, tmp_path / "again")
+    build(store=store)
+
+    class Late(Team):
+        def wait(self, name, value=""):
+            assert name != "the start of the build"
+            super().wait(name, value)
+            if not self.first and name == "what to build":
+                removed.wait(60)
+
+    def told(line):
+        assert line.endswith("index: already built from these passages and this encoder")
+        shutil.rmtree(store.folder)
+        removed.set()
+
+    built = build_together({"store": store, "log": told}, {"store": store}, kind=Late)
+    assert [encoder.shapes for _, encoder in built] == [[], []]
+
+
+def test_processes_build_together_and_the_first_alone_reads_the_index(build, build_together, monkeypatch):
+    """The others' file system may not show them its new files at once."""
+    whole, _ = build("whole")
+    build("index", fingerprint="encoder-b")
+    readers, read = set(), builder.read_index_manifest
+
+    def noted(folder, **settings):
+        readers.add(threading.get_ident())
+        return read(folder, **settings)
+
+    monkeypatch.setattr(builder, "read_index_manifest", noted)
+    (folder, first), (_, second) = build_together({}, {})
+    assert contents(folder) == contents(whole)
+    assert (len(first.shapes), len(second.shapes), len(readers)) == (3 + 1, 3, 1)
+
+
 def test_the_old_index_answers_until_the_new_one_is_whole(build, dying_encoder, vector_NE):
     folder, _ = build()
     with pytest.raises(KeyboardInterrupt):
@@ -307,6 +346,7 @@ def test_a_searcher_is_built_anew_for_added_passages(build, grow, vector_NE):
         ({"fingerprint": "encoder-b"}, "index.encoder_fingerprint: 'encoder-b'; the index to be added to has"),
         ({"dtype": "bfloat16"}, r"index.dtype: 'bfloat16'; .* has 'float32'; use that"),
         ({"shard_size": 20}, r"index.shard_size: 20; .* has 10"),
+        ({"length": 32}, r"length\.passage: 32; the index to be added to has 16; use that or build anew"),
     ],
 )
 def test_an_index_grows_only_as_it_was_made(build, grow, dying_encoder, change, message):

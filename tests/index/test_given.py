@@ -1,5 +1,6 @@
 """Vectors made elsewhere: the index is that of encoding, whatever their form and order; others are refused."""
 
+import os
 import pickle
 
 import ml_dtypes
@@ -271,6 +272,25 @@ def test_the_same_index_is_not_built_twice_and_changed_vectors_are_taken(build, 
     changed = vector_NE * np.float32(1.001)
     build(embeddings=save(given, changed))
     assert open_index(folder).vectors.read(0, COUNT).tobytes() == changed.tobytes()
+
+
+def test_corrected_ids_are_taken(build, given, vector_NE):
+    """An index of the same vectors under other ids is not taken for done."""
+    build(embeddings=save(given, vector_NE))
+    (given / "v.ids.txt").write_text("\n".join(IDS[::-1]))
+    with pytest.raises(UserError, match="its vector has cosine"):
+        build(embeddings=open_embeddings(str(given / "v.npy")))
+
+
+def test_each_host_may_have_fetched_the_vectors_for_itself(build_together, whole, tmp_path, vector_NE, dying_encoder):
+    """At another time, to another folder; the first one's are read, and of another size they are others."""
+    first, second = ({"embeddings": save(tmp_path / host, vector_NE)} for host in ("first", "second"))
+    os.utime(tmp_path / "second" / "v.npy", (0, 0))
+    (folder, _), (_, encoder) = build_together(first, second)
+    assert vector_files(folder) == vector_files(whole) and encoder.shapes == []
+    build_together(*(host | {"encoder": dying_encoder(0)} for host in (first, second)))
+    with pytest.raises(UserError, match="what to build: the 2 processes differ"):
+        build_together(first, {"embeddings": save(tmp_path / "second", vector_NE[:-1])})
 
 
 def test_given_vectors_are_kept_under_a_new_searcher_and_not_under_another_encoder(build, given, vector_NE):

@@ -47,8 +47,8 @@ def test_the_best_of_all_devices_are_found_with_their_vectors_and_tokens(opened,
     np.testing.assert_array_equal(id_BK, expected_BK)
     np.testing.assert_array_equal(score_BK, np.take_along_axis(score_BN, expected_BK, 1))
     np.testing.assert_array_equal(found.vector_BKE, vector_of[expected_BK])
-    for b, k in np.ndindex(B, K):
-        title, text = store.tokens(expected_BK[b, k])
+    tokens = store.tokens_of(expected_BK.reshape(-1))
+    for (b, k), (title, text) in zip(np.ndindex(B, K), tokens, strict=True):
         assert (found.title_BK[b, k], found.text_BK[b, k]) == (len(title), len(text))
         whole = np.concatenate([title, text])[:8]
         np.testing.assert_array_equal(found.token_BKP[b, k, : len(whole)], whole)

@@ -1,13 +1,18 @@
 """An index in parts: what the parts find together is what one searcher of all finds."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from rag_jax.config import default_config
 from rag_jax.files import MANIFEST, write_json
+from rag_jax.index import split
 from rag_jax.index.split import Part, SplitSearcher, open_part
 from rag_jax.index.vectors import Vectors, write_shard
+from rag_jax.training.searchers import of_training
+from rag_jax.workdir import Workdir
 
 N, E, B, K, PARTS = 47, 8, 4, 6, 3
 
@@ -67,7 +72,7 @@ def test_a_part_s_searcher_is_kept_until_the_index_or_its_parameters_change(vect
     folder, stored, _ = vectors
 
     def made(parameters):
-        open_part(folder, tmp_path, "scann", parameters, stored, (1, PARTS))
+        open_part(folder, tmp_path, "scann", {"scann": parameters}, stored, (1, PARTS))
         return (tmp_path / f"2-of-{PARTS}" / MANIFEST).stat().st_mtime_ns
 
     first = made({})
@@ -83,6 +88,16 @@ def test_a_part_s_searcher_is_kept_until_the_index_or_its_parameters_change(vect
         capsys.readouterr()
         assert third != (third := made(tree))
         assert str(path) in capsys.readouterr().out
+
+
+def test_a_part_is_searched_as_config_index_says(vectors, tmp_path, monkeypatch):
+    config, told = default_config(), []
+    config.index.update(kind="exact", split=True, recall_target=0.9)
+    config.retrieval.lag = 1
+    monkeypatch.setattr(split, "ExactSearcher", lambda rows, **settings: told.append(settings))
+    processes = SimpleNamespace(processes=PARTS, of_all=None)
+    of_training(config, {"joint": config.joint}, Workdir(tmp_path), processes, 0)(vectors[1], None)
+    assert told == [{"recall_target": 0.9}]
 
 
 def test_a_part_reads_its_own_rows(vectors):

@@ -206,7 +206,7 @@ def test_a_dry_run_under_slurm():
     assert (
         dry(f"bash launch/slurm.sbatch {TRAIN} 'two words'")
         == f"""\
-. launch/environment.sh; environment cuda '.[cuda]'
+. launch/environment.sh; environment cuda '.[cuda,bm25]'
 export COORDINATOR="$(hostname):$((20000 + SLURM_JOB_ID % 10000))"
 srun --cpu-bind=none --gpu-bind=none --kill-on-bad-exit=0 bash launch/slurm.sbatch --task -- {TRAIN} 'two words'
 scancel --signal=TERM "$SLURM_JOB_ID"
@@ -277,7 +277,7 @@ def test_a_tpu_that_is_there_at_the_third_try_runs_to_the_end(cloud):
     assert (home / "rag_jax/setup.py").exists() and not (home / "rag_jax/secret").exists()
     assert "note: what is not committed is not pushed" in said
     assert cloud.read("installed") == [
-        "pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e .[tpu,gcs]"
+        "pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e .[tpu,gcs,bm25]"
     ]
 
 
@@ -287,6 +287,60 @@ def test_two_jobs_that_begin_at_once_make_one_environment(cloud):
         said = job.communicate(timeout=60)[1]
         assert job.returncode == 0, said
     assert len(cloud.read("installed")) == 1
+
+
+ENVIRONMENT = "bash -c '. launch/environment.sh; environment cuda .'"
+
+
+def test_an_old_python_is_named_and_what_it_began_is_made_anew(cloud):
+    begun = cloud.root / ".venv-cuda" / "bin" / "python"
+    begun.parent.mkdir(parents=True)
+    begun.write_text("#!/bin/sh\nexit 1\n")
+    begun.chmod(0o755)
+    said, _ = cloud.run(ENVIRONMENT, code=2, LACKS="ensurepip")
+    assert said.startswith("error: found Python 3.13.1, expected Python 3.11 to 3.13 with venv; name one, as PYTHON=")
+    assert "error: found no python3.9, expected" in cloud.run(ENVIRONMENT, code=2, PYTHON="python3.9")[0]
+    cloud.run(ENVIRONMENT, PYTHON="python3.13")
+    assert len(cloud.read("installed")) == 1 and begun.read_text() == (HERE / "fake_python").read_text()
+
+
+def test_an_environment_is_made_anew_where_it_does_not_fit(cloud):
+    """It was moved, its interpreter is gone, or another one is named; other extras are added to it."""
+    folder = cloud.root / ".venv-cuda"
+
+    def makes(anew, installs, line=ENVIRONMENT, **environment):
+        before = len(cloud.read("installed"))
+        (folder / "old").touch()
+        cloud.run(line, **environment)
+        assert (folder / "old").exists() != anew and len(cloud.read("installed")) - before == installs
+        cloud.run(line)  # where no interpreter is named it stays
+        assert len(cloud.read("installed")) - before == installs
+
+    folder.mkdir()
+    makes(True, 1)
+    makes(False, 0, PYTHON="python3.13")
+    makes(False, 1, ENVIRONMENT.replace("cuda .", "cuda .[bm25]"))
+    (folder / "bin" / "python").unlink()
+    makes(True, 1)
+    newer = Path(cloud.environment["PATH"].split(":")[0]) / "python3.12"
+    newer.write_text((HERE / "fake_python").read_text().replace("3.13.1", "3.12.9"))
+    newer.chmod(0o755)
+    makes(True, 1, PYTHON="python3.12")
+    cloud.root = cloud.root.rename(cloud.root.with_name("moved"))
+    folder = cloud.root / ".venv-cuda"
+    makes(True, 1)
+
+
+@pytest.mark.parametrize("lacks", ["", "scann"])
+def test_the_demo_needs_no_scann(cloud, lacks):
+    cloud.plays(runs="0 " * 6)
+    _, out = cloud.run("bash launch/demo.sh 'my run'", LACKS=lacks)
+    given = "--config=demo --workdir=my run" + " --config.index.kind=exact" * bool(lacks)
+    ran = [line.removeprefix("-m rag_jax.").removesuffix(" | ") for line in cloud.read("ran")]
+    assert ran[:2] == [f"train_retriever {given}", f"build_index {given}"] and ran[3] == f"train {given}"
+    assert ran[2] == f"build_index {given} --config.data.passages=demo:2018 --index=my run/index_2018"
+    assert [line.split(" --")[0] for line in ran[4:]] == ["evaluate", "answer"]
+    assert out.endswith("""python -m rag_jax.answer '--workdir=my run' "your question"\n""")
 
 
 def test_a_push_replaces_the_code_and_nothing_else(cloud):
@@ -301,6 +355,9 @@ def test_a_push_replaces_the_code_and_nothing_else(cloud):
     cloud.run(f"bash launch/tpu_vm.sh push {PLACE}")
     assert not (code / "old").exists() and not (code / "two words").exists()
     assert (code / "kept").read_text() == "new\n" and (code / "out/checkpoint").exists()
+    (code / ".pushed").write_text("")  # by a push that was killed
+    cloud.run(f"bash launch/tpu_vm.sh push {PLACE}")
+    assert "kept" in (code / ".pushed").read_text().splitlines() and not (code / ".pushed.new").exists()
 
 
 def test_a_tpu_that_never_comes_is_given_up(cloud):
@@ -350,6 +407,45 @@ def test_a_lost_connection_does_not_end_the_run(cloud):
     cloud.run(f"{UNTIL} -- {TRAIN}")
     assert cloud.commands()[:6] == ["unpack", "start", "follow", "state", "follow", "state"]
     assert len(cloud.read("ran")) == 1
+
+
+def test_a_connection_that_is_lost_at_the_start_does_not_end_the_run(cloud):
+    """Of a pod, the processes that go on without the others are ended, and all are started again."""
+    cloud.environment["WORKERS"] = "0 1"
+    line = f"bash launch/tpu_pod.sh run {PLACE} --type=v6e-16 --wait=0 --until_done -- {TRAIN}"
+    cloud.plays(runs="saves saves 0 0")
+    for start, processes in (("", 2), ("255", 2)):  # the second finds the run and follows it
+        before = len(cloud.read("words"))
+        cloud.plays(start=start)
+        process = cloud.start(line)
+        cloud.wait_for("ran", processes)
+        while not any("follow" in word for word in cloud.read("words")[before:]):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        assert "goes on, try 2" in process.communicate(timeout=180)[1] or not start
+    assert "stop" not in cloud.commands() and len(cloud.read("ran")) == 2
+    os.killpg(int((cloud.fake / "home1/rag_jax_run/pid").read_text()), signal.SIGTERM)
+    while not (cloud.fake / "home1/rag_jax_run/exit_code").exists():
+        time.sleep(0.05)
+    cloud.plays(start="255")
+    cloud.run(line)
+    assert cloud.commands().count("stop") == 1 and len(cloud.read("ran")) == 4
+
+
+def test_a_tpu_with_another_run_or_that_somebody_stopped_is_not_deleted(cloud):
+    cloud.plays(runs="slow")
+    process = cloud.start(f"{UNTIL} -- {TRAIN}")
+    cloud.wait_for("ran")
+    said, _ = cloud.run(f"{UNTIL} --delete -- python -m rag_jax.evaluate --workdir=x", code=2)
+    assert f"another run is going on ({TRAIN})" in said and "rag: stays, and costs money" in said
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=180)
+    assert "delete" not in cloud.calls() and cloud.read("state") == ["READY"] and len(cloud.read("ran")) == 1
+    cloud.plays(state="STOPPED")
+    said, _ = cloud.run(f"{UNTIL} --delete -- {TRAIN}", code=2)
+    assert "rag: found STOPPED" in said and "rag: stays, and costs money" in said
+    cloud.run(f"bash launch/tpu_vm.sh run {PLACE} --delete -- {TRAIN}", code=1)
+    assert "delete" not in cloud.calls() and cloud.read("state") == ["STOPPED"]
 
 
 def test_ctrl_c_leaves_the_run_or_deletes_the_tpu(cloud):
@@ -430,9 +526,9 @@ esac
 """
     )
     said, _ = cloud.run(f"{UNTIL} -- {TRAIN}")
-    assert "found Python 3.10.12, expected 3.11 or later with venv; fetching 3.12 with uv" in said
+    assert "found Python 3.10.12, expected 3.11 to 3.13 with venv; fetching 3.12 with uv" in said
     assert cloud.read("installed")[:2] == ["-m pip install --quiet --user uv", "-m uv python install --quiet 3.12"]
-    assert cloud.read("installed")[2].endswith("-e .[tpu,gcs]")
+    assert cloud.read("installed")[2].endswith("-e .[tpu,gcs,bm25]")
     (programs / "python3").write_text("#!/bin/sh\nexit 1\n")
     shutil.rmtree(cloud.fake / "home0" / "rag_jax")
     said, _ = cloud.run(f"bash launch/tpu_vm.sh push {PLACE}", code=2)

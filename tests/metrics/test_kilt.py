@@ -1,6 +1,6 @@
 import pytest
 
-from rag_jax.metrics.kilt import grounded, kilt_exact_match, kilt_f1, kilt_recall_at, r_precision
+from rag_jax.metrics.kilt import accuracy, grounded, kilt_exact_match, kilt_f1, kilt_recall_at, r_precision
 
 PAIR, LONE = {"1", "2"}, {"7"}
 
@@ -70,6 +70,10 @@ def test_answers_count_where_the_evidence_is_found():
     assert grounded(0.25, ["2", "3"], [PAIR]) == 0.0
 
 
+def test_accuracy_is_to_the_letter():
+    assert [accuracy(said, ["Rome", "Oslo "]) for said in (" Oslo\n", "oslo", "The Oslo", "")] == [1.0, 0.0, 0.0, 0.0]
+
+
 def test_saying_nothing_scores_nothing():
     assert kilt_exact_match(" ", ["the"], ["7"], [LONE]) == 0.0
     assert kilt_exact_match("a", ["the"], ["7"], [LONE]) == 1.0  # KILT's rule is about blanks, before normalisation
@@ -79,6 +83,9 @@ def test_saying_nothing_scores_nothing():
 def test_mistakes_are_errors():
     with pytest.raises(ValueError, match="k is 0"):
         kilt_recall_at(["7"], [LONE], 0)
+    for answers, error in (("xyz", TypeError), ([], ValueError)):
+        with pytest.raises(error):
+            accuracy("x", answers)
     for score in (kilt_exact_match, kilt_f1):
         with pytest.raises(TypeError, match="several strings"):
             score("x", "xyz", ["7"], [LONE])

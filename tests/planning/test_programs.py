@@ -72,7 +72,7 @@ def given():
             state = TrainState(jnp.int32(0), params, optimizer(config.retriever, tuple(params)).init(params))
             negative_BC = np.ones((B, B * N), bool)
             return state, PairBatch(ids(B, length.question), ids(B, N, length.passage), negative_BC)
-        state = TrainState(jnp.int32(0), params, optimizer(config.joint, trained(config, config.joint)).init(params))
+        state = TrainState(jnp.int32(0), params, optimizer(config.joint, trained(config, "joint")).init(params))
         B, target_BT = config.joint.batch, ids(config.joint.batch, length.target)
         document_BKE = np.ones((B, K, model.encoder.embedding_width), np.float32)
         return state, Batch(

@@ -18,8 +18,6 @@ from rag_jax.data.text import (
     one_spaced,
     question_sources,
     round_trip,
-    source_ids,
-    source_lengths,
     source_string,
     targets,
     title_pieces,
@@ -48,6 +46,12 @@ def encoder(tmp_path_factory):
     return train_wordpiece(SAMPLE, 400, tmp_path_factory.mktemp("text") / "encoder")
 
 
+def source_ids(title, text, question, *, marks, **how):
+    """The one source of these pieces, unpadded."""
+    row = fill_sources([[(title, text)]], [question], marks=marks, **how)[0, 0]
+    return row[row != marks.pad]
+
+
 @given(WHOLE, WHOLE, WHOLE)
 @example("", "", "")
 @example("'s", "'s", "'s")
@@ -57,7 +61,6 @@ def test_pieces_joined_are_the_tokenizer_s_own_ids(generator, title, text, quest
     (head,), (body, asked) = title_pieces(generator, [title]), inner_pieces(generator, [text, question])
     whole = [marks.bos, *joined, marks.eos]
     assert source_ids(head, body, asked, length=len(whole), marks=marks).tolist() == whole
-    assert source_lengths([[(head, body)]], [asked], marks).tolist() == [[len(whole)]]
     assert generator.decode(joined) == source_string(title, text, question)  # nothing of any text is lost
     alone = question_sources(generator, [question], length=len(whole))[0, 0].tolist()
     asked_alone = generator.encode(one_spaced(question))
@@ -70,11 +73,11 @@ def test_a_source_of_any_length(generator, texts, length, policy):
     marks = Marks.of(generator)
     (head,), (body, asked) = title_pieces(generator, texts[:1]), inner_pieces(generator, texts[1:])
     row = source_ids(head, body, asked, length=length, marks=marks, policy=policy).tolist()
-    uncut = int(source_lengths([[(head, body)]], [asked], marks)[0, 0])
+    fixed = 2 + len(marks.title_separator) + len(marks.document_separator)
+    uncut = fixed + len(head) + len(body) + len(asked)
     assert len(row) == min(length, uncut) and row[0] == marks.bos and row[-1] == marks.eos
     batch = fill_sources([[(head, body), (head[:0], body[:0])]], [asked], length=length, marks=marks, policy=policy)
     assert batch[0, 0].tolist() == row + [marks.pad] * (length - len(row))
-    fixed = uncut - len(head) - len(body) - len(asked)
     if policy == "keep_question" and fixed + len(asked) <= length:
         assert row[len(row) - 1 - len(asked) : -1] == asked.tolist()
 

@@ -21,6 +21,7 @@ from jax._src import compilation_cache
 
 from rag_jax import Rag
 from rag_jax.api import rag_config
+from rag_jax.checkpoint import Checkpoints
 from rag_jax.data import tasks
 from rag_jax.data.vocabulary import load_both
 from rag_jax.errors import UserError
@@ -75,8 +76,9 @@ def resumed(folder, rag):
     """Where train goes on."""
     place, config, model, parallel = model_of(folder)
     stages = {name: config[name] for name in ("denoise", "reader", "joint")}
-    optimizers = {name: optimizer(stage, trained(config, stage)) for name, stage in stages.items()}
-    return bits(tuple(init.start(config, place, model, optimizers, parallel)))
+    optimizers = {name: optimizer(stage, trained(config, name)) for name, stage in stages.items()}
+    saved = Checkpoints(place.checkpoints)
+    return bits(tuple(init.start(config, place, saved, model, optimizers, parallel)))
 
 
 def retrievers(folder, rag):

@@ -14,7 +14,7 @@ from rag_jax.errors import UserError
 from rag_jax.evaluation.report import Asked, evaluate
 from rag_jax.files import MANIFEST, check_names, read_manifest, write_manifest, write_sealed
 from rag_jax.hub.tensors import open_tensors
-from rag_jax.remote import Listing
+from rag_jax.remote import VERSION, Listing
 from rag_jax.storage import pull, twin
 
 ROOT = Path(__file__).parents[2] / "rag_jax"
@@ -128,7 +128,7 @@ def test_a_bucket_cannot_write_outside_the_cache(tmp_path, monkeypatch, name):
             monkeypatch.setattr(type(store), "find", lambda *_, **__: {f"/trust/index/{name}": {"size": 1}})
         else:
             listing = Listing(files, [])
-            told = {"version": 1, **listing._asdict(), "seal": listing.seal}
+            told = {"version": VERSION, **listing._asdict(), "seal": listing.seal}
             store.pipe_file("/trust/index.complete.json", json.dumps(told).encode())
         with pytest.raises(UserError, match=r"^memory://trust/index\S*: names the file '.*', expected one inside"):
             pull(twin("memory://trust/index"))

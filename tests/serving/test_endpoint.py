@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rag_jax.errors import UserError
 from rag_jax.serving.batching import Batcher
 from rag_jax.serving.endpoint import MOST_BYTES, MOST_QUESTIONS, REFUSALS, make_app
 from rag_jax.serving.views import MOST_LETTERS
@@ -171,7 +172,8 @@ def test_whatever_is_posted_is_answered_or_told_what_is_wrong_with_it(at_once, p
     if response.status_code == 200:
         assert [answer["question"] for answer in said["answers"]] == json.loads(content)["questions"]
     else:
-        assert response.status_code in REFUSALS and said["problems"] and all(map(str.strip, said["problems"]))
+        assert response.status_code in REFUSALS.keys() - {500}
+        assert said["problems"] and all(map(str.strip, said["problems"]))
 
 
 def test_a_body_that_does_not_tell_its_size_is_read_no_further_than_the_limit(served):
@@ -184,6 +186,18 @@ def test_a_body_that_does_not_tell_its_size_is_read_no_further_than_the_limit(se
 
     [response] = served.post(content=endless(), headers=JSON)
     assert response.status_code == 413 and sum(sent) < MOST_BYTES + 2 * sent[-1]
+
+
+def test_what_is_damaged_here_is_not_the_clients_mistake(served, views, capsys):
+    def damaged(settings, questions):
+        raise UserError("passages: tokens of row 3 are damaged; restore the file")
+
+    with Batcher(damaged, views.batch, gather=0) as batcher:
+        broken = served._replace(batcher=batcher, app=make_app(views, batcher, title="tiny"))
+        [response] = broken.post({"questions": [QUESTION]})
+    said = "passages: tokens of row 3 are damaged; restore the file"
+    assert (response.status_code, response.json()) == (500, {"problems": [said]})
+    assert capsys.readouterr().err == f"error: {said}\n"
 
 
 def test_other_ways_and_places_are_refused(served):
@@ -205,7 +219,7 @@ def test_the_description_needs_no_network_and_names_every_field_and_refusal(serv
     assert all(served.get(path).status_code == 200 for path in needed)
     described = served.get("/openapi.json").json()
     assert set(described["paths"]) >= {"/answer", "/healthz"}
-    assert set(described["paths"]["/answer"]["post"]["responses"]) == {"200", "400", "413", "415", "422", "503"}
+    assert set(described["paths"]["/answer"]["post"]["responses"]) == {"200", "400", "413", "415", "422", "500", "503"}
     fields = described["components"]["schemas"]["Asked"]["properties"]
     assert set(fields) == {"questions", "index", "kind", "mode", "beams", "k", "tokens"}
     assert all("description" in field for field in fields.values())

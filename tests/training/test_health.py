@@ -64,7 +64,7 @@ def test_the_loop_warns_of_a_collapse(tmp_path, capsys, collapsed):
     found, source = health([[0 if collapsed else row] for row in range(16)], [[1.0]] * 16), SimpleNamespace(told=None)
     with RunLog(tmp_path) as log:
         report(
-            log, Keeper(None, None, None, "joint", 100, {}, None, True), source, 4, {"loss": np.float32(1.5)}, found,
+            log, Keeper(None, None, None, "joint", 100, {}, None), source, 4, {"loss": np.float32(1.5)}, found,
             pace=Pace(0, 10, 16), rates=1e-3 * np.arange(10), watched=Headline("EM", 0.25),
         )  # fmt: skip
     said = capsys.readouterr().out

@@ -1,14 +1,17 @@
 """The passages of an index: tokenised once, though a build be killed after them; and never those of another corpus."""
 
+import errno
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
 from rag_jax.config import default_config
 from rag_jax.data.passages import PassageStore
 from rag_jax.data.tokenizer import train_byte_bpe
-from rag_jax.errors import UserError
+from rag_jax.errors import PassingError, UserError
 from rag_jax.files import write_json, write_manifest
 from rag_jax.index import builder
 from rag_jax.index.base import FOLDER_KIND, Contents, open_index
@@ -201,3 +204,33 @@ def test_a_command_that_adds_may_be_given_again_wherever_it_was_killed(words, tm
         assert sorted(path.name for path in place.folder.iterdir()) == ["index", "tokenizers"]
     with pytest.raises(UserError, match=r"p\.jsonl:1: id in the index already, 'a'"):
         indexing.build(config, place, place.index, add=str(tmp_path / "p.jsonl"))
+
+
+def test_a_build_ends_well_on_nfs(words, monkeypatch):
+    """There a file that is mapped into memory keeps a name, and its folder cannot be removed."""
+    (config, place), remove, mapped = words, shutil.rmtree, []
+
+    def rmtree(folder, ignore_errors=False, **settings):
+        if f"{folder}/" in Path("/proc/self/maps").read_text():
+            mapped.append(folder)
+            if not ignore_errors:
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
+        remove(folder, ignore_errors=ignore_errors, **settings)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    indexing.build(config, place, place.index)
+    assert mapped == [] and sorted(path.name for path in place.folder.iterdir()) == ["index", "tokenizers"]
+
+
+@pytest.mark.parametrize("error", [UserError, PassingError])
+def test_what_may_pass_leaves_the_passages_to_the_same_command(words, monkeypatch, builds, error):
+    config, place = words
+
+    def failing(*_, **__):
+        raise error("process 1 of 2 failed: killed")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="process 1 of 2 failed"):
+        patch.setattr(indexing, "build_index", failing)
+        indexing.build(config, place, place.index)
+    indexing.build(config, place, place.index)
+    assert len(builds) == (1 if error is PassingError else 2)

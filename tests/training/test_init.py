@@ -1,5 +1,7 @@
 """Where training starts: each rung of the ladder, and a checkpoint as if the run had never stopped."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
@@ -8,20 +10,26 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from rag_jax import checkpoint, remote
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import default_config
 from rag_jax.data.formats import Passage
 from rag_jax.data.passages import build_store
 from rag_jax.data.tokenizer import train_byte_bpe
 from rag_jax.errors import UserError
+from rag_jax.files import MANIFEST
 from rag_jax.index import bm25
 from rag_jax.index.builder import build_index
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
+from rag_jax.team import Team
 from rag_jax.training import encoders, init
 from rag_jax.training.optim import optimizer
 from rag_jax.training.step import TrainState
 from rag_jax.workdir import Workdir
+
+from ..stores import Flaky
+from ..test_team import Board
 
 HALVES = ("question_encoder", "generator")
 STAGE = ConfigDict({"steps": 10, "warmup": 0, "learning_rate": 0.1, "weight_decay": 0.1, "clip": 1.0})
@@ -42,7 +50,8 @@ def config():
 
 
 def start(config, place, model):
-    return init.start(config, place, model, {"joint": optimizer(STAGE, HALVES)}, Pmap())
+    saved = Checkpoints(place.checkpoints)
+    return init.start(config, place, saved, model, {"joint": optimizer(STAGE, HALVES)}, Pmap())
 
 
 def test_from_scratch_the_encoder_is_the_trained_one_and_the_generator_fresh(
@@ -218,6 +227,77 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(tiny, params, tmp_path):
         assert tiny.bits((state.params, state.opt_state)) == tiny.bits((params, adam))
         assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(state))
     checkpoints.close()
+
+
+def test_a_checkpoint_of_other_trained_parts_is_told_by_its_differences(tiny, params, tmp_path):
+    """As one made in a stage of denoising when that still trained the question encoder."""
+    checkpoints, before = Checkpoints(tmp_path), optimizer(STAGE, HALVES)
+    extra = {"stage": "denoise", "next_ids": [], "passage_encoder": "f"}
+    state = {"step": jnp.int32(3), "adam": before.init(params)}
+    checkpoints.save(3, params, state, score=0.0, extra=extra)
+    with pytest.raises(UserError, match=r"3: made with another configuration:\n +optimizer/adam/.*question_encoder"):
+        init.resume(checkpoints, tiny.config(), {"denoise": optimizer(STAGE, ("generator",))}, Pmap())
+
+
+def saved_at(folder, step):
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(step, {"a": jnp.ones(2)}, {"b": jnp.ones(1)}, score=0.0, extra={})
+
+
+def test_processes_with_other_checkpoints_name_them(tmp_path):
+    """Before anything is restored, which all must do together: hosts with the same path on disks of their own."""
+    board = Board()
+    saved_at(tmp_path / "0", 5)
+
+    def go_on(number):
+        with pytest.raises(UserError) as error:
+            init.own_checkpoints(tmp_path / str(number), Team(number, 2, board))
+        return str(error.value)
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(go_on, range(2))
+    assert first.startswith("checkpoint: process 0 has 5, process 1 has None; start all with the same")
+    assert second.startswith("checkpoint: process 1 has None, process 0 has 5; start all with the same")
+
+
+class Alone(Team):
+    """One process after the other: none waits."""
+
+    def wait(self, name, value=""):
+        pass
+
+    def agree(self, **values):
+        pass
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_process_0_has_of_a_remote_run_all_have(tmp_path, damaged, monkeypatch):
+    """What an earlier run was killed before it published, and not what is damaged there."""
+    Flaky.fill({})
+    monkeypatch.setattr(remote, "PAUSES", (0, 0))
+
+    def of(machine):
+        monkeypatch.setenv("RAG_JAX_CACHE", str(tmp_path / machine))
+        return Workdir("flaky://bucket/run").checkpoints
+
+    first = of("first")
+    saved_at(first, 1)
+    with monkeypatch.context() as killed:
+        if not damaged:
+            killed.setattr(checkpoint, "publish", lambda *_: None)
+        saved_at(first, 2)
+    if damaged:
+        assert Checkpoints(of("second")).latest() == 2
+        path = first / "2" / MANIFEST
+        before = path.stat()
+        path.write_bytes(b"?" + path.read_bytes()[1:])
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # the disk's own doing
+    newest = []
+    second = of("second")
+    for number, (machine, folder) in enumerate((("first", first), ("second", second))):
+        of(machine)
+        newest.append(init.own_checkpoints(folder, Alone(number, 2)).latest())
+    assert newest == [1 if damaged else 2] * 2
 
 
 def test_another_course_is_told_and_another_place_in_the_run_refused():

@@ -203,3 +203,25 @@ def test_lines_that_are_missing_are_named_and_none_is_doubled(tmp_path, capsys):
     path.unlink()
     with RunLog(tmp_path, resume_at=4):
         assert "the numbers of 4 steps from 0 on are missing" in capsys.readouterr().err
+
+
+def test_a_last_line_that_was_cut_takes_no_other_with_it(tmp_path, capsys):
+    """As by a full disk, or a machine that went down: by its end alone, or by more; in both files."""
+    for cut in (1, 9):
+        folder = tmp_path / str(cut)
+        with RunLog(folder) as log:
+            for step in range(2):
+                log.write(step, {"loss": 1.25})
+            log.score(1, "joint", "EM", 0.5)
+        for path in folder.glob("*.jsonl"):
+            path.write_bytes(path.read_bytes()[:-cut])
+        with RunLog(folder, resume_at=2) as log:
+            log.write(2, {"loss": 1.5})
+            log.score(2, "joint", "EM", 0.75)
+        capsys.readouterr()
+        with RunLog(folder, resume_at=3):
+            found = (folder / "metrics.jsonl").read_bytes().splitlines()
+        assert len(found) == 3 and json.loads(found[2])["step"] == 2
+        assert capsys.readouterr().err.count("damaged") == (cut > 1)
+        scores = [json.loads(line)["value"] for line in (folder / "validation.jsonl").read_text().splitlines()]
+        assert scores == ([0.5, 0.75] if cut == 1 else [0.75])

@@ -1,19 +1,27 @@
 """Both loops in this process, with steps that cost nothing: what they refuse, what they say, what they leave."""
 
+import itertools
 import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rag_jax import checkpoint
 from rag_jax.checkpoint import Checkpoints
 from rag_jax.config import default_config
 from rag_jax.data.formats import read_questions
 from rag_jax.errors import UserError, fail
 from rag_jax.evaluation.measures import Headline
+from rag_jax.files import write_manifest
 from rag_jax.models import rag
 from rag_jax.parallel import Pmap
+from rag_jax.preemption import PreemptedError, Preemption
+from rag_jax.team import SINGLE, Team
 from rag_jax.training import curves, init, loop, retriever_loop
 from rag_jax.training.loop import train
 from rag_jax.training.optim import optimizer
@@ -54,10 +62,10 @@ def config(tmp_path):
     return config
 
 
-def run(command, config, place):
+def run(command, config, place, *more):
     config = config.copy_and_resolve_references()
     config.index.kind = "none" if command is train else "exact"
-    command(config, place)
+    command(config, place, *more)
 
 
 def stepping(monkeypatch, step):
@@ -113,7 +121,7 @@ def begun(config, place, stage, step, unscored=False):
     _, tokenizer = loop.load_or_train(config, place.tokenizers)
     model = loop.rag_config(loop.resolve(config), None, tokenizer)
     params = jax.eval_shape(lambda: rag.init_params(model, jax.random.key(0)))
-    adam = jax.eval_shape(optimizer(config[stage], loop.trained(config, config[stage])).init, params)
+    adam = jax.eval_shape(optimizer(config[stage], loop.trained(config, stage)).init, params)
     checkpoints = Checkpoints(place.checkpoints)
     extra = {"stage": stage, "next_ids": [], "passage_encoder": None, "unscored": unscored}
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), TrainState(init.STEP, params, adam))
@@ -171,3 +179,98 @@ def test_an_evaluation_that_was_missed_is_told_once(config, tmp_path, monkeypatc
     (line,) = place.validation.read_text().splitlines()
     assert (json.loads(line)["step"], json.loads(line)["value"]) == (3, 0.5)
     assert not Checkpoints(place.checkpoints).extra(3)["unscored"]
+
+
+@pytest.mark.parametrize("command", LOOPS)
+def test_what_was_saved_is_whole_when_the_run_is_interrupted(command, config, tmp_path, monkeypatch):
+    """Ctrl-C while it is written in the background, on a slow disk."""
+
+    def step(state, batch):
+        if int(jax.device_get(state.step)) == 2:
+            raise KeyboardInterrupt
+        return a_step(state, batch)
+
+    def slowly(*arguments):
+        time.sleep(0.5)
+        write_manifest(*arguments)
+
+    stepping(monkeypatch, step)
+    monkeypatch.setattr(loop, "predict", lambda *_, **__: [])
+    monkeypatch.setattr(checkpoint, "write_manifest", slowly)
+    config.evaluate.every, place = 2, Workdir(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        run(command, config, place)
+    assert Checkpoints(place.checkpoints if command is train else place.retriever).latest() == 2
+
+
+def test_a_run_that_is_told_to_end_begins_no_evaluation(config, tmp_path, monkeypatch):
+    preemption, answered = Preemption(), []
+
+    def step(state, batch):
+        preemption.signalled()
+        return a_step(state, batch)
+
+    stepping(monkeypatch, step)
+    monkeypatch.setattr(loop, "predict", lambda *_, **__: (answered.append(each) for each in range(2)))
+    config.evaluate.every, place = 1, Workdir(tmp_path / "run")
+    with pytest.raises(PreemptedError):
+        run(train, config, place, SINGLE, preemption)
+    assert not answered and Checkpoints(place.checkpoints).extra(1)["unscored"]
+
+
+@pytest.mark.parametrize(("command", "files"), [(train, ("train", "valid")), (train_retriever, ("train", "passages"))])
+def test_processes_agree_on_what_the_files_hold(command, files, config, tmp_path, monkeypatch):
+    class Heard(Team):
+        def agree(self, **values):
+            told.append(values)
+
+    stepping(monkeypatch, no_number)
+    said = []
+    for changed in ("", *files):
+        told = []
+        if changed:
+            path = tmp_path / f"{changed}.jsonl"
+            path.write_text("\n".join(Path(config.data[changed]).read_text().splitlines()[:-1]))
+            config.data[changed] = str(path)
+        with pytest.raises(UserError, match="not finite"):
+            run(command, config, Workdir(tmp_path / f"run {changed}"), Heard())
+        said.append(told[2 if command is train else 1])
+    names = [{name for name in one if one[name] != other[name]} for one, other in itertools.pairwise(said)]
+    keys = {"train": "config.data.train", "valid": "config.data.valid", "passages": "passages"}
+    assert names == [{keys[name]} for name in files]
+
+
+@pytest.mark.parametrize("kind", ["exact", "bm25", "none"])
+def test_denoising_trains_the_generator_alone(config, kind):
+    """Weight decay needs no gradient: what the stage does not read is no part of its optimizer."""
+    config.index.kind = kind
+    names = "question_encoder", "null_document", "generator", "classifier"
+    params = {name: {"kernel": jnp.ones((2, 2))} for name in names}
+    tx = optimizer(config.denoise, loop.trained(config, "denoise"))
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    assert [name for name in names if updates[name]["kernel"].any()] == ["generator"]
+
+
+def test_a_k_that_nothing_reads_may_be_larger_than_the_corpus(config):
+    index = SimpleNamespace(passages=range(9))
+    config.retrieval.k, config.joint.k, config.denoise.k = 9, 9, 10
+    loop.check_k(config, {name: config[name] for name in ("denoise", "joint")}, index)
+    config.joint.k = 10
+    with pytest.raises(UserError, match=r"config\.joint\.k: found 10, expected at most 9"):
+        loop.check_k(config, {"joint": config.joint}, index)
+
+
+def test_a_run_that_goes_on_compares_its_checkpoint_once(config, tmp_path, monkeypatch):
+    """Every byte of it is read for that."""
+    read_manifest, compared = checkpoint.read_manifest, []
+
+    def read(folder, kind, *, verify=False):
+        compared.extend([folder] * verify)
+        return read_manifest(folder, kind, verify=verify)
+
+    stepping(monkeypatch, no_number)
+    place = Workdir(tmp_path / "run")
+    begun(config, place, "joint", 4)
+    monkeypatch.setattr(checkpoint, "read_manifest", read)
+    run(train, config, place)
+    assert compared == [place.checkpoints / "4"]

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from rag_jax.config import default_config
 from rag_jax.data.formats import Passage, Question, qa
 from rag_jax.data.tokenizer import train_wordpiece
-from rag_jax.training import retriever
+from rag_jax.training import retriever, retriever_loop
 from rag_jax.training.retriever import (
     PairBatch,
     Pairs,
@@ -170,8 +171,9 @@ def wordpiece(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make_pairs(wordpiece):
-    def make(questions=QUESTIONS, inverse_cloze=0.0, hard_negatives=0, passages=PASSAGES):
-        return Pairs(passages, questions, wordpiece, LENGTH, inverse_cloze=inverse_cloze, hard_negatives=hard_negatives)
+    def make(questions=QUESTIONS, inverse_cloze=0.0, hard_negatives=0, passages=PASSAGES, **kinds):
+        shares = {"inverse_cloze": inverse_cloze, "hard_negatives": hard_negatives}
+        return Pairs(passages, questions, wordpiece, LENGTH, **shares, **kinds)
 
     return make
 
@@ -204,6 +206,33 @@ def test_passages_that_the_question_names_or_that_hold_the_answer_are_no_negativ
         [1, 1, 1, 0],
     ]
     np.testing.assert_array_equal(negative_BC, np.array(expected, bool))
+
+
+def test_passages_in_which_an_answer_pattern_finds_something_are_no_negatives(wordpiece, make_pairs):
+    asked = [
+        Question("q0", "who discovered radium", (r"(Marie|M\.)\s?Curie", "("), ("p0",)),
+        Question("q1", "what runs through warsaw", (r"vistula|long\s+river",), ("p3",)),
+        Question("q2", "what is it", ("(",), ("p2",)),  # a pattern that does not compile is found nowhere
+    ]
+    pairs = make_pairs(asked, hard_negatives=1, patterns=True)
+    negative_BC, rows = pairs.batch(np.arange(3), rng()).negative_BC, {0: 1, 1: 4}
+    for seed in range(10):  # p2 and p5 hold the answers
+        batch = pairs.batch(np.arange(2), rng(seed))
+        assert {row: find(wordpiece, ids_P) for row, (_, ids_P) in enumerate(batch.passage_BNP)} == rows
+    expected = [[0, 1, 1, 1, 0], [1, 1, 0, 1, 1], [1, 1, 1, 1, 0]]  # p0, p1, p3, p4, p2
+    np.testing.assert_array_equal(negative_BC[:, :5], np.array(expected, bool))
+
+
+def test_the_task_says_whether_answers_are_patterns(tmp_path, wordpiece):
+    path = tmp_path / "all.jsonl"
+    path.write_text("".join(f'{{"id": "p{n}", "text": "word {n}"}}\n' for n in range(2)))
+    questions = tmp_path / "q.jsonl"
+    questions.write_text('{"question": "q", "answers": ["w.rd"], "passage_ids": ["p0"]}\n')
+    config = default_config()
+    config.data.update(passages=str(path), train=str(questions))
+    for task, patterns in (("curatedtrec", True), ("qa", False)):
+        config.data.task = task
+        assert retriever_loop.make_pairs(config, wordpiece).patterns is patterns
 
 
 def test_hard_negatives_that_a_question_names_come_first(wordpiece, make_pairs):

@@ -6,15 +6,16 @@ from pathlib import Path
 from rag_jax.data.formats.qa import context_id
 from rag_jax.data.formats.records import Passage
 from rag_jax.data.formats.rows import rows
-from rag_jax.data.lines import BadLine, objects, string
+from rag_jax.data.ids import IdSet
+from rag_jax.data.lines import BadLine, Meter, objects, string
 
 KINDS = ("positive_ctxs", "negative_ctxs", "hard_negative_ctxs")
 
 
-def contexts(path: str | Path) -> Iterator[tuple[str, Passage | BadLine]]:
+def contexts(path: str | Path, meter: Meter | None = None) -> Iterator[tuple[str, Passage | BadLine]]:
     """Yields (place, passage) for every context of every question, each id once; a BadLine for a malformed row."""
-    seen: set[str] = set()
-    for place, _, record in rows(Path(path)):
+    seen = IdSet()
+    for place, _, record in rows(Path(path), meter):
         try:
             if isinstance(record, BadLine):
                 raise record
@@ -25,7 +26,5 @@ def contexts(path: str | Path) -> Iterator[tuple[str, Passage | BadLine]]:
         except BadLine as problem:
             yield place, problem
             continue
-        for passage in passages:
-            if passage.id not in seen:
-                seen.add(passage.id)
-                yield place, passage
+        is_new = seen.add([passage.id for passage in passages])
+        yield from ((place, passage) for passage, new in zip(passages, is_new, strict=True) if new)

@@ -47,11 +47,11 @@ def _pages(sentences: Any) -> tuple[str, ...]:
     pages = [row[2] for row in sentences if row[2] is not None]  # null where there is not enough information
     if not all(isinstance(page, str) for page in pages):
         raise BadLine('bad "evidence"', f" {brief(pages)}; expected the names of pages")
-    return distinct(filter(None, map(_title, pages)))
+    return distinct(filter(None, map(page_title, pages)))
 
 
-def _title(page: str) -> str:
-    """'Red_Kite_-LRB-song-RRB-' as Wikipedia writes it: 'Red Kite (song)'."""
+def page_title(page: str) -> str:
+    """A page's name in FEVER's files, 'Red_Kite_-LRB-song-RRB-', as Wikipedia writes it: 'Red Kite (song)'."""
     for written, meant in _BRACKETS.items():
         page = page.replace(written, meant)
     return unicodedata.normalize("NFC", page)

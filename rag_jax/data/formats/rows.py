@@ -12,6 +12,7 @@ from typing import Any
 from rag_jax.data import separated
 from rag_jax.data.lines import (
     BadLine,
+    Meter,
     as_object,
     brief,
     first_line,
@@ -22,6 +23,7 @@ from rag_jax.data.lines import (
     read_value,
 )
 from rag_jax.errors import fail
+from rag_jax.files import visible_files
 
 Row = tuple[str, int, dict[str, Any] | BadLine]  # "path:line" or "path: row N", the row's number from 0, what it holds
 
@@ -29,10 +31,11 @@ TABLES, PAIR, JSON = (".tsv", ".csv"), (".source", ".target"), (".json", ".jsonl
 TREC_COLUMNS = 4
 
 
-def rows(path: Path) -> Iterator[Row]:
-    """Yields the rows of a file, or of all JSON files of a folder in the order of their paths.
+def rows(path: Path, meter: Meter | None = None) -> Iterator[Row]:
+    """Yields the rows of a file, or of all JSON files of a folder, but for hidden ones, in the order of their paths.
 
-    Raises UserError for a file of another kind or one that cannot be read to its end.
+    meter: hears of JSON files that are read row by row. Raises UserError for a file of another kind or one that cannot
+    be read to its end.
     """
     if os.path.isdir(path):  # False for a name that no file can have
         return _folder(path)
@@ -42,9 +45,9 @@ def rows(path: Path) -> Iterator[Row]:
     if suffix in PAIR:
         return _pair(path)
     if suffix == ".jsonl":
-        return read_records(path)
+        return read_records(path, meter)
     if suffix in (".json", ""):
-        return _json(path)
+        return _json(path, meter)
     fail(f"{path}: unknown kind of file; expected {', '.join((*JSON, *TABLES))} or .source, also with .gz")
 
 
@@ -54,24 +57,24 @@ def suffix_of(path: str | Path) -> str:
 
 
 def _folder(folder: Path) -> Iterator[Row]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and suffix_of(path) in JSON)
+    files = sorted(path for _, path in visible_files(folder) if suffix_of(path) in JSON)
     if not files:
         fail(f"{folder}: no {' or '.join(JSON)} file in this folder; check the path")
     everything = (row for path in files for row in rows(path))
     return ((place, number, record) for number, (place, _, record) in enumerate(everything))
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: Path, meter: Meter | None) -> Iterator[Row]:
     """Rows of a file that may be an array, an object of many rows or, whatever its name says, lines."""
     head = first_line(path)
     if head.startswith("["):
-        return read_array(path)
+        return read_array(path, meter)
     try:
         record = json.loads(head)
     except (RecursionError, ValueError):
         record = None  # an object on several lines, or one too long for a row
     is_row = isinstance(record, dict) and not _is_container(record)
-    return read_records(path) if is_row else _object(path)
+    return read_records(path, meter) if is_row else _object(path)
 
 
 def _is_container(value: dict[str, Any]) -> bool:

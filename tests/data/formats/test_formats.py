@@ -291,3 +291,12 @@ def test_rows_of_a_folder_are_numbered_together(write, lines):
     assert [(q.id, q.text) for q in read_questions(path.parents[1])] == [
         ("0", "a.jsonl"), ("1", "q"), ("2", "b/c.jsonl.gz"), ("3", "q"),
     ]  # fmt: skip
+
+
+def test_a_folder_of_questions_with_links_and_hidden_files(write, lines):
+    path = write("all/a.jsonl", lines({"question": "a", "answer": "x"}))
+    for name in ("._a.json", ".ipynb_checkpoints/a-checkpoint.jsonl", ".a.jsonl.twin.json"):
+        write(f"all/{name}", lines({"question": "hidden", "answer": "x"}))
+    linked = write("elsewhere/b.jsonl", lines({"question": "b", "answer": "x"}))
+    (path.parent / "link").symlink_to(linked.parent)
+    assert [question.text for question in read_questions(path.parent)] == ["a", "b"]
