@@ -1,14 +1,20 @@
 # shellcheck shell=bash
 # Sourced by the scripts beside it: `environment NAME WHAT` makes a virtual environment .venv-NAME in the repository's
 # root with the package and the extras WHAT installed, and enters it. A second call finds it ready, or waits until it is.
-# It is of PYTHON, or of python3; one that is ready stays as it is where no PYTHON is named.
+# It is of PYTHON, or of python3; one that is ready stays as it is where no PYTHON is named. Deleted by hand alone: another
+# job may run in it.
 environment() {
   local folder=".venv-$1" what="$2" stamp
   stamp="$({ echo "$what"; cat setup.py launch/constraints.txt; } | sha256sum | cut -c1-16)"
   mkdir -p "$folder"
   (
     ! command -v flock > /dev/null || flock 9 || true  # of two jobs that begin at once
-    if [ "$(cat "$folder/.installed" 2> /dev/null)" != "$stamp" ] || ! fits "$folder"; then
+    if [ -f "$folder/.installed" ] && ! fits "$folder"; then
+      echo "error: $folder: does not run here; it was moved, lacks its Python, or is of another than PYTHON;" \
+        "delete it, and it is made anew" >&2
+      return 2
+    fi
+    if [ "$(cat "$folder/.installed" 2> /dev/null)" != "$stamp" ]; then
       made "$folder" &&
         "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e "$what" &&
         echo "$stamp" > "$folder/.installed"
@@ -29,7 +35,7 @@ fits() {
     [ "$("$1/bin/python" --version)" = "$("${PYTHON:-$1/bin/python}" --version 2>&1)" ]
 }
 
-# One that does not fit is made anew: venv would leave its interpreter, and its paths, as they are.
+# What was begun and does not fit is made anew: venv would leave its interpreter, and its paths, as they are.
 made() {
   local python="${PYTHON:-python3}" found
   ! fits "$1" || return 0

@@ -6,7 +6,8 @@
 # run      COMMAND, detached, and follow it until it ends; its exit code is ours.
 #          --until_done  create and push first, and after a preemption or a crash all of it again, until the command
 #                        ends with 0, or with 2: a mistake, which another try would repeat
-#          --delete      the TPU at the end, whatever the end was, Ctrl-C included
+#          --delete      the TPU at the end, whatever the end was, Ctrl-C included, but none with another run on it and
+#                        none that somebody stopped
 # follow   the log of what runs (of another worker with --worker=1, or all)
 # stop     what runs, for good
 # delete   the TPU
@@ -16,7 +17,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/common.sh
 name="" zone="" project="" type="" runtime="" worker=0 tries=20 wait=30 spot="" queued="" until_done="" delete=""
-team="${RAG_JAX_TEAM:-}" state="" created="" pushed="" outcome="" partly=""
+team="${RAG_JAX_TEAM:-}" state="" created="" pushed="" outcome="" partly="" spared=""
 me=launch/tpu_vm.sh
 [ -z "$team" ] || me=launch/tpu_pod.sh
 
@@ -50,7 +51,7 @@ ask() {
 
 # Sets state: READY; ABSENT; WAITING, to come or to be gone; LOST, as by a preemption; UNKNOWN; or what gcloud says.
 look() {
-  state=ACTIVE
+  state=ACTIVE spared=""
   [ -z "$queued" ] || ask queued-resources state.state
   case "$state" in
     ACTIVE | READY)
@@ -63,7 +64,7 @@ look() {
     CREATING | STARTING | RESTARTING | REPAIRING | DELETING) state=WAITING ;;
     PREEMPTED | TERMINATED | FAILED | SUSPENDING | SUSPENDED) state=LOST ;;
     READY | ABSENT | LOST | UNKNOWN) ;;
-    *) delete="" ;;  # as of a TPU that somebody stopped, which is his to delete
+    *) spared=yes ;;  # as one that somebody stopped, which is his to delete
   esac
 }
 
@@ -191,7 +192,7 @@ go() {
     inquire
     if [ "$status" -eq 2 ]; then
       # It may be that another run is going on, on a TPU that is not ours alone.
-      case "$created$outcome" in running | unreachable) delete="" ;; esac
+      case "$created$outcome" in running | unreachable) spared=yes ;; esac
       exit 2
     fi
     # A connection that was lost has ended nothing; but what is left of a pod's run would wait for the others.
@@ -236,7 +237,7 @@ deletion() { echo "bash $me delete $(quoted --name="$name" --zone="$zone" --proj
 leave() {
   local status=$?
   trap '' INT TERM
-  if [ -n "$delete" ]; then
+  if [ -n "$delete" ] && [ -z "$spared" ]; then
     if ! remove; then
       look
       [ "$state" = ABSENT ] || say "error: $name: NOT deleted, and costs money; delete it with: $(deletion)"

@@ -138,7 +138,7 @@ class Checkpoints:
             if damaged:
                 raise damaged[0][1]
         for step, problem in damaged:
-            self._set_aside(step, f"{problem}; the run goes on from the checkpoint before it")
+            self._set_aside(step, f"{problem}; the run goes on from the newest one that is whole")
 
     def close(self) -> None:
         """Waits for what is still being written; publishes what an earlier run could not."""

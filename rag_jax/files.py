@@ -24,6 +24,7 @@ from rag_jax.progress import Progress
 MANIFEST = "manifest.json"
 VERSION = 1
 SEAL = "seal"
+LOST = "lost+found"  # at the root of a disk, for nobody to read
 FULL = 1 << 16  # bytes left on a disk that is as good as full
 MEGABYTE = 1_000_000
 
@@ -180,17 +181,21 @@ def stamps(paths: Iterable[Path]) -> list[list]:
 def visible_files(folder: Path, *, links: bool = True) -> list[tuple[str, Path]]:
     """(name in the folder, path) of every file in it and in its folders, in the order of names, but for hidden ones.
 
-    links: whether folders that are linked count, as in what a person hands in. UserError for a folder that may not be
-    read, since nobody would know that its files are missing.
+    links: whether linked folders that lie elsewhere count, as in what a person hands in. UserError for a folder that
+    may not be read, since nobody would know that its files are missing.
     """
-    return sorted((path.relative_to(folder).as_posix(), path) for path in _visible(folder, links))
+    return sorted((path.relative_to(folder).as_posix(), path) for path in _visible(folder, links, ()))
 
 
-def _visible(folder: Path, links: bool, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """above: the real paths of the folders that it lies in, to which a link may lead back."""
-    own = os.path.realpath(folder)
+def _visible(folder: Path, links: bool, above: tuple[Path, ...]) -> Iterator[Path]:
+    """above: the real folders that it lies in, to which a link may lead back; or into the first, as to a part of it."""
+    own = folder.resolve()
+    if folder.is_symlink() and above:
+        within = own.relative_to(above[0]).parts if own.is_relative_to(above[0]) else (".",)
+        if own in above or not any(part.startswith(".") for part in within):
+            return  # it is read where it lies
     try:
-        inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if own not in above else []
+        inside = [path for path in folder.iterdir() if not path.name.startswith(".") and path.name != LOST]
         files, folders = ([path for path in inside if is_one(path)] for is_one in (Path.is_file, Path.is_dir))
     except PermissionError as error:
         fail(f"{folder}: cannot be read ({error.strerror}); what is in it would be missing; give access, or move it")

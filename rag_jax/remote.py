@@ -30,7 +30,7 @@ import fsspec
 from rag_jax.errors import PassingError, fail
 from rag_jax.files import MANIFEST, check_names
 
-MARKER, NEW, VERSION = ".complete.json", ".rag_jax_new", 2  # NEW: no part of a user's has such a name
+MARKER, NEW, VERSION = ".complete.json", ".rag_jax_new", 1  # NEW: no part of a user's has such a name
 EVENTS = "events"  # TensorBoard's folder, which grows while it is read: nobody's part
 PAUSES = (1, 2, 4, 8, 16)  # seconds before another try
 STREAMS = 8  # files at a time

@@ -264,7 +264,7 @@ def test_the_newest_where_it_is_damaged_is_set_aside(saved, tmp_path, name, capf
     checkpoints = Checkpoints(folder)
     checkpoints.set_damaged_aside()
     said = capfd.readouterr().err
-    assert said.startswith(f"warning: {damaged}") and "goes on from the checkpoint before" in said
+    assert said.startswith(f"warning: {damaged}") and "goes on from the newest one that is whole" in said
     assert checkpoints.latest() == 5 and (folder / ".6.damaged" / MANIFEST).exists()
     checkpoints.save(6, params, optimizer, score=0.5, extra=EXTRA)
     assert checkpoints.latest() == 6

@@ -195,7 +195,7 @@ def test_another_error_stays_what_it_is(tmp_path, error):
 
 
 def test_linked_folders_count_where_a_person_hands_them_in(tmp_path):
-    """A link that leads back ends there; the program's own folders do not follow any."""
+    """But for those to what is read anyway, or lead back; the program's own folders do not follow any."""
     own, elsewhere = tmp_path / "own", tmp_path / "elsewhere"
     (own / "sub").mkdir(parents=True)
     elsewhere.mkdir()
@@ -206,7 +206,11 @@ def test_linked_folders_count_where_a_person_hands_them_in(tmp_path):
     (own / "sub" / "back").symlink_to(own)
     (elsewhere / "back").symlink_to(own)
     (own / "gone").symlink_to(tmp_path / "nowhere")
-    names = ["link/b.txt", "sub/a.txt"]
+    (own / "latest").symlink_to("sub")
+    (own / ".store" / "part").mkdir(parents=True)
+    (own / ".store" / "part" / "c.txt").touch()
+    (own / "stored").symlink_to(own / ".store" / "part")
+    names = ["link/b.txt", "stored/c.txt", "sub/a.txt"]
     assert visible_files(own) == [(name, own / name) for name in names]
     assert visible_files(own, links=False) == [("sub/a.txt", own / "sub" / "a.txt")]
     (tmp_path / "to own").symlink_to(own)

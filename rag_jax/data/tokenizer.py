@@ -289,13 +289,15 @@ def _bpe_from_files(folder: Path) -> tokenizers.Tokenizer:
 
 def _with_added(backend: tokenizers.Tokenizer, folder: Path) -> tokenizers.Tokenizer:
     """Adds the tokens that the folder's files have beside the vocabulary, in the order of their ids."""
-    special = set(_contents(list(_object(folder / SPECIALS).values())))
-    told: dict[int, dict[str, Any]] = {
-        token_id: {"content": token, "special": token in special, "normalized": token not in special}
-        for token, token_id in _object(folder / ADDED).items()
-    }
-    # What transformers of today writes.
-    told |= {int(number): token for number, token in _object(folder / CONFIG).get("added_tokens_decoder", {}).items()}
+    told: dict[int, dict[str, Any]]
+    if decoder := _object(folder / CONFIG).get("added_tokens_decoder"):  # of today, without need of the older files
+        told = {int(number): token for number, token in decoder.items()}
+    else:
+        special = set(_contents(list(_object(folder / SPECIALS).values())))
+        told = {
+            token_id: {"content": token, "special": token in special, "normalized": token not in special}
+            for token, token_id in _object(folder / ADDED).items()
+        }
     for token_id, token in sorted(told.items()):
         add = backend.add_special_tokens if token.get("special") else backend.add_tokens
         add([tokenizers.AddedToken(**token)])

@@ -217,8 +217,10 @@ def _pages(prediction: Prediction) -> tuple[list[str], tuple[tuple[str, ...], ..
     evidence, ids = prediction.question.evidence, [page_id(document.id) for document in prediction.passages]
     gold = {name for names in evidence for name in names}
     named = [name if name in gold else page_title(name) for name in ids]
-    titles = [document.title or name for document, name in zip(prediction.passages, named, strict=True)]
-    return (ids if gold.isdisjoint(titles) else titles), evidence
+    titles = [document.title for document in prediction.passages]
+    if gold.isdisjoint(titles):
+        return named, evidence
+    return [title or name for title, name in zip(titles, named, strict=True)], evidence
 
 
 STRINGS = {"exact_match", "exact_match_orqa"}  # headlines that are right or wrong about an answer in a passage

@@ -67,8 +67,8 @@ def _swept(folder: str, name: str, asked: Mapping[str, Any]) -> Percents:
     """The lines of another run's sweep over the same questions."""
     path = pull(twin(folder) / name)
     if not path.is_file():
-        again = f"python -m rag_jax.evaluate --workdir={folder} --sweep=..."
-        fail(f"--beside={folder}: found no {name}, expected a run that was swept; run `{again}` first")
+        again = f"`python -m rag_jax.evaluate --workdir={folder} --sweep=...` first, with the same --split and --limit"
+        fail(f"--beside={folder}: found no {name}, expected a run that was swept; run {again}")
     found = read_sealed(path)
     if any(found.get(key) != value for key, value in asked.items()):
         count = asked["questions"]

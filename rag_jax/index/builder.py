@@ -78,6 +78,7 @@ def build_index(
         return
     partial, given = _partial(folder), None
     if team.first:
+        check_replaceable(folder)
         given = _aligned(embeddings, store, recipe, base, log)
         _start(partial, recipe, log)
         _take_over(folder, partial, recipe, base, log)
@@ -142,7 +143,8 @@ def name_finished(folder: Path) -> None:
     Beside one that stands there, those before it are removed. UserError where something else stands there.
     """
     folder = real(folder)
-    check_replaceable(folder)
+    if not (folder / MANIFEST).exists():
+        check_replaceable(folder)
     others = folder.is_dir() and any(not path.name.endswith(BESIDES) for path in folder.iterdir())
     if folder.is_file() or (others and not (folder / RECIPE).exists()):
         fail(f"{shown(folder)}: found what is no index (no {RECIPE}), expected one or an empty folder; give another")

@@ -232,8 +232,8 @@ def answer(described: Described, count: int, devices: int, phases: tuple[str, ..
     decode, labels = decode_config(config), tasks.labels(config.data)
     K, S = documents(config, config.retrieval.k), config.length.source
     batch: tuple[Shape, ...] = Shape((count, K, S), jnp.int32), Shape((count, K), jnp.float32)
-    if labels:
-        batch = *batch, Shape((count, config.length.target if model.classes else START), jnp.int32)
+    last = (config.length.target if model.classes else START,) if labels else ()
+    batch = *batch, Shape((count, *last), jnp.int32)
     function = partial(read_batch, model, decode, bool(labels))
     program = _batch("answer", phases, function, params(model), batch, count)
     return program._replace(loops=() if labels else _loops(model, decode, count // devices, K))

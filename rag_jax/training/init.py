@@ -226,6 +226,7 @@ def own_checkpoints(folder: Path, joined: Team, *, along: tuple[Path, ...] = ())
             pull(folder)
             return
         checkpoints.set_damaged_aside()
+        pull(folder)  # what this disk alone had damaged
         checkpoints.close()
 
     joined.first_alone("checkpoints", brought_in_step)

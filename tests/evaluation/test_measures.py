@@ -202,6 +202,12 @@ def test_pages_of_fever_are_named_by_their_ids_where_they_have_no_title():
     assert measured(["page_precision"], by_id)["page precision@2"] == Mean(1.0, 1.0, 1)
 
 
+def test_pages_are_named_by_their_ids_where_one_has_no_title():
+    """Which is no title that evidence of ids could name."""
+    said = prediction("a", "a", documents=found("7#0", "8#0", titles=("Red Kite", "")), evidence=(("7", "8"),))
+    assert measured(["kilt_pages"], said)["R-precision"] == Mean(1.0, 1.0, 1)
+
+
 def test_a_question_of_a_hidden_test_is_counted_alone():
     assert measured(QA, prediction("a", documents=found("a", held=(True,)))) == {"questions without answers": Count(1)}
 
