@@ -107,7 +107,7 @@ def test_a_task_trains_and_is_measured(name, small, started, tmp_path, capsys):
     predictions = records(place.folder / "predictions.jsonl")
     assert len(predictions) == 8
     assert all(len(prediction["documents"]) == config.retrieval.k for prediction in predictions)
-    assert (place.folder / "submission.jsonl").exists() == (config.data.task == "msmarco")
+    assert (place.folder / "submission_first_8.jsonl").exists() == (config.data.task == "msmarco")
     if task.labels:
         assert found["accuracy"]["count"] == len(predictions)
         assert {"gold page@1", "gold page@10"} < metrics["retrieval_first_8"].keys()
