@@ -77,7 +77,9 @@ def count(path: Path) -> int:
 
 def column(path: Path, name: str) -> Iterator[list[Any]]:
     """Yields the values of one column, a few thousand at a time."""
-    return (array.to_pylist() for _, array in _arrays(path, name))
+    with _reading(path):  # text that is not UTF-8
+        for _, array in _arrays(path, name):
+            yield array.to_pylist()
 
 
 def vectors(path: Path, name: str) -> Iterator[np.ndarray]:

@@ -56,9 +56,12 @@ def test_rows_of_the_columns_asked_for(tmp_path, name):
 @pytest.mark.parametrize("name", KINDS)
 def test_nulls_and_bytes_that_are_no_text(tmp_path, name):
     texts = pa.array([b"fine", b"caf\xe9", None, b"good"], pa.binary()).view(pa.string())
-    found = list(tables.rows(write(tmp_path / name, pa.table({"text": texts})), ["text"]))
+    path = write(tmp_path / name, pa.table({"text": texts}))
+    found = list(tables.rows(path, ["text"]))
     assert found[0] == {"text": "fine"} and found[2:] == [{"text": None}, {"text": "good"}]
     assert isinstance(found[1], BadLine) and found[1].reason == "not UTF-8"
+    with pytest.raises(UserError, match=r"cannot be read as a table \('utf-8' codec .*\); restore the file"):
+        list(tables.column(path, "text"))
 
 
 @pytest.mark.parametrize("name", KINDS)
