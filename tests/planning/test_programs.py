@@ -65,7 +65,7 @@ def given():
             return params["question_encoder"], ids(config.index.batch, length.passage)
         if name == "answer":
             B, K = config.evaluate.batch, config.retrieval.k
-            return params, (ids(B, K, length.source), np.full((B, K), -1, np.float32))
+            return params, (ids(B, K, length.source), np.full((B, K), -1, np.float32), ids(B))
         if name == "retriever step":
             B, N = config.retriever.batch, 1 + config.retriever.hard_negatives
             params = retriever.init_params(model, jax.random.key(0), shared=config.retriever.shared)
