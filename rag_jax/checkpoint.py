@@ -123,7 +123,7 @@ class Checkpoints:
             self._told(step)  # which says so where it was removed meanwhile, whatever was read of it
 
     def set_damaged_aside(self) -> None:
-        """Hides the newest checkpoints where they are damaged, and names them: a run goes on from the one before.
+        """Hides the newest checkpoints where they are damaged, and names them: a run goes on from one that is whole.
 
         For the one process that writes here. Raises UserError where all are damaged.
         """

@@ -7,6 +7,7 @@ a tensor is.
 
 import functools
 import io
+import math
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -67,7 +68,7 @@ class _View:
         if not isinstance(self.storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError("a tensor of no storage")
         used = [(size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)]
-        many = int(np.prod([int(size) for size in self.shape], dtype=object))
+        many = math.prod(self.shape)
         if many > self.storage.size or (many and self.offset + sum(used) >= self.storage.size):
             raise ValueError("a tensor that reaches out of its storage")
         return self
